@@ -1,0 +1,64 @@
+"""Merge what several layers say about the same items into one (the paper's eq. 6, Algorithm 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from lib.entropy import full_precision
+
+VARIANTS = ("scaled", "literal", "scores")
+
+
+@full_precision
+def rollout(operators: Tensor | Iterable[Tensor], variant: str = "scaled") -> Tensor:
+    """Merge the entropy operators of layers l1 … l2, shallow first, into one (..., M, M).
+
+    Eq. 6 starts from H̃ = H of the first layer and multiplies H̃ ← (H + I) H̃ for each later one.
+
+    Args:
+        operators: per layer (..., M, M), as a sequence or stacked along the first dimension; for
+            "scores" per layer (..., M).
+        variant: "literal" is eq. 6. Its product over many layers turns to rank one and inverts the
+            ranking of the diagonal at about ten layers. "scaled", the default, is
+            H̃ ← (I + H / L) H̃ with L layers: the same first-order merge without the collapse.
+            "scores" reads eq. 6 for vectors of scores, s̃ ← (1 + s) ⊙ s̃.
+
+    The importance of an item is the merged diagonal (for "scores", the merged vector). One layer is
+    returned as it is.
+
+    Raises:
+        ValueError: unknown variant, no layer, or layers of different or unsuitable shapes.
+
+    >>> rollout([torch.eye(2), torch.eye(2)]).tolist()  # (I + I/2) I
+    [[1.5, 0.0], [0.0, 1.5]]
+    >>> rollout([torch.tensor([1.0, 2.0]), torch.tensor([0.5, 0.0])], "scores").tolist()
+    [1.5, 2.0]
+    """
+    if variant not in VARIANTS:
+        raise ValueError(f"variant must be one of {VARIANTS}, got {variant!r}")
+    layers = list(operators)
+    if not layers:
+        raise ValueError("rollout needs at least one layer, got none")
+    shape = layers[0].shape
+    if variant == "scores":
+        suitable = len(shape) >= 1
+    else:
+        suitable = len(shape) >= 2 and shape[-1] == shape[-2]
+    if not suitable or any(layer.shape != shape for layer in layers):
+        wanted = "(..., M)" if variant == "scores" else "(..., M, M)"
+        shapes = [tuple(layer.shape) for layer in layers]
+        raise ValueError(f"every layer must have the same shape {wanted}, got {shapes}")
+    merged = layers[0]
+    scale = len(layers) if variant == "scaled" else 1
+    for layer in layers[1:]:
+        step = layer * merged if variant == "scores" else layer @ merged
+        merged = merged + step / scale
+    return merged
+
+
+def importance(merged: Tensor, variant: str = "scaled") -> Tensor:
+    """Scores (..., M) of a merged rollout: its diagonal, or the vector itself for "scores"."""
+    return merged if variant == "scores" else torch.diagonal(merged, dim1=-2, dim2=-1)
