@@ -523,7 +523,7 @@ def adaptive(
     check: bool = True,
     random_state: int = 0,
 ) -> Tensor:
-    """Entropy where tokens are plenty, coverage where they are few; mask (..., N). This study's own.
+    """Entropy where tokens are plenty, coverage where they are few: this study's own choice.
 
     Greedy on log k - F / k, the entropy of the kept set, plus `cover` · Σ_j max_{s in S} K_js, its
     coverage of all tokens: both submodular. The gain in coverage falls with every pick while that
