@@ -48,6 +48,8 @@ __all__ = [
 ]
 
 MANIFEST = "manifest.json"
+#: entries of a run that are noted but change no result at all
+HARMLESS = {"started", "processes"}
 RECORDS = "records.jsonl"
 SHARD = re.compile(r"records\.rank-\d{4,}-of-\d{4,}\.jsonl")
 
@@ -242,8 +244,11 @@ class Manifest:
             document["runs"].append({"started": now, **entry})
             self._write(document)
         if continues and earlier is not None:
-            earlier = {key: value for key, value in earlier.items() if key in entry}
-            if lines := differences(earlier, entry):
+            before, after = (
+                {key: value for key, value in one.items() if key not in HARMLESS}
+                for one in (earlier, entry)
+            )
+            if lines := differences(before, after):
                 warnings.warn(
                     f"{self.path.parent}: continuing records made in another environment, which "
                     f"may change captions by rounding: {'; '.join(lines)}",
