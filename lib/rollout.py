@@ -23,8 +23,10 @@ def rollout(operators: Tensor | Iterable[Tensor], variant: str = "scaled") -> Te
             "scores" per layer (..., M).
         variant: "literal" is eq. 6. Its product over many layers turns to rank one and inverts the
             ranking of the diagonal at about ten layers. "scaled", the default, is
-            H̃ ← (I + H / L) H̃ with L layers: the same first-order merge without the collapse.
-            "scores" reads eq. 6 for vectors of scores, s̃ ← (1 + s) ⊙ s̃.
+            H̃ ← (I + H / L) H̃ with L layers: the same merge to first order, without the collapse.
+            Since eq. 6 starts from H of layer l1 and operators are small, l1 weighs most in it.
+            "scores" reads eq. 6 for vectors of scores, ∏(1 + s) - 1 elementwise over all layers:
+            no layer is special, and small scores simply add up.
 
     The importance of an item is the merged diagonal (for "scores", the merged vector). One layer is
     returned as it is.
@@ -35,7 +37,7 @@ def rollout(operators: Tensor | Iterable[Tensor], variant: str = "scaled") -> Te
     >>> rollout([torch.eye(2), torch.eye(2)]).tolist()  # (I + I/2) I
     [[1.5, 0.0], [0.0, 1.5]]
     >>> rollout([torch.tensor([1.0, 2.0]), torch.tensor([0.5, 0.0])], "scores").tolist()
-    [1.5, 2.0]
+    [2.0, 2.0]
     """
     if variant not in VARIANTS:
         raise ValueError(f"variant must be one of {VARIANTS}, got {variant!r}")
@@ -54,8 +56,10 @@ def rollout(operators: Tensor | Iterable[Tensor], variant: str = "scaled") -> Te
     merged = layers[0]
     scale = len(layers) if variant == "scaled" else 1
     for layer in layers[1:]:
-        step = layer * merged if variant == "scores" else layer @ merged
-        merged = merged + step / scale
+        if variant == "scores":
+            merged = merged + layer + merged * layer
+        else:
+            merged = merged + layer @ merged / scale
     return merged
 
 
