@@ -10,7 +10,6 @@ Looks at this machine only and never touches the network. Sizes of downloads are
 import argparse
 import importlib.metadata
 import importlib.util
-import os
 import platform
 import re
 import shutil
@@ -586,7 +585,6 @@ def main(argv: Sequence[str] | None = None, *, examiner: Callable = examine) -> 
     parser.add_argument("--json-path", help="dataset_coco.json")
     parser.add_argument("--image-root", help="COCO folder")
     args = parser.parse_args(argv)
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a guarantee; nothing here asks the hub
     try:
         if args.profile:
             profile = _with(load_profile(args.profile), vars(args))

@@ -3,7 +3,10 @@
 import hashlib
 import io
 import json
+import subprocess
+import sys
 import threading
+import time
 import zipfile
 from collections import namedtuple
 from pathlib import Path
@@ -15,6 +18,7 @@ from PIL import Image
 from lib import coco, download
 from lib.coco import Example, missing_images, read_coco_captions, read_karpathy
 from lib.download import Client, DownloadError
+from lib.paths import ROOT
 from tests.loopback import Loopback, stall, status, truncate
 
 
@@ -293,13 +297,14 @@ def archive(images=SPLIT):
     return stream.getvalue()
 
 
+ARCHIVE = "/caption_datasets.zip"
 ZIP = archive()
 HASH = "sha256:" + hashlib.sha256(ZIP).hexdigest()
 
 
 def served(**more):
     routes = {f"/val2014/{e['filename']}": jpeg(e["cocoid"]) for e in SPLIT}
-    return {"/caption_datasets.zip": ZIP, **routes, **more}
+    return {ARCHIVE: ZIP, **routes, **more}
 
 
 def fetch(server, root, **options):
@@ -307,7 +312,7 @@ def fetch(server, root, **options):
     defaults = {
         "image_root": root,
         "json_path": root / "dataset_coco.json",
-        "json_url": f"{server.url}/caption_datasets.zip",
+        "json_url": f"{server.url}{ARCHIVE}",
         "json_hash": HASH,
         "images_url": server.url,
         "progress": False,
@@ -324,7 +329,7 @@ def test_exactly_the_split_is_downloaded_and_a_rerun_asks_for_nothing(tmp_path, 
     with Loopback(served()) as server:
         examples = fetch(server, tmp_path)
         assert sorted(path for path, _ in server.requests) == sorted(
-            ["/caption_datasets.zip", *(path_of(i) for i in range(100, 112))]
+            [ARCHIVE, *(path_of(i) for i in range(100, 112))]
         )
         assert capsys.readouterr().err.count("CC BY 4.0") == 1
         again = fetch(server, tmp_path)
@@ -378,14 +383,40 @@ def test_passing_trouble_ends_well(tmp_path):
         path_of(102): [stall(jpeg(102), 50), jpeg(102)],
         path_of(103): [b"<html>", jpeg(103)],
         path_of(104): [status(503), jpeg(104)],
-        "/caption_datasets.zip": [truncate(ZIP, 70), ZIP],
+        ARCHIVE: [truncate(ZIP, 70), ZIP],
     }
     with Loopback(served(**troubles)) as server:
         assert len(fetch(server, tmp_path)) == 12
 
 
+def test_a_killed_download_leaves_no_half_image_under_its_name(tmp_path):
+    arguments = ["--image-root", str(tmp_path), "--json-path", str(tmp_path / "d.json"), "--quiet"]
+    half = stall(jpeg(105), 200)
+    with Loopback(served(**{path_of(105): half})) as server:
+        arguments += ["--images-url", server.url, "--json-hash", HASH]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "lib.coco", *arguments, "--json-url", f"{server.url}{ARCHIVE}"],
+            cwd=ROOT,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            deadline = time.monotonic() + 30
+            partial = tmp_path / f"{path_of(105)[1:]}.partial"
+            while len(list(tmp_path.rglob("*.jpg"))) < 11 or not partial.exists():
+                assert time.monotonic() < deadline and process.poll() is None
+                time.sleep(0.02)
+        finally:
+            process.kill()
+            process.wait(10)
+    assert not (tmp_path / path_of(105)[1:]).exists()
+    with Loopback(served()) as server:
+        assert len(fetch(server, tmp_path, json_path=tmp_path / "d.json")) == 12
+        assert [path for path, _ in server.requests] == [path_of(105)]
+    assert not list(tmp_path.rglob("*.partial"))
+
+
 def test_a_wrong_archive_is_refused_and_replaced_on_the_next_run(tmp_path):
-    with Loopback(served(**{"/caption_datasets.zip": archive(SPLIT[:1])})) as server:
+    with Loopback(served(**{ARCHIVE: archive(SPLIT[:1])})) as server:
         with pytest.raises(DownloadError, match="checksum differs"):
             fetch(server, tmp_path)
         assert not (tmp_path / "dataset_coco.json").exists()
@@ -396,7 +427,7 @@ def test_a_wrong_archive_is_refused_and_replaced_on_the_next_run(tmp_path):
 
 def test_without_a_checksum_the_archive_must_still_hold_the_split(tmp_path):
     damaged = pytest.raises(DownloadError, match="damaged")
-    with Loopback(served(**{"/caption_datasets.zip": b"<html>"})) as server, damaged:
+    with Loopback(served(**{ARCHIVE: b"<html>"})) as server, damaged:
         fetch(server, tmp_path, json_hash=None)
     with Loopback(served()) as server:
         assert len(fetch(server, tmp_path, json_hash=None)) == 12
@@ -470,7 +501,7 @@ def test_a_folder_that_cannot_be_written_is_one_error(tmp_path):
 def test_the_command_line(tmp_path, capsys):
     arguments = ["--image-root", str(tmp_path), "--json-path", str(tmp_path / "d.json"), "--quiet"]
     with Loopback(served()) as server:
-        arguments += ["--json-url", f"{server.url}/caption_datasets.zip", "--json-hash", HASH]
+        arguments += ["--json-url", f"{server.url}{ARCHIVE}", "--json-hash", HASH]
         assert coco.main([*arguments, "--images-url", server.url, "--limit", "5"]) == 0
         assert "5 images in place" in capsys.readouterr().out
         assert coco.main([*arguments, "--images-url", f"{server.url}/nothing"]) == 1
