@@ -218,7 +218,8 @@ class SharedVision:
                     f"has {len(image_ids)} ids: share one image per id"
                 )
             options["output_hidden_states"] = True
-            key = (image_ids, pixel_values.shape, pixel_values.dtype, *map(str, options.items()))
+            asked = sorted((name, str(value)) for name, value in options.items())
+            key = (image_ids, pixel_values.shape, pixel_values.dtype, *asked)
             if key in self._memo:
                 self.reused += 1
             else:
