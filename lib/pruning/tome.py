@@ -1,0 +1,189 @@
+"""ToMe: merge similar tokens inside the vision tower (arXiv 2210.09461)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from .base import ImageTokens, VisualPruner
+
+
+class Merged(NamedTuple):
+    """Tokens after merging: `(n, T, D)`, with `(n, T)` sizes and positions before any merging."""
+
+    tokens: Tensor
+    sizes: Tensor
+    positions: Tensor
+
+
+def merge(tokens: Tensor, metric: Tensor, sizes: Tensor, positions: Tensor, r: int) -> Merged:
+    """One step of bipartite soft matching: the r most similar pairs become r tokens.
+
+    tokens `(n, T, D)` and metric `(n, T, d)`, both with the class token first; sizes `(n, T)`
+    counts the patches a token stands for, positions `(n, T)` its place in the input. Every second
+    token looks for its most similar partner among the others; the r closest are averaged into
+    their partner, weighted by size. The class token is never merged away. The partner keeps its
+    own position. r = 0 changes nothing.
+    """
+    if r == 0:
+        return Merged(tokens, sizes, positions)
+    length = tokens.shape[1]
+    if r > (length - 1) // 2:
+        raise ValueError(f"r must be at most {(length - 1) // 2} for {length} tokens, got {r}")
+    metric = metric / metric.norm(dim=-1, keepdim=True)
+    source, target = slice(0, None, 2), slice(1, None, 2)
+    similarity = metric[:, source] @ metric[:, target].transpose(1, 2)
+    similarity[:, 0] = float("-inf")  # the class token
+    best, partner = similarity.max(-1)
+    order = best.argsort(dim=-1, descending=True, stable=True)
+    merged, rest = order[:, :r], order[:, r:].sort(dim=1).values
+    partner = partner.gather(1, merged)
+
+    def rows(states: Tensor, index: Tensor) -> Tensor:
+        return states.gather(1, index[..., None].expand(-1, -1, states.shape[-1]))
+
+    weight = sizes[..., None].to(tokens.dtype)
+    weighted = torch.cat([tokens * weight, weight], dim=-1)  # sums of tokens and of sizes
+    kept, sums = weighted[:, source], weighted[:, target]
+    sums = sums.scatter_add(
+        1, partner[..., None].expand(-1, -1, sums.shape[-1]), rows(kept, merged)
+    )
+    out = torch.cat([rows(kept, rest), sums], dim=1)
+    place = torch.cat([positions[:, source].gather(1, rest), positions[:, target]], dim=1)
+    return Merged(out[..., :-1] / out[..., -1:], out[..., -1].round().to(sizes.dtype), place)
+
+
+def schedule(tokens: int, keep: int, blocks: int) -> list[int]:
+    """How many tokens each block merges so that `keep` of `tokens` patches are left.
+
+    As even as possible, early blocks first; at most half of the patches in one block.
+
+    >>> schedule(256, 128, 4)
+    [32, 32, 32, 32]
+
+    Raises `ValueError` if so many merges do not fit into the blocks.
+    """
+    if keep < (smallest := _smallest(tokens, blocks)):
+        raise ValueError(
+            f"ToMe cannot merge {tokens} tokens into {keep} within {blocks} blocks "
+            f"(at most half in each); the smallest count here is {smallest}"
+        )
+    plan, length = [], tokens
+    for later in reversed(range(blocks)):
+        r = min(-(-(length - keep) // (later + 1)), length // 2)
+        while _smallest(length - r, later) > keep:  # rounding: an even share can be too little
+            r += 1
+        plan.append(r)
+        length -= r
+    return plan
+
+
+def _smallest(tokens: int, blocks: int) -> int:
+    """What is left of `tokens` if each block merges half of them."""
+    for _ in range(blocks):
+        tokens -= tokens // 2
+    return tokens
+
+
+@dataclass(eq=False, kw_only=True)
+class ToMe(VisualPruner, name="tome"):
+    """Merges tokens in every block of the CLIP tower, between attention and MLP.
+
+    As published: the metric is the keys' mean over heads, even and odd tokens are matched, sizes
+    weight the averages, attention is proportional (log of the size is added to the logits) and
+    the class token is protected. r per block follows from `keep`, so the count is exact; blocks
+    behind the feature layer are left alone. Merged tokens go to the language model in raster
+    order, at the position of the token the others were merged into; `kept` names these positions.
+    """
+
+    supports = frozenset({"llava"})
+    uses_own_vision = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.layer != 0:
+            raise ValueError(f"ToMe merges before the language model: layer is 0, not {self.layer}")
+
+    def attach(self, model: PreTrainedModel) -> None:
+        config, tower = model.config, model.model.vision_tower
+        if config.vision_config.model_type != "clip_vision_model":
+            raise TypeError(
+                f"ToMe needs a CLIP vision tower, got {config.vision_config.model_type!r}"
+            )
+        if not isinstance(config.vision_feature_layer, int):
+            raise TypeError(
+                "ToMe needs one vision_feature_layer; layers "
+                f"{config.vision_feature_layer} would differ in length"
+            )
+        if "flash" in (tower.config._attn_implementation or ""):
+            raise TypeError("proportional attention needs 'sdpa' or 'eager' in the vision tower")
+        encoder = getattr(tower, "vision_model", tower).encoder
+        depth = len(encoder.layers)
+        feature = config.vision_feature_layer
+        blocks = feature if feature >= 0 else depth + 1 + feature
+        tokens = (config.vision_config.image_size // config.vision_config.patch_size) ** 2
+        self._has_class = config.vision_feature_select_strategy == "full"
+        if self._has_class and not self.keeps_all:
+            raise TypeError("ToMe needs vision_feature_select_strategy='default' (patches only)")
+        plan = schedule(tokens, self.budget(tokens), blocks)
+        self._state: Merged | None = None
+        self._positions: Tensor | None = None
+        if not any(plan):
+            return
+        self._tokens = tokens
+        self.hook(tower, self._start, before=True)
+        for layer, r in zip(encoder.layers, plan):
+            self._patch(layer, r)
+        self.hook(model.model.multi_modal_projector, self._to_raster, before=False)
+
+    def _start(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
+        self._state = None
+
+    def _patch(self, layer: nn.Module, r: int) -> None:
+        keys: list[Tensor] = []
+        heads = layer.self_attn.num_heads
+        self.hook(
+            layer.self_attn.k_proj, lambda module, args, kwargs, out: keys.append(out), before=False
+        )
+
+        def forward(hidden_states: Tensor, attention_mask: Tensor | None = None, **kwargs):
+            state = self._state
+            if state is None:
+                shape = hidden_states.shape[:2]
+                ones = torch.ones(shape, dtype=torch.float32, device=hidden_states.device)
+                state = Merged(
+                    hidden_states, ones, torch.arange(shape[1], device=ones.device).expand(shape)
+                )
+            elif hidden_states.shape[1] < self._tokens + 1:
+                attention_mask = state.sizes.log().to(hidden_states.dtype)[:, None, None, :]
+                # SDPA's fused kernels want the key axis materialised over the queries
+                attention_mask = attention_mask.expand(-1, 1, hidden_states.shape[1], -1)
+            attended, _ = layer.self_attn(
+                hidden_states=layer.layer_norm1(hidden_states),
+                attention_mask=attention_mask,
+                **kwargs,
+            )
+            hidden_states = hidden_states + attended
+            metric = keys.pop().unflatten(-1, (heads, -1)).mean(2)
+            state = merge(hidden_states, metric, state.sizes, state.positions, r)
+            self._state = state._replace(tokens=None)
+            return state.tokens + layer.mlp(layer.layer_norm2(state.tokens))
+
+        self.replace(layer, "forward", forward)
+
+    def _to_raster(self, module: nn.Module, args: tuple, kwargs: dict, out: Tensor) -> Tensor:
+        """Put each projected token into the slot of its position; the other slots are dropped."""
+        self._positions = self._state.positions[:, 1:] - 1  # the class token stays first
+        slots = out.new_zeros(out.shape[0], self._tokens, out.shape[-1])
+        return slots.scatter(1, self._positions[..., None].expand_as(out), out)
+
+    def select(self, images: ImageTokens) -> Tensor:
+        positions = images.of_vision(self._positions)
+        mask = torch.zeros(
+            images.count, images.tokens, dtype=torch.bool, device=images.columns.device
+        )
+        return mask.scatter_(1, positions.to(mask.device), True)

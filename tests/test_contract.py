@@ -1,0 +1,567 @@
+"""The contract every pruning method keeps, crossed over all registered methods and variants."""
+
+import dataclasses
+
+import pytest
+import torch
+from transformers import DynamicCache
+
+from lib.pruning import FixedPrune, PrunedCache, available, cache_bytes, create
+from tests.tiny import IMAGE, TOKENS, batch, one, prompt, ragged, tiny_llava, tiny_llava_next
+
+VARIANTS = {
+    "fastv layer 0": ("fastv", {"layer": 0}),
+    "fastv layer 3": ("fastv", {"layer": 3}),
+    "random layer 2": ("random", {"layer": 2}),
+    "entropy adaptive": ("entropy", {"count": "adaptive"}),
+    "entropy token": ("entropy", {"level": "token"}),
+    "entropy one layer": ("entropy", {"layers": (-2, -2)}),
+    "entropy language": ("entropy", {"source": "language", "layer": 2}),
+}
+CASES = {name: (name, {}) for name in available()} | VARIANTS
+every_method = pytest.mark.parametrize("case", CASES)
+both_modes = pytest.mark.parametrize("mode", ["inplace", "mask"])
+GREEDY = {"do_sample": False, "max_new_tokens": 5}
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_llava()
+
+
+@pytest.fixture(autouse=True)
+def _no_gradients():
+    with torch.inference_mode():
+        yield
+
+
+def make(case, **options):
+    name, fixed = CASES[case]
+    return create(name, **(fixed | options))
+
+
+def hooks(model):
+    return [
+        (name, kind, len(getattr(module, kind)))
+        for name, module in model.named_modules()
+        for kind in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
+    ] + [(name, "forward" in vars(module)) for name, module in model.named_modules()]
+
+
+def logits_at_end(model, inputs, **options):
+    return model(**inputs, **options).logits[:, -1]
+
+
+def reference(model, inputs, kept, layer):
+    """Logits of the last position and the stay mask, by a plain loop over the layers (no hooks).
+
+    Dropped tokens are hidden as keys from `layer` on; positions are counted over real tokens.
+    """
+    language = model.model.language_model
+    ids, valid = inputs["input_ids"], inputs["attention_mask"].bool()
+    features = model.model.get_image_features(inputs["pixel_values"]).pooler_output
+    states = language.embed_tokens(ids)
+    states[ids == IMAGE] = torch.cat(list(features))
+    stay = torch.ones_like(ids, dtype=torch.bool)
+    images = iter(kept)
+    for row in range(len(ids)):
+        columns = (ids[row] == IMAGE).nonzero().squeeze(1)
+        for start in range(0, len(columns), TOKENS):
+            block = columns[start : start + TOKENS]
+            stay[row, block] = False
+            stay[row, block[next(images)]] = True
+    positions = (valid.long().cumsum(1) - 1).clamp(min=0)
+    rotary = language.rotary_emb(states, positions)
+    causal = torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool).tril()
+    eye = torch.eye(ids.shape[1], dtype=torch.bool)
+    for index, block in enumerate(language.layers):
+        keys = valid & stay if index >= layer else valid
+        mask = (causal & keys[:, None]) | eye  # a hidden token may see itself: nobody reads it
+        states = block(states, attention_mask=mask[:, None], position_embeddings=rotary)
+    return model.lm_head(language.norm(states)), stay & valid
+
+
+@every_method
+@both_modes
+def test_keep_one_reproduces_the_unpruned_model(model, case, mode):
+    inputs = ragged()
+    plain = model(**inputs).logits
+    tokens = model.generate(**inputs, **GREEDY)
+    with make(case, keep=1.0, mode=mode)(model) as pruner:
+        assert torch.equal(model(**inputs).logits, plain)
+        assert torch.equal(model.generate(**inputs, **GREEDY), tokens)
+        assert [len(k) for k in pruner.kept] == [TOKENS] * 4
+
+
+@every_method
+@pytest.mark.parametrize("keep", [0.05, 0.25, 0.5, 0.9])
+def test_kept_count_is_exact_where_promised(model, case, keep):
+    if case == "tome" and keep == 0.05:
+        with pytest.raises(ValueError, match="at most half in each"), make(case, keep=keep)(model):
+            pass
+        return
+    pruner = make(case, keep=keep)
+    with pruner(model):
+        model(**ragged())
+    budget = pruner.budget(TOKENS)
+    assert len(pruner.kept) == 4
+    for kept in pruner.kept:
+        assert len(kept) == budget if pruner.exact else 1 <= len(kept) <= budget + 1
+        assert torch.equal(kept, kept.unique())  # raster order, no duplicates
+        assert kept.min() >= 0 and kept.max() < TOKENS
+
+
+@every_method
+def test_text_survives_and_the_sequence_is_as_short_as_it_should_be(model, case):
+    inputs = ragged()
+    with make(case, layer=CASES[case][1].get("layer", 0))(model) as pruner:
+        out = model(**inputs, output_hidden_states=True)
+    per_row = [1, 2, 1]
+    kept = iter(map(len, pruner.kept))
+    expected = max(
+        length - TOKENS * images + sum(next(kept) for _ in range(images)) + padding
+        for length, images, padding in zip(
+            inputs["attention_mask"].sum(1).tolist(),
+            per_row,
+            (inputs["attention_mask"] == 0).sum(1).tolist(),
+        )
+    )
+    assert out.logits.shape[1] == expected
+    logits, stay = reference(model, inputs, pruner.kept, pruner.layer)
+    if case != "tome":  # ToMe changes the features themselves
+        for row in range(3):
+            survivors = logits[row, stay[row]]
+            torch.testing.assert_close(
+                out.logits[row, -len(survivors) :], survivors, atol=1e-4, rtol=1e-4
+            )
+
+
+@every_method
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_in_place_equals_mask_for_the_same_kept_set(model, case, use_cache):
+    inputs = ragged()
+    with make(case)(model) as pruner:
+        model(**inputs)
+    layer, indices = pruner.layer, [k.tolist() for k in pruner.kept]
+    results = {}
+    for mode in ("inplace", "mask"):
+        with FixedPrune(indices=indices, layer=layer, mode=mode)(model) as fixed:
+            out = model(**inputs, use_cache=use_cache)
+            assert [k.tolist() for k in fixed.kept] == indices
+            generated = model.generate(**inputs, **GREEDY, use_cache=use_cache)
+        results[mode] = out.logits, generated
+    logits, stay = reference(model, inputs, indices, layer)
+    for row in range(3):
+        survivors = logits[row, stay[row]]
+        shown = results["mask"][0][row, stay[row]]
+        torch.testing.assert_close(shown, survivors, atol=1e-4, rtol=1e-4)
+        in_place = results["inplace"][0][row, -len(survivors) :]
+        torch.testing.assert_close(in_place, survivors, atol=1e-4, rtol=1e-4)
+    assert torch.equal(results["inplace"][1], results["mask"][1])
+
+
+@every_method
+@both_modes
+def test_mode_does_not_change_what_is_kept(model, case, mode):
+    with make(case)(model) as a:
+        first = model.generate(**ragged(), **GREEDY)
+    with make(case, mode=mode)(model) as b:
+        second = model.generate(**ragged(), **GREEDY)
+    assert [k.tolist() for k in a.kept] == [k.tolist() for k in b.kept]
+    assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("layer", [0, 1, 3])
+@both_modes
+def test_generation_with_the_cache_equals_without_it(model, layer, mode):
+    inputs, indices = ragged(), [[0, 5, 9], list(range(20)), [35], [3, 4, 30, 31]]
+    options = GREEDY | {"return_dict_in_generate": True, "output_logits": True}
+    outs = []
+    for use_cache in (True, False):
+        with FixedPrune(indices=indices, layer=layer, mode=mode)(model):
+            outs.append(model.generate(**inputs, **options, use_cache=use_cache))
+    assert torch.equal(outs[0].sequences, outs[1].sequences)
+    for a, b in zip(outs[0].logits, outs[1].logits):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+
+
+@every_method
+@both_modes
+def test_batch_equals_single(model, case, mode):
+    together = ragged()
+    with make(case, mode=mode)(model) as pruner:
+        generated = model.generate(**together, **GREEDY)
+        kept = [k.tolist() for k in pruner.kept]
+        first = 0
+        for row, images in enumerate([1, 2, 1]):
+            alone = {
+                "input_ids": together["input_ids"][row, together["attention_mask"][row] > 0][None],
+                "pixel_values": together["pixel_values"][first : first + images],
+            }
+            single = model.generate(**alone, **GREEDY)
+            assert [k.tolist() for k in pruner.kept] == kept[first : first + images]
+            assert torch.equal(single[0, -5:], generated[row, -5:])
+            first += images
+
+
+@every_method
+def test_same_options_same_kept_set_in_any_order_of_the_images(model, case):
+    inputs = batch([prompt(before=3, after=4, seed=s) for s in range(3)], 3)
+    turned = {k: v.flip(0) for k, v in inputs.items()}
+    with make(case)(model) as pruner:
+        model(**inputs)
+        kept = [k.tolist() for k in pruner.kept]
+        model(**turned)
+        assert [k.tolist() for k in pruner.kept][::-1] == kept
+    with make(case)(model) as again:
+        model(**inputs)
+    assert [k.tolist() for k in again.kept] == kept
+
+
+def for_beams(model):
+    """Inputs and images per prompt. transformers 5.17 mixes up the images of a prompt with two of
+    them when it repeats the prompt for beams; later versions repeat whole prompts."""
+    if hasattr(model, "_expand_multimodal_outputs"):
+        return ragged(), [1, 2, 1]
+    return batch([prompt(before=2 + s, after=4, seed=s) for s in range(3)], 3), [1, 1, 1]
+
+
+@every_method
+@both_modes
+def test_sampling_beams_and_several_sequences(model, case, mode):
+    inputs, images_per_prompt = for_beams(model)
+    with make(case, mode=mode)(model) as pruner:
+        greedy = model.generate(**inputs, **GREEDY)
+        kept = [k.tolist() for k in pruner.kept]
+        beam = model.generate(**inputs, **GREEDY, num_beams=3, num_return_sequences=2)
+        assert beam.shape[0] == 6
+        copies = [k.tolist() for k in pruner.kept]
+        assert len(copies) == 3 * len(kept)
+        row = first = 0
+        for images in images_per_prompt:
+            for _ in range(3):  # three copies of each prompt's images
+                assert copies[row : row + images] == kept[first : first + images]
+                row += images
+            first += images
+        one_beam = model.generate(**inputs, **GREEDY, num_beams=1)
+        assert torch.equal(one_beam, greedy)
+        draws = []
+        for _ in range(2):
+            torch.manual_seed(7)
+            draws.append(
+                model.generate(**inputs, max_new_tokens=5, do_sample=True, num_return_sequences=2)
+            )
+        assert torch.equal(*draws)
+
+
+@pytest.mark.parametrize("layer", [0, 2])
+def test_beam_search_is_the_same_in_place_and_by_mask(model, layer):
+    """Ragged rows and beams that reorder the cache: the masks must move with the keys."""
+    inputs, images_per_prompt = for_beams(model)
+    indices = [[1, 2], list(range(30)), [7], [0, 35]][: sum(images_per_prompt)]
+    outs = []
+    for mode in ("inplace", "mask"):
+        with FixedPrune(indices=indices, layer=layer, mode=mode)(model):
+            outs.append(model.generate(**inputs, do_sample=False, max_new_tokens=8, num_beams=4))
+    assert torch.equal(*outs)
+
+
+@every_method
+def test_eager_and_sdpa_agree_and_neither_is_switched(model, case):
+    eager = tiny_llava(attention="eager")
+    results = []
+    for one_model, attention in ((model, "sdpa"), (eager, "eager")):
+        with make(case)(one_model) as pruner:
+            out = one_model(**ragged())
+            config = one_model.model.language_model.config
+            assert config._attn_implementation == attention
+            assert one_model.model.vision_tower.config._attn_implementation == attention
+        results.append(([k.tolist() for k in pruner.kept], out.logits[:, -1]))
+    assert results[0][0] == results[1][0]
+    torch.testing.assert_close(results[0][1], results[1][1], atol=1e-4, rtol=1e-4)
+
+
+@every_method
+@both_modes
+def test_hooks_are_gone_after_exit_and_after_an_exception(model, case, mode):
+    before = hooks(model)
+    plain = logits_at_end(model, one())
+    with make(case, mode=mode)(model):
+        model.generate(**one(), **GREEDY)
+        assert hooks(model) != before
+    assert hooks(model) == before
+    with pytest.raises(ZeroDivisionError), make(case, mode=mode)(model):
+        model(**one())
+        raise ZeroDivisionError
+    assert hooks(model) == before
+    with make(case, mode=mode)(model) as pruner:  # an exception inside the model's own forward
+        bad = one() | {"pixel_values": torch.zeros(1, 3, 5, 5)}
+        with pytest.raises(ValueError, match="image size"):
+            model(**bad)
+        model(**one())
+        assert pruner.active
+    assert hooks(model) == before and not pruner.active
+    assert torch.equal(logits_at_end(model, one()), plain)
+
+
+@every_method
+def test_nested_and_repeated_use_is_refused(model, case):
+    pruner = make(case)
+    with pytest.raises(RuntimeError, match="bind a model first"), pruner:
+        pass
+    with pruner(model):
+        with pytest.raises(RuntimeError, match="do not nest"), make(case)(model):
+            pass
+        with pytest.raises(RuntimeError, match="already active"):
+            pruner(model)
+        with pytest.raises(RuntimeError, match="already active"), pruner:
+            pass
+    with pruner(model):  # one after the other is fine
+        model(**one())
+
+
+@every_method
+@both_modes
+def test_cache_holds_what_it_should_layer_by_layer(model, case, mode):
+    inputs = one()
+    length = inputs["input_ids"].shape[1]
+    with make(case, mode=mode)(model) as pruner:
+        cache = model(**inputs, use_cache=True).past_key_values
+        left = length - (TOKENS - len(pruner.kept[0]) if mode == "inplace" else 0)
+        held = [length if i < pruner.layer else left for i in range(5)]
+        assert isinstance(cache, PrunedCache)
+        assert [layer.keys.shape[2] for layer in cache.layers] == held
+        per_position = 2 * 2 * 8 * 4  # keys and values, 2 heads, 8 wide, float32
+        assert cache_bytes(cache) == [n * per_position for n in held]
+        assert cache.get_seq_length() == length  # what generate counts: the tokens it passed in
+        step = torch.tensor([[5]])
+        model(input_ids=step, past_key_values=cache, use_cache=True)
+        assert [layer.keys.shape[2] for layer in cache.layers] == [n + 1 for n in held]
+        assert cache.get_seq_length() == length + 1
+
+
+@every_method
+@both_modes
+def test_positions_stay_the_originals_in_decoding_too(model, case, mode):
+    """Two turns by hand, with no position ids given, equal one prompt that holds both turns."""
+    first = one()
+    more = torch.tensor([[11, 12, 13]])
+    with make(case, mode=mode)(model) as pruner:
+        cache = model(**first, use_cache=True).past_key_values
+        kept = [k.tolist() for k in pruner.kept]
+        turn = model(input_ids=more, past_key_values=cache, use_cache=True).logits
+        last = model(input_ids=torch.tensor([[14]]), past_key_values=cache, use_cache=True).logits[
+            :, -1
+        ]
+        assert [k.tolist() for k in pruner.kept] == kept
+    if case == "tome":
+        return
+    ids = torch.cat([first["input_ids"], more, torch.tensor([[14]])], 1)
+    whole = first | {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    logits, _ = reference(model, whole, kept, pruner.layer)
+    torch.testing.assert_close(turn, logits[:, -4:-1], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(last, logits[:, -1], atol=1e-4, rtol=1e-4)
+
+
+@both_modes
+@pytest.mark.parametrize("layer", [0, 2])
+def test_a_second_turn_through_generate(model, mode, layer):
+    """`generate` continues a returned cache: it must not feed old tokens again."""
+    indices, first = [[0, 10, 20]], one()
+    with FixedPrune(indices=indices, layer=layer, mode=mode)(model):
+        out = model.generate(**first, **GREEDY, return_dict_in_generate=True)
+        longer = torch.cat([out.sequences, torch.tensor([[21, 22]])], 1)
+        second = model.generate(
+            input_ids=longer, attention_mask=torch.ones_like(longer),
+            past_key_values=out.past_key_values, **GREEDY,
+        )  # fmt: skip
+        fresh = model.generate(
+            input_ids=longer, attention_mask=torch.ones_like(longer),
+            pixel_values=first["pixel_values"], **GREEDY,
+        )  # fmt: skip
+    assert torch.equal(second, fresh)
+
+
+@both_modes
+def test_an_image_in_a_later_turn_is_pruned_too(model, mode):
+    words = batch([[1, 5, 6, 7], [1, 8]], 0)
+    ids, mask = words["input_ids"], words["attention_mask"]
+    second = batch([prompt(before=2, after=3), prompt(before=2, after=3, seed=1)], 2)
+    both = torch.cat([ids, second["input_ids"]], 1)
+    valid = torch.cat([mask, second["attention_mask"]], 1)
+    positions = (valid.cumsum(1) - 1).clamp(min=0)
+    with create("fastv", keep=0.25, layer=2, mode=mode)(model) as pruner:
+        cache = DynamicCache(config=model.config.text_config)
+        model(
+            input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True,
+            position_ids=positions[:, : ids.shape[1]],
+        )  # fmt: skip
+        assert type(cache) is DynamicCache  # nothing to prune yet
+        out = model(
+            input_ids=second["input_ids"], attention_mask=valid, past_key_values=cache,
+            pixel_values=second["pixel_values"], position_ids=positions[:, ids.shape[1] :],
+        )  # fmt: skip
+        kept = [k.tolist() for k in pruner.kept]
+        pixel_values = second["pixel_values"]
+        whole = {"input_ids": both, "attention_mask": valid, "pixel_values": pixel_values}
+        again = model(**whole, position_ids=positions)
+        assert [k.tolist() for k in pruner.kept] == kept
+    logits, _ = reference(model, whole, kept, 2)
+    torch.testing.assert_close(out.logits[:, -1], logits[:, -1], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(again.logits[:, -1], logits[:, -1], atol=1e-4, rtol=1e-4)
+
+
+@every_method
+def test_right_padding_in_a_plain_forward(model, case):
+    """The last real token asks, wherever the padding is."""
+    prompts = [prompt(before=2, after=4), prompt(before=5, after=6, seed=1)]
+    left = batch(prompts, 2)
+    right = batch(prompts, 2, side="right")
+    positions = (left["attention_mask"].cumsum(1) - 1).clamp(min=0)
+    with make(case)(model) as pruner:
+        a = model(**left, position_ids=positions).logits[0, -1]
+        kept = [k.tolist() for k in pruner.kept]
+        b = model(**right).logits
+        assert [k.tolist() for k in pruner.kept] == kept
+        padding = int((right["attention_mask"][0] == 0).sum())
+    torch.testing.assert_close(b[0, -1 - padding], a, atol=1e-4, rtol=1e-4)
+
+
+@every_method
+def test_half_precision(case):
+    model = tiny_llava().to(torch.bfloat16)
+    inputs = ragged() | {"pixel_values": ragged()["pixel_values"].to(torch.bfloat16)}
+    with make(case)(model) as pruner:
+        out = model.generate(**inputs, **GREEDY, output_logits=True, return_dict_in_generate=True)
+    assert all(torch.isfinite(step).all() for step in out.logits)
+    assert len(pruner.kept) == 4
+
+
+@every_method
+def test_a_prompt_without_an_image_is_left_alone(model, case):
+    ids = torch.tensor([[1, 5, 6, 7]])
+    plain = model(input_ids=ids).logits
+    with make(case)(model) as pruner:
+        assert torch.equal(model(input_ids=ids).logits, plain)
+        with pytest.raises(RuntimeError, match="nothing was pruned yet"):
+            _ = pruner.kept
+
+
+@every_method
+def test_embeddings_instead_of_ids(model, case):
+    inputs = ragged()
+    embeds = model.get_input_embeddings()(inputs["input_ids"])
+    with make(case)(model) as pruner:
+        by_ids = logits_at_end(model, inputs)
+        kept = [k.tolist() for k in pruner.kept]
+        del inputs["input_ids"]
+        by_embeds = logits_at_end(model, inputs | {"inputs_embeds": embeds})
+        assert [k.tolist() for k in pruner.kept] == kept
+    torch.testing.assert_close(by_ids, by_embeds)
+
+
+@every_method
+def test_what_cannot_work_is_refused_clearly(model, case):
+    with make(case)(model):
+        with pytest.raises(ValueError, match="labels do not line up"):
+            model(**one(), labels=one()["input_ids"])
+        with pytest.raises(ValueError, match="logits_to_keep"):
+            model(**one(), logits_to_keep=torch.tensor([1]))
+        with pytest.raises((TypeError, ValueError), match=r"DynamicCache|4D masks"):
+            model.generate(**one(), **GREEDY, cache_implementation="static")
+        with pytest.raises(ValueError, match="whole images"):
+            model.generate(**one(), **GREEDY, prefill_chunk_size=16)
+        cache = model(**one(), use_cache=True).past_key_values
+        step = {"input_ids": torch.tensor([[5]]), "past_key_values": cache}
+    with pytest.raises(RuntimeError, match="with-block that has ended"):
+        model(**step)
+    with make(case)(model), pytest.raises(RuntimeError, match="by another pruner"):
+        model(**step)
+
+
+@every_method
+def test_labels_work_by_mask(model, case):
+    inputs = one()
+    with make(case, mode="mask")(model):
+        loss = model(**inputs, labels=inputs["input_ids"]).loss
+    assert torch.isfinite(loss)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"keep": 0.0}, "keep must be in"),
+        ({"keep": 1.5}, "keep must be in"),
+        ({"keep": float("nan")}, "keep must be in"),
+        ({"layer": -1}, "layer must be"),
+        ({"layer": 1.5}, "layer must be"),
+        ({"mode": "soft"}, "mode must be"),
+    ],
+)
+@pytest.mark.parametrize("name", available())
+def test_bad_options(name, options, message):
+    with pytest.raises(ValueError, match=message):
+        create(name, **options)
+
+
+def test_unknown_names_options_layers_and_models(model):
+    with pytest.raises(ValueError, match="unknown pruning method 'fastw'; available: entropy"):
+        create("fastw")
+    with pytest.raises(ValueError, match="fastv has no option 'kept'"):
+        create("fastv", kept=0.5)
+    with pytest.raises(ValueError, match="below the language model's 5 layers, got 5"):
+        create("random", layer=5)(model)
+    with pytest.raises(TypeError, match="does not support Linear"):
+        create("random")(torch.nn.Linear(2, 2))
+
+
+@every_method
+def test_options_are_plain_json_and_rebuild_the_method(case):
+    import json
+
+    pruner = make(case)
+    options = json.loads(json.dumps(pruner.options()))
+    assert create(options.pop("method"), **options).options() == pruner.options()
+    assert {f.name for f in dataclasses.fields(pruner)} == options.keys()
+
+
+# ---- LLaVA-NeXT: images of different lengths ---------------------------------------------------
+
+
+def next_inputs(model):
+    """Two prompts whose images have different numbers of visual tokens."""
+    from tests.tiny import pixels
+
+    sizes = torch.tensor([[42, 84], [84, 42]])
+    tiles = pixels(6).view(2, 3, 3, 42, 42)
+    features = model.model.get_image_features(tiles, sizes).pooler_output
+    lengths = [len(f) for f in features]
+    prompts = [[1, 5, *[IMAGE] * lengths[0], 6], [1, 5, 7, *[IMAGE] * lengths[1], 6, 8]]
+    inputs = batch(prompts, 1)
+    return inputs | {"pixel_values": tiles, "image_sizes": sizes}, lengths
+
+
+NEXT = [c for c in CASES if "llava_next" in make(c).supports and CASES[c][0] != "entropy"]
+
+
+@pytest.mark.parametrize("case", [*NEXT, "entropy language"])
+@both_modes
+def test_llava_next(case, mode):
+    model = tiny_llava_next()
+    inputs, lengths = next_inputs(model)
+    plain = model.generate(**inputs, **GREEDY)
+    with make(case, keep=1.0, mode=mode)(model):
+        assert torch.equal(model.generate(**inputs, **GREEDY), plain)
+    with make(case, mode=mode)(model) as pruner:
+        out = model.generate(**inputs, **GREEDY)
+        assert [len(k) for k in pruner.kept] == [pruner.budget(n) for n in lengths]
+        beam = model.generate(**inputs, **GREEDY, num_beams=2)
+    assert len(out) == len(beam) == 2
+
+
+def test_methods_that_need_the_raster_refuse_llava_next():
+    model = tiny_llava_next()
+    with pytest.raises(TypeError, match="ToMe does not support LlavaNextForConditionalGeneration"):
+        create("tome")(model)
+    with pytest.raises(TypeError, match="use source='language'"), create("entropy")(model):
+        pass
