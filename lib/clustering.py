@@ -176,7 +176,7 @@ def kmeans(
         if refill:
             labels = _refill(labels, distance, n_clusters)
         # A fixed point of an iteration with refill is final; asking would make a GPU wait.
-        if refill and not labels.is_cuda and torch.equal(previous, labels):
+        if refill and labels.device.type == "cpu" and torch.equal(previous, labels):
             break
 
     distance, counts, mean, product = to_centroids(labels)

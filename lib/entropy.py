@@ -233,8 +233,8 @@ def _solver(solver: str, device: torch.device) -> str:
     if solver not in SOLVERS:
         raise ValueError(f"solver must be one of {SOLVERS}, got {solver!r}")
     if solver == "auto":
-        # Batched eigh runs one matrix after another on CUDA and waits for each; Cholesky does not.
-        return "cholesky" if device.type == "cuda" else "eigh"
+        # On a GPU batched eigh runs one matrix after another, and waits; Cholesky does not.
+        return "eigh" if device.type == "cpu" else "cholesky"
     return solver
 
 
@@ -306,7 +306,7 @@ def leave_one_out(
         nodes: quadrature points of "exact" (and "first-order" by Cholesky), 40 by default and 24 in
             float32 Cholesky. In float64 32 points err by less than 1e-9 in S, 40 by about 1e-12.
         solver: "eigh" (float64 inside), "cholesky" (in the type of the result; batches on CUDA
-            without host synchronisation), or "auto": eigh on a CPU, cholesky on CUDA.
+            without host synchronisation), or "auto": eigh on a CPU, cholesky elsewhere.
         check: validate the data, which synchronises a GPU.
 
     A single token scores 0, since H = 0 with it and without. Scores may be negative.

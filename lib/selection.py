@@ -332,13 +332,13 @@ def token_level(
 # --- greedy ---------------------------------------------------------------------------------------
 
 
-def _forward(matrix: Tensor, k: int, t: Tensor, w: Tensor, cover: float) -> Tensor:
+def _forward(matrix: Tensor, k: int, t: Tensor, w: Tensor, cover: Tensor | None = None) -> Tensor:
     """Greedy forward selection, mask (B, N), on Gram matrices (B, N, N).
 
     Adding token i to S raises F by -∫ log u_i(t) dt, u_i the share of token i that K_S + t does not
     explain: (c_i + t - k_iS (K_S + t)⁻¹ k_Si) / (c_i + t). The gain is the sum over nodes of
-    w log u, plus `cover` times what i adds to Σ_j max_{s in S} K_js. Each node keeps an incremental
-    Cholesky factor: O(Q N k²) in all.
+    w log u, plus `cover` (B, 1) times what i adds to Σ_j max_{s in S} K_js. Each node keeps an
+    incremental Cholesky factor: O(Q N k²) in all.
     """
     batch, size, _ = matrix.shape
     diagonal = matrix.diagonal(dim1=-2, dim2=-1).unsqueeze(1) + t.unsqueeze(-1)  # (B, Q, N)
@@ -347,17 +347,20 @@ def _forward(matrix: Tensor, k: int, t: Tensor, w: Tensor, cover: float) -> Tens
     covered = matrix.new_zeros(batch, 1, size)
     taken = torch.zeros(batch, size, dtype=torch.bool, device=matrix.device)
     for step in range(k):
-        if step == 0 and not cover:  # every single token has entropy 0: take the least redundant
+        if (
+            step == 0 and cover is None
+        ):  # every single token has entropy 0: take the least redundant
             gain = -matrix.square().sum(-1)
         else:
             gain = ((pivots / diagonal).log() * w.unsqueeze(-1)).sum(-2)
-            if cover:
+            if cover is not None:
                 gain = gain + cover * (matrix - covered).clamp_min(0).sum(-1)
         pick = _quantise(gain.masked_fill(taken, -torch.inf)).argmax(-1)  # the first of equals
         taken = taken.scatter(-1, pick.unsqueeze(-1), True)
         at = pick[:, None, None]
         row = matrix.gather(1, at.expand(-1, 1, size))  # (B, 1, N)
-        covered = torch.maximum(covered, row)
+        if cover is not None:
+            covered = torch.maximum(covered, row)
         done = factor[:, :, :step]
         own = done.gather(-1, at.unsqueeze(-1).expand(-1, len(t), step, 1))
         new = row - (own.mT @ done).squeeze(-2)
@@ -369,10 +372,12 @@ def _forward(matrix: Tensor, k: int, t: Tensor, w: Tensor, cover: float) -> Tens
 
 
 def _batched(tokens: Tensor, k: int, gram: bool, check: bool) -> tuple[Tensor, torch.Size]:
-    """Validated Gram matrices (B, N, N) and the shape (..., N) of the mask."""
+    """Validated Gram matrices (B, N, N) of mean diagonal one, and the shape (..., N) of a mask."""
     matrix = _as_gram(tokens, gram_given=gram, check=check)
     size = matrix.shape[-1]
     _check_k(k, size, tokens.shape)
+    if gram:
+        matrix = matrix / matrix.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
     return matrix.reshape(-1, size, size), matrix.shape[:-1]
 
 
@@ -403,7 +408,7 @@ def greedy(
     matrix, shape = _batched(tokens, k, gram, check)
     nodes = _nodes(nodes, matrix.dtype)
     t, w = _quadrature(nodes, shape[-1], matrix.dtype, matrix.device)
-    return _forward(matrix, k, t, w, 0.0).reshape(shape)
+    return _forward(matrix, k, t, w).reshape(shape)
 
 
 @torch.no_grad()
@@ -427,7 +432,7 @@ def dpp(
     del random_state
     matrix, shape = _batched(tokens, k, gram, check)
     t = matrix.new_full((1,), ridge)
-    return _forward(matrix, k, t, torch.ones_like(t), 0.0).reshape(shape)
+    return _forward(matrix, k, t, torch.ones_like(t)).reshape(shape)
 
 
 @torch.no_grad()
@@ -523,21 +528,35 @@ def adaptive(
     check: bool = True,
     random_state: int = 0,
 ) -> Tensor:
-    """Entropy where tokens are plenty, coverage where they are few: this study's own choice.
+    """Coverage while tokens are few, entropy once they are plenty: this study's own choice.
 
-    Greedy on log k - F / k, the entropy of the kept set, plus `cover` · Σ_j max_{s in S} K_js, its
-    coverage of all tokens: both submodular. The gain in coverage falls with every pick while that
-    in entropy does not, so the first picks stand for the large regions and the later ones look for
-    what is new; no budget enters the rule, and smaller selections are prefixes of larger ones.
-    `random_state` is not used.
+    Greedy on the sum of two submodular gains: the exact entropy gain of `greedy`, and `cover` times
+    the gain in Σ_j max_{s in S} K_js, in units of half the mean squared distance of two tokens,
+    1 - mean K, which makes the weight independent of a direction that all tokens share. The gain in
+    coverage shrinks with every pick while that in entropy does not. So the first picks stand for
+    the large regions and later ones look for what is new, without a budget in the rule: a smaller
+    selection is part of every larger one.
 
-    >>> adaptive(torch.eye(3).repeat(2, 1), 3).sum().item()
-    3
+    Args:
+        cover: weight of coverage; 0 is greedy entropy, infinity would be facility location.
+        nodes: quadrature points of the entropy gain, which needs no more for a ranking.
+        random_state: not used.
+
+    Returns a mask (..., N) with exactly k tokens.
+
+    Raises:
+        ValueError: k outside 1..N, cover negative or infinite, bad tokens.
+
+    >>> adaptive(torch.eye(3).repeat(2, 1), 3).tolist()
+    [True, True, True, False, False, False]
     """
     del random_state
+    if not 0 <= cover < float("inf"):
+        raise ValueError(f"cover must be finite and not negative, got {cover}")
     matrix, shape = _batched(tokens, k, gram, check)
-    t, w = _quadrature(nodes, shape[-1], matrix.dtype, matrix.device)
-    return _forward(matrix, k, t, w, cover).reshape(shape)
+    t, w = _quadrature(_nodes(nodes, matrix.dtype), shape[-1], matrix.dtype, matrix.device)
+    spread = (1 - matrix.mean((-2, -1))).clamp_min(1e-6).unsqueeze(-1)
+    return _forward(matrix, k, t, w, cover / spread if cover else None).reshape(shape)
 
 
 STRATEGIES: dict[str, Callable[..., Tensor]] = {

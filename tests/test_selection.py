@@ -14,6 +14,7 @@ from lib.rollout import importance, rollout
 from lib.selection import (
     STRATEGIES,
     Selection,
+    adaptive,
     coverage,
     dpp,
     greedy,
@@ -368,6 +369,56 @@ def test_greedy_entropy_exceeds_the_one_shot_and_the_random_choice():
     assert entropy["greedy"] > entropy["random"]
 
 
+def scene(seed):
+    """Tokens of one picture: a smooth ground, three small things, and noise."""
+    generator = torch.Generator().manual_seed(seed)
+    place = torch.linspace(-1, 1, 12, dtype=F64)
+    place = torch.stack(torch.meshgrid(place, place, indexing="ij"), -1).reshape(-1, 2)
+    themes = torch.randn(4, 32, generator=generator, dtype=F64)
+    tokens = themes[0] + 0.4 * place @ torch.randn(2, 32, generator=generator, dtype=F64)
+    centres = torch.tensor([[-0.6, -0.6], [0.5, 0.6], [0.6, -0.5]], dtype=F64)
+    for centre, theme in zip(centres, themes[1:]):
+        tokens[(place - centre).norm(dim=-1) < 0.3] = theme
+    return tokens + 0.3 * torch.randn(tokens.shape, generator=generator, dtype=F64)
+
+
+def test_adaptive_covers_like_k_medoids_with_an_entropy_near_greedys():
+    tokens = torch.stack([scene(seed) for seed in range(6)])
+    for k in (9, 18, 36, 72):
+        masks = {
+            n: STRATEGIES[n](tokens, k) for n in ("adaptive", "k-medoids", "greedy", "one-shot")
+        }
+        cover = {n: coverage(tokens, m).mean().item() for n, m in masks.items()}
+        assert cover["adaptive"] > cover["k-medoids"] - 0.01
+        assert cover["adaptive"] > max(cover["greedy"], cover["one-shot"])
+        entropy = {
+            n: sum(matrix_entropy(x[kept]).item() for x, kept in zip(tokens, m))
+            for n, m in masks.items()
+        }
+        assert entropy["k-medoids"] < entropy["adaptive"] <= entropy["greedy"]
+    # Entropy takes over as tokens become plenty.
+    assert entropy["adaptive"] > 0.98 * entropy["greedy"]
+
+
+def test_adaptive_dials():
+    tokens = scene(0)
+    assert torch.equal(adaptive(tokens, 20, cover=0.0, nodes=40), greedy(tokens, 20, nodes=40))
+    little, much = adaptive(tokens, 10, cover=0.01), adaptive(tokens, 10, cover=1e6)
+    assert coverage(tokens, little) < coverage(tokens, much)
+    previous = torch.zeros(144, dtype=torch.bool)
+    for k in (1, 10, 30, 100):
+        mask = adaptive(tokens, k)
+        assert not (previous & ~mask).any()
+        previous = mask
+    # The first pick is the token most similar to all others.
+    first = gram(tokens).clamp_min(0).sum(-1).argmax()
+    assert adaptive(tokens, 1).nonzero().item() == first
+    shifted = gram(tokens) * 7
+    assert torch.equal(adaptive(shifted, 30, gram=True), adaptive(tokens, 30))
+    with pytest.raises(ValueError, match=r"cover must be finite and not negative, got -1"):
+        adaptive(tokens, 3, cover=-1)
+
+
 # --- strategies -----------------------------------------------------------------------------------
 
 
@@ -437,6 +488,26 @@ def test_permuting_distinct_tokens_permutes_the_choice(kind, size, seed, data):
         "renyi2-greedy": lambda m: math.log(matrix[m][:, m].square().sum()),
     }[name]
     assert value(a) == pytest.approx(value(b), rel=2e-2, abs=2e-2)  # near-ties go by index
+
+
+def test_unchecked_calls_never_read_a_value():
+    """Meta tensors have none: what runs on them cannot make a GPU wait for the host."""
+    tokens = torch.empty(2, 40, 16, device="meta", dtype=torch.bfloat16)
+    layers = [tokens] * 3
+    assert kmeans(tokens, 8, check=False).labels.shape == (2, 40)
+    for weighting, budget in itertools.product(("unit", "mass", "token-sum"), ("adaptive", 15)):
+        options = {"weighting": weighting, "budget": budget, "check": False}
+        assert hierarchical(tokens, 8, 4, 2, **options).mask.shape == (2, 40)
+        assert hierarchical(None, 8, 4, 2, layers=layers, **options).mask.shape == (2, 40)
+    for method in ("exact", "first-order", "renyi2"):
+        assert token_level(tokens, 9, method=method, check=False).shape == (2, 40)
+    for variant in ("scaled", "literal", "scores"):
+        mask = token_level(None, 9, layers=layers, rollout=variant, check=False)
+        assert mask.shape == (2, 40)
+    for strategy in STRATEGIES.values():
+        assert strategy(tokens, 9, check=False).shape == (2, 40)
+    with pytest.raises(RuntimeError, match="meta"):
+        kmeans(tokens, 8)
 
 
 # --- errors ---------------------------------------------------------------------------------------
