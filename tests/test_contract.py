@@ -17,6 +17,7 @@ VARIANTS = {
     "entropy token": ("entropy", {"level": "token"}),
     "entropy one layer": ("entropy", {"layers": (-2, -2)}),
     "entropy language": ("entropy", {"source": "language", "layer": 2}),
+    "selection greedy": ("selection", {"strategy": "greedy", "source": "language"}),
 }
 CASES = {name: (name, {}) for name in available()} | VARIANTS
 every_method = pytest.mark.parametrize("case", CASES)
@@ -541,10 +542,14 @@ def next_inputs(model):
     return inputs | {"pixel_values": tiles, "image_sizes": sizes}, lengths
 
 
-NEXT = [c for c in CASES if "llava_next" in make(c).supports and CASES[c][0] != "entropy"]
+NEXT = [
+    c
+    for c in CASES
+    if "llava_next" in make(c).supports and CASES[c][0] not in ("entropy", "selection")
+]
 
 
-@pytest.mark.parametrize("case", [*NEXT, "entropy language"])
+@pytest.mark.parametrize("case", [*NEXT, "entropy language", "selection greedy"])
 @both_modes
 def test_llava_next(case, mode):
     model = tiny_llava_next()
@@ -563,5 +568,6 @@ def test_methods_that_need_the_raster_refuse_llava_next():
     model = tiny_llava_next()
     with pytest.raises(TypeError, match="ToMe does not support LlavaNextForConditionalGeneration"):
         create("tome")(model)
-    with pytest.raises(TypeError, match="use source='language'"), create("entropy")(model):
-        pass
+    for name in ("entropy", "selection"):
+        with pytest.raises(TypeError, match="use source='language'"), create(name)(model):
+            pass

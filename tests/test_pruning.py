@@ -7,10 +7,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from lib.pruning import EntropyPrune, FastV, FixedPrune, RandomPrune, ToMe, create
+from lib.pruning import EntropyPrune, FastV, FixedPrune, RandomPrune, SelectionPrune, ToMe, create
 from lib.pruning.random_prune import mix
 from lib.pruning.tome import merge, schedule
-from lib.selection import hierarchical, token_level
+from lib.selection import STRATEGIES, hierarchical, token_level
 from tests.tiny import IMAGE, TOKENS, batch, one, prompt, ragged, tiny_llava
 
 
@@ -272,6 +272,17 @@ def test_entropy_prune_on_language_layers(model):
 def test_entropy_prune_refuses_bad_options(model, options, error, message):
     with pytest.raises(error, match=message), EntropyPrune(**options)(model):
         model(**one())
+
+
+@pytest.mark.parametrize("strategy", sorted(STRATEGIES))
+def test_selection_prune_is_the_strategy_on_the_feature_layer(model, strategy):
+    inputs = ragged()
+    (tokens,) = vision_states(model, inputs, 4, 4)
+    with SelectionPrune(keep=0.25, strategy=strategy)(model) as pruner:
+        model(**inputs)
+    assert [k.tolist() for k in pruner.kept] == as_lists(STRATEGIES[strategy](tokens, 9))
+    with pytest.raises(ValueError, match="strategy must be one of"):
+        SelectionPrune(strategy="best")
 
 
 # ---- a fixed set, and adding a method ----------------------------------------------------------

@@ -17,6 +17,7 @@ from .entropy_prune import EntropyPrune  # noqa: E402
 from .fastv import FastV  # noqa: E402
 from .fixed import FixedPrune  # noqa: E402
 from .random_prune import RandomPrune  # noqa: E402
+from .selection_prune import SelectionPrune  # noqa: E402
 from .tome import ToMe  # noqa: E402
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "ImageTokens",
     "PrunedCache",
     "RandomPrune",
+    "SelectionPrune",
     "ToMe",
     "VisualPruner",
     "available",

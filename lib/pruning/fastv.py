@@ -28,6 +28,8 @@ class FastV(VisualPruner, name="fastv"):
     layer: int = 2
     seed: int = 0
 
+    scorer = ("score", "select")
+
     def attach(self, model: PreTrainedModel) -> None:
         self._row: Tensor | None = None
         if self.layer == 0:
@@ -45,9 +47,9 @@ class FastV(VisualPruner, name="fastv"):
 
             return hook
 
-        def score(module: nn.Module, args: tuple, kwargs: dict, output: tuple) -> None:
+        def attended(module: nn.Module, args: tuple, kwargs: dict, output: tuple) -> None:
             if self._prefill is not None and self._prefill.groups:
-                self._row = last_row_attention(
+                self._row = self.score(
                     module,
                     made.pop("q"),
                     made.pop("k"),
@@ -59,7 +61,11 @@ class FastV(VisualPruner, name="fastv"):
 
         self.hook(attention.q_proj, capture("q"), before=False)
         self.hook(attention.k_proj, capture("k"), before=False)
-        self.hook(attention, score, before=False)
+        self.hook(attention, attended, before=False)
+
+    def score(self, *state: object) -> Tensor:
+        """The one row of attention, see `last_row_attention`."""
+        return last_row_attention(*state)
 
     def select(self, images: ImageTokens) -> Tensor:
         if self.layer == 0:
