@@ -320,8 +320,8 @@ def leave_one_out(
     """
     if method not in METHODS:
         raise ValueError(f"method must be one of {METHODS}, got {method!r}")
-    solver = _solver(solver, tokens.device)
     matrix = _as_gram(tokens, gram_given=gram, check=check)
+    solver = _solver(solver, matrix.device)
     size, dtype = matrix.shape[-1], matrix.dtype
     nodes = _nodes(nodes, dtype if solver == "cholesky" else torch.float64)
     if size == 1:
@@ -393,8 +393,8 @@ def entropy_operator(
     >>> print(f"{operator.trace():.4f}", operator.shape)  # log 4
     1.3863 torch.Size([4, 4])
     """
-    solver = _solver(solver, tokens.device)
     matrix = _as_gram(tokens, gram_given=gram, check=check)
+    solver = _solver(solver, matrix.device)
     size, dtype = matrix.shape[-1], matrix.dtype
     nodes = _nodes(nodes, dtype)
     working = matrix if solver == "cholesky" else matrix.double()
