@@ -9,6 +9,7 @@ loop runs over the k picks.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -494,6 +495,14 @@ def k_medoids(tokens: Tensor, k: int, *, random_state: int = 0, **options: Any) 
     return hierarchical(tokens, k, k, 1, budget=k, random_state=random_state, **options).mask
 
 
+@functools.lru_cache(maxsize=64)
+@torch.inference_mode(False)
+def _permutations(seeds: tuple[int, ...], size: int, device: torch.device) -> Tensor:
+    """Permutations (len(seeds), size), kept on the device as `lib.clustering` keeps its numbers."""
+    rows = [torch.randperm(size, generator=torch.Generator().manual_seed(s)) for s in seeds]
+    return torch.stack(rows).to(device)
+
+
 @torch.no_grad()
 def random(
     tokens: Tensor,
@@ -508,12 +517,9 @@ def random(
     lead, size = shape[:-2], shape[-2]
     _check_k(k, size, shape)
     items = lead.numel()
-    rows = []
-    for seed in item_seeds(random_state, items):
-        generator = torch.Generator().manual_seed(seed)
-        rows.append(torch.randperm(size, generator=generator)[:k])
-    mask = _mask(torch.stack(rows), size).expand(items, -1)
-    return mask.reshape(*lead, size).to(tokens.device)
+    order = _permutations(item_seeds(random_state, items), size, tokens.device)
+    mask = _mask(order[:, :k], size)
+    return mask.expand(items, -1).clone().reshape(*lead, size)
 
 
 @torch.no_grad()
