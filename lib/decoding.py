@@ -1,0 +1,254 @@
+"""Greedy decoding near the hardware's limit: preallocated caches and one captured step.
+
+`generate` launches over a thousand small kernels a token, which hides at batch 1 what pruning
+saves. `StaticDecoder` yields the same tokens: the prefill runs through the model as usual (with
+whatever pruner is active), its keys and values move into buffers that have each layer's own
+length, and the decoding step is captured once in a CUDA graph and replayed. Without a GPU the same
+step runs uncaptured, which is how the tests compare it with `generate`.
+
+    decoder = StaticDecoder(model)
+    with EntropyPrune(keep=0.5)(model):
+        ids = decoder.generate(**inputs, max_new_tokens=64)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from lib.pruning import PrunedCache
+
+#: Buffers grow in steps of this many positions, so that prompts of similar length share a graph.
+BUCKET = 64
+
+
+@dataclass
+class _Slot:
+    """Keys and values of one layer, `(batch, kv_heads, capacity, head_dim)`, written in place."""
+
+    keys: Tensor
+    values: Tensor
+    place: Tensor  # (1,) int64: where the next token goes; shared by the layers of one group
+
+    def update(self, keys: Tensor, values: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        self.keys.index_copy_(2, self.place, keys)
+        self.values.index_copy_(2, self.place, values)
+        return self.keys, self.values
+
+
+@dataclass
+class _Buffers:
+    """Everything a decoding step reads and writes, at fixed addresses."""
+
+    slots: list[_Slot]
+    places: list[Tensor]  # per group of layers with one length
+    masks: list[Tensor]  # per group: (batch, 1, 1, capacity), 0 or -inf
+    group_of: list[int]  # per layer
+    token: Tensor  # (batch, 1)
+    positions: Tensor  # (batch, 1)
+    step: Tensor  # (1,)
+    out: Tensor  # (batch, new tokens)
+    graph: Any = field(default=None)
+
+
+class StaticDecoder:
+    """Greedy generation with static caches of per-layer length.
+
+    model: a LLaVA (or any model with `model.language_model` and `lm_head`) on one device.
+    compiled: fuse the small kernels of a layer with torch.compile (a minute at the first call).
+
+    Raises `ValueError` for sampling or beam options, and if the model is spread over devices.
+    """
+
+    def __init__(self, model: PreTrainedModel, *, compiled: bool = False) -> None:
+        devices = {p.device for p in model.parameters()}
+        if len(devices) > 1:
+            raise ValueError(
+                f"the model must be on one device, it is on {sorted(map(str, devices))}"
+            )
+        self.model = model
+        self.language = model.model.language_model
+        self.device = devices.pop()
+        self._layer = torch.compile(_run_layer, dynamic=False) if compiled else _run_layer
+        self._buffers: dict[tuple, _Buffers] = {}
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        *,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        max_new_tokens: int = 64,
+        eos_token_id: int | list[int] | None = None,
+        pad_token_id: int | None = None,
+        check_every: int = 16,
+        **inputs: Any,
+    ) -> Tensor:
+        """Prompt and new tokens, `(batch, prompt + new)`: what `generate(do_sample=False)` returns.
+
+        The end-of-sequence and padding tokens default to the model's generation configuration.
+        The host looks for finished rows every `check_every` tokens only, so that it never holds
+        the device up in between.
+        """
+        for option in ("do_sample", "num_beams", "num_return_sequences"):
+            if inputs.pop(option, None) not in (None, False, 1):
+                raise ValueError(f"StaticDecoder is greedy; {option} is not supported")
+        if max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
+        config = self.model.generation_config
+        eos = config.eos_token_id if eos_token_id is None else eos_token_id
+        pad = config.pad_token_id if pad_token_id is None else pad_token_id
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        positions = (attention_mask.long().cumsum(1) - 1).masked_fill(attention_mask == 0, 0)
+        first = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=positions,
+            use_cache=True,
+            logits_to_keep=1,
+            **inputs,
+        )
+        token = first.logits[:, -1].argmax(-1, keepdim=True)
+        if max_new_tokens == 1:
+            return torch.cat([input_ids, token], 1)
+        buffers = self._fill(first.past_key_values, attention_mask, max_new_tokens)
+        del first
+        buffers.token.copy_(token)
+        buffers.positions.copy_(positions[:, -1:] + 1)
+        buffers.out[:, :1] = token
+        buffers.step.fill_(1)
+        stops = None if eos is None else torch.as_tensor(eos, device=token.device).view(-1)
+        done = 1
+        while done < max_new_tokens:
+            for _ in range(min(check_every, max_new_tokens - done)):
+                self._advance(buffers)
+                done += 1
+            if stops is not None and bool(torch.isin(buffers.out[:, :done], stops).any(1).all()):
+                break
+        return torch.cat([input_ids, _trim(buffers.out[:, :done], stops, pad)], 1)
+
+    def _fill(self, cache: Any, attention_mask: Tensor, new: int) -> _Buffers:
+        """Move a prefill's keys and values into static buffers (made once for each shape)."""
+        state = cache.visual if isinstance(cache, PrunedCache) else None
+        # layers with one length and one mask share a group
+        kinds = [
+            (layer.keys.shape[2], state is not None and index >= state.layer)
+            for index, layer in enumerate(cache.layers)
+        ]
+        groups = list(dict.fromkeys(kinds))
+        group_of = [groups.index(kind) for kind in kinds]
+        capacities = [-(-(length + new) // BUCKET) * BUCKET for length, _ in groups]
+        like = cache.layers[0].keys
+        key = (like.shape[0], new, tuple(group_of), tuple(capacities), like.dtype)
+        if key not in self._buffers:
+            self._buffers.clear()  # one shape at a time: a batch of 32 holds gigabytes
+            self._buffers[key] = self._allocate(cache, new, capacities, group_of)
+        buffers = self._buffers[key]
+        for (length, pruned), place, mask in zip(groups, buffers.places, buffers.masks):
+            place.fill_(length)
+            mask.fill_(float("-inf"))
+            mask[..., :length] = 0
+            visible = state.key_mask if pruned else attention_mask.bool()
+            if visible is not None:
+                mask[:, 0, 0, :length].masked_fill_(~visible.to(mask.device), float("-inf"))
+        for slot, layer in zip(buffers.slots, cache.layers):
+            slot.keys[:, :, : layer.keys.shape[2]] = layer.keys
+            slot.values[:, :, : layer.values.shape[2]] = layer.values
+        return buffers
+
+    def _allocate(
+        self, cache: Any, new: int, capacities: list[int], group_of: list[int]
+    ) -> _Buffers:
+        like = cache.layers[0].keys
+        batch = like.shape[0]
+
+        def integer(*shape: int) -> Tensor:
+            return torch.zeros(shape, dtype=torch.int64, device=like.device)
+
+        places = [integer(1) for _ in capacities]
+        slots = []
+        for layer, group in zip(cache.layers, group_of):
+            _, heads, _, width = layer.keys.shape
+            shape = (batch, heads, capacities[group], width)
+            slots.append(_Slot(like.new_zeros(shape), like.new_zeros(shape), places[group]))
+        masks = [like.new_zeros(batch, 1, 1, capacity) for capacity in capacities]
+        tokens = [integer(batch, 1), integer(batch, 1), integer(1), integer(batch, new)]
+        return _Buffers(slots, places, masks, group_of, *tokens)
+
+    def _advance(self, buffers: _Buffers) -> None:
+        """One token for every row; on a GPU captured at the first call and replayed after."""
+        if self.device.type != "cuda":
+            self._step(buffers)
+            return
+        if buffers.graph is None:
+            saved = [t.clone() for t in self._counters(buffers)]
+            stream = torch.cuda.Stream()
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                for _ in range(2):  # warm-up: compilation and library handles, not to be captured
+                    self._step(buffers)
+                    for tensor, value in zip(self._counters(buffers), saved):
+                        tensor.copy_(value)
+            torch.cuda.current_stream().wait_stream(stream)
+            buffers.graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(buffers.graph):
+                self._step(buffers)
+        buffers.graph.replay()
+
+    @staticmethod
+    def _counters(buffers: _Buffers) -> list[Tensor]:
+        """What a step changes besides the slots' next position, to undo a warm-up."""
+        return [
+            buffers.token,
+            buffers.positions,
+            buffers.step,
+            buffers.out,
+            *buffers.places,
+            *buffers.masks,
+        ]
+
+    def _step(self, buffers: _Buffers) -> None:
+        for place, mask in zip(buffers.places, buffers.masks):
+            mask.index_fill_(3, place, 0)
+        states = self.language.embed_tokens(buffers.token)
+        rotary = self.language.rotary_emb(states, position_ids=buffers.positions)
+        for layer, slot, group in zip(self.language.layers, buffers.slots, buffers.group_of):
+            states = self._layer(layer, states, buffers.masks[group], rotary, slot)
+        logits = self.model.lm_head(self.language.norm(states))
+        buffers.token.copy_(logits[:, -1].argmax(-1, keepdim=True))
+        buffers.out.index_copy_(1, buffers.step, buffers.token)
+        buffers.step.add_(1)
+        buffers.positions.add_(1)
+        for place in buffers.places:
+            place.add_(1)
+
+
+def _run_layer(
+    layer: Any, states: Tensor, mask: Tensor, rotary: tuple[Tensor, Tensor], slot: _Slot
+) -> Tensor:
+    """The layer's own forward, without the hooks of a pruner: a decoding step prunes nothing."""
+    out = type(layer).forward(
+        layer,
+        states,
+        attention_mask=mask,
+        position_embeddings=rotary,
+        past_key_values=slot,
+        use_cache=True,
+    )
+    return out[0] if isinstance(out, tuple) else out
+
+
+def _trim(out: Tensor, stops: Tensor | None, pad: int | None) -> Tensor:
+    """Padding behind each row's end of sequence, and no columns behind the last end."""
+    if stops is None:
+        return out
+    ends = torch.isin(out, stops)
+    before = ends.long().cumsum(1) - ends.long()  # stops seen before each position
+    if pad is not None:
+        out = out.masked_fill(before > 0, pad)
+    return out[:, : int((before == 0).sum(1).max())]

@@ -1,0 +1,5 @@
+"""One torch thread a worker: many tiny decompositions that fight over cores take ten times longer."""
+
+import torch
+
+torch.set_num_threads(1)
