@@ -232,6 +232,7 @@ def latency(
     inputs: Mapping[str, torch.Tensor],
     pruner: Any | None,
     *,
+    decoder: Any | None = None,
     new_tokens: int = 64,
     warmup: int = 2,
     repeats: int = 5,
@@ -242,14 +243,20 @@ def latency(
     `scorer`, `decode` (per token) and `end_to_end` (`new_tokens` greedy tokens through `generate`)
     as `Timing` dictionaries, with `kept` (share of visual tokens, measured), `cache_bytes`,
     `peak_bytes` (GPU only, over an end-to-end call) and `flops_counted` of the prefill. Every
-    method runs with the attention implementation the model has.
+    method runs with the attention implementation the model has. With a `lib.decoding.StaticDecoder`
+    also `static_end_to_end`, `static_decode` and `static_agreement`, the share of its tokens that
+    equal those of `generate` (below 1 in half precision where two logits nearly tie).
     """
     device = inputs["input_ids"].device
     batch = inputs["input_ids"].shape[0]
-    options = {"do_sample": False, "max_new_tokens": new_tokens, "min_new_tokens": new_tokens}
+    options = {"do_sample": False, "max_new_tokens": new_tokens}
     often = {"device": device, "warmup": warmup, "repeats": repeats}
     result: dict[str, Any] = {"batch": batch, "new_tokens": new_tokens}
     with torch.inference_mode(), ExitStack() as stack:
+        # every run yields all the tokens, whatever they are
+        config = model.generation_config
+        stack.callback(setattr, config, "eos_token_id", config.eos_token_id)
+        config.eos_token_id = None
         if pruner is not None:
             stack.enter_context(pruner(model))
 
@@ -277,8 +284,23 @@ def latency(
         result["peak_bytes"] = torch.cuda.max_memory_allocated() if device.type == "cuda" else None
         result["end_to_end"] = asdict(whole)
         result["flops_counted"] = counted_flops(prefill) / batch
-    step = (whole.median - result["prefill"]["median"]) / max(1, new_tokens - 1)
-    result["decode"] = {"median": step, "per": "token", "repeats": repeats}
+        if decoder is not None:
+
+            def static() -> torch.Tensor:
+                return decoder.generate(**inputs, max_new_tokens=new_tokens)
+
+            fast = measure(static, **often)
+            result["static_end_to_end"] = asdict(fast)
+            same = static()[:, -new_tokens:] == model.generate(**inputs, **options)[:, -new_tokens:]
+            result["static_agreement"] = same.float().mean().item()
+
+    def step(total: Timing) -> dict[str, Any]:
+        seconds = (total.median - result["prefill"]["median"]) / max(1, new_tokens - 1)
+        return {"median": seconds, "per": "token", "repeats": repeats}
+
+    result["decode"] = step(whole)
+    if decoder is not None:
+        result["static_decode"] = step(fast)
     return result
 
 

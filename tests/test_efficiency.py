@@ -5,6 +5,7 @@ import time
 import pytest
 import torch
 
+from lib.decoding import StaticDecoder
 from lib.efficiency import (
     Shape,
     Stopwatch,
@@ -122,7 +123,10 @@ def test_stopwatch_adds_spans():
 def test_latency_splits_a_caption_into_its_parts(name):
     model = tiny_llava()
     pruner = create(name) if name else None
-    result = latency(model, ragged(), pruner, new_tokens=4, warmup=1, repeats=2)
+    decoder = StaticDecoder(model)
+    result = latency(model, ragged(), pruner, decoder=decoder, new_tokens=4, warmup=1, repeats=2)
+    assert result["static_agreement"] == 1.0
+    assert result["static_end_to_end"]["median"] > 0
     assert result["kept"] == (0.5 if name else 1.0)
     assert result["end_to_end"]["median"] > result["prefill"]["median"] > 0
     assert result["prefill"]["median"] > result["scorer"]["median"]
