@@ -1,0 +1,51 @@
+"""The README's section "Add a method" works as it stands: one file, found by everything."""
+
+import importlib
+import re
+import sys
+
+import pytest
+import torch
+
+import lib.pruning
+from lib.paths import ROOT
+from lib.pruning import available, base, create
+from tests.tiny import one, ragged, tiny_llava
+
+README = (ROOT / "README.md").read_text()
+
+
+@pytest.fixture
+def added(tmp_path, monkeypatch):
+    """The section's file in a folder on the package's path, and its method registered."""
+    block = re.search(r"<!-- tested: add a method -->\n```python\n(.*?)```", README, re.S)[1]
+    name = re.match(r"# lib/pruning/(\w+)\.py\n", block)[1]
+    (tmp_path / f"{name}.py").write_text(block)
+    monkeypatch.setattr(lib.pruning, "__path__", [*lib.pruning.__path__, str(tmp_path)])
+    monkeypatch.setattr(base, "_REGISTRY", dict(base._REGISTRY))
+    assert name in list(base.discover())
+    yield
+    sys.modules.pop(f"lib.pruning.{name}")
+    importlib.invalidate_caches()
+
+
+def test_a_method_is_one_file(added):
+    assert "norm" in available()
+    model = tiny_llava()
+    with torch.inference_mode(), create("norm", keep=0.25)(model) as pruner:
+        out = model.generate(**ragged(), do_sample=False, max_new_tokens=3)
+        assert out.shape[0] == 3 and [len(k) for k in pruner.kept] == [9] * 4
+        features = model.model.get_image_features(one()["pixel_values"]).pooler_output[0]
+        model(**one())
+        expected = features.norm(dim=-1).topk(9).indices.sort().values
+        assert torch.equal(pruner.kept[0], expected)
+
+
+def test_the_readme_names_every_registered_method():
+    for name in available():
+        assert f"`{name}`" in README
+
+
+def test_links_and_files_of_the_readme_exist():
+    for target in re.findall(r"\]\(((?!http)[^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
