@@ -48,7 +48,7 @@ class TrainConfig:
     patch_weight: float = 1.0  # of the auxiliary loss in the second stage
     full_share: float = 0.3  # images that keep all tokens in the third stage
     lowest_keep: float = 0.1
-    micro_batches: int = 4  # third stage: sequences of similar length go through together
+    micro_batches: int = 2  # third stage: sequences of similar length go through together
     pool: int = 160_000  # distinct training scenes; the first stage sees a quarter of them
     variants: int = 8  # captions a scene
     random_state: int = 0
@@ -248,23 +248,34 @@ class Trainer:
             self._patch_loss = torch.compile(patch_loss)
 
     def _make_optimizer(self) -> torch.optim.Optimizer:
-        matrices, others = [], []
-        for module in (self.model, self.head):
-            for name, weight in module.named_parameters():
-                plain = weight.ndim < 2 or "embed" in name
-                (others if plain else matrices).append(weight)
-        groups = [
-            {"params": matrices, "weight_decay": self.config.weight_decay},
-            {"params": others, "weight_decay": 0.0},
-        ]
+        groups = []
+        tower = self.model.model.vision_tower
+        for module in (
+            tower,
+            self.head,
+            self.model.model.multi_modal_projector,
+            self.model.model.language_model,
+            self.model.lm_head,
+        ):
+            early = module in (tower, self.head)
+            named = list(module.named_parameters())
+            plain = [w for name, w in named if w.ndim < 2 or "embed" in name]
+            matrices = [w for name, w in named if not (w.ndim < 2 or "embed" in name)]
+            for weights, decay in ((matrices, self.config.weight_decay), (plain, 0.0)):
+                if weights:
+                    groups.append({"params": weights, "weight_decay": decay, "early": early})
         return torch.optim.AdamW(
             groups, lr=self.config.learning_rate, betas=(0.9, 0.98), fused=self.device == "cuda"
         )
 
-    def rate(self, step: int) -> float:
-        """Learning rate at a step: half a cosine down to a hundredth, with linear warm-ups."""
+    def rate(self, step: int, *, early: bool = False) -> float:
+        """Learning rate at a step: half a cosine down to a hundredth, with linear warm-ups.
+
+        ``early``: for tower and patch head, whose cosine ends when the tower is frozen.
+        """
         config = self.config
-        wave = (1 + math.cos(math.pi * step / config.steps)) / 2
+        last = config.steps - config.stages[2] * early
+        wave = (1 + math.cos(math.pi * min(1.0, step / max(1, last)))) / 2
         into = step if config.stage(step) == 1 else step - config.stages[0]
         rise = min(1.0, (into + 1) / max(1, config.warmup))
         return config.learning_rate * (0.01 + 0.99 * wave) * rise
@@ -348,7 +359,7 @@ class Trainer:
         self.pool.wait(int(index.max()) + 1)
         there = index.to(device, non_blocking=True)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.rate(step)
+            group["lr"] = self.rate(step, early=group["early"])
         amp = torch.autocast(device, torch.bfloat16, enabled=device == "cuda")
         with amp, torch.set_grad_enabled(stage < 3):
             features = self._features(self.model, self.pool.images[there])
