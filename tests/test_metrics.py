@@ -207,24 +207,23 @@ def test_perfect_and_empty_captions(meteor):
 
 
 def test_bootstrap_samples_are_scores_of_resampled_corpora(meteor, scored):
-    references, records, results = scored
-    said, truth = tokens_of(references, records["good"])
+    references, records, _ = scored
+    shorter = [r | {"caption": r["caption"].rsplit(" ", 2)[0]} for r in records["good"]]
+    result = score(shorter, references, meteor=meteor, n_bootstrap=0)
+    said, truth = tokens_of(references, shorter)
     weights = next(metrics._resamples(len(said), 5, 7))
     assert weights.shape == (5, 40) and (weights.sum(1) == 40).all()
-    samples = metrics._weighted(results["good"], weights)
+    samples = metrics._weighted(result, weights)
     for row, drawn in enumerate(np.repeat(np.arange(40), w.astype(int)) for w in weights):
-        chosen = {n: truth[i] for n, i in enumerate(drawn)}
-        bleu, _ = Bleu(4).compute_score(
-            chosen, {n: [said[i]] for n, i in enumerate(drawn)}, verbose=0
-        )
+        gts = {n: truth[i] for n, i in enumerate(drawn)}
+        res = {n: [said[i]] for n, i in enumerate(drawn)}
+        bleu, _ = Bleu(4).compute_score(gts, res, verbose=0)
         for k in range(4):
             assert samples[f"BLEU-{k + 1}"][row] == pytest.approx(bleu[k], abs=1e-9)
         *_, value = meteor.score([said[i] for i in drawn], [truth[i] for i in drawn])
         assert samples["METEOR"][row] == pytest.approx(value, abs=1e-6)
         for name in ("CIDEr", "ROUGE-L"):
-            assert samples[name][row] == pytest.approx(
-                results["good"].per_image[name][drawn].mean()
-            )
+            assert samples[name][row] == pytest.approx(result.per_image[name][drawn].mean())
 
 
 def test_chunked_resampling_draws_the_same(monkeypatch):
@@ -298,6 +297,10 @@ def test_a_method_does_not_differ_from_itself_and_order_only_changes_the_sign(sc
         assert there[name].value == -back[name].value
         assert there[name].low == pytest.approx(-back[name].high)
         assert there[name].p_value == back[name].p_value < 0.05
+    clear = compare(good, poor, n_bootstrap=99)["CIDEr"]
+    assert clear.p_value == 2 / 100  # never 0: nothing is certain after 99 samples
+    assert there["CIDEr"].p_value >= 2 / 10_001
+    for name in there:
         assert there[name].low > 0
 
 
