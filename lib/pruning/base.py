@@ -316,6 +316,11 @@ class VisualPruner:
             self._stack.callback(delattr, owner, attribute)
         setattr(owner, attribute, value)
 
+    def forget(self, attribute: str, value: Any = None) -> None:
+        """Set an attribute now and again on exit, so that no activation outlives the context."""
+        setattr(self, attribute, value)
+        self._stack.callback(setattr, self, attribute, value)
+
     # ---- hooks --------------------------------------------------------------------------------
 
     def _install(self) -> None:

@@ -31,7 +31,7 @@ class FastV(VisualPruner, name="fastv"):
     scorer = ("score", "select")
 
     def attach(self, model: PreTrainedModel) -> None:
-        self._row: Tensor | None = None
+        self.forget("_row")
         if self.layer == 0:
             attach_pixel_keys(self, model)
             return

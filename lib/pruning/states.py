@@ -40,7 +40,7 @@ class StatePruner(VisualPruner):
                 raise ValueError(f"{option} must be one of {allowed}, got {value!r}")
 
     def attach(self, model: PreTrainedModel) -> None:
-        self._states: list[Tensor] = []
+        self.forget("_states", [])
         if self.source == "vision":
             self._attach_vision(model)
         else:

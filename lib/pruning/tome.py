@@ -130,8 +130,8 @@ class ToMe(VisualPruner, name="tome"):
         if self._has_class and not self.keeps_all:
             raise TypeError("ToMe needs vision_feature_select_strategy='default' (patches only)")
         plan = schedule(tokens, self.budget(tokens), blocks)
-        self._state: Merged | None = None
-        self._positions: Tensor | None = None
+        self.forget("_state")
+        self.forget("_positions")
         if not any(plan):
             return
         self._tokens = tokens
