@@ -169,17 +169,26 @@ def sample_scene(seed: int) -> Scene:
         count = 1 + rng.weighted((74, 17, 9)) if size != "large" else 1
         plan += [(*kind, size)] * min(count, wanted - len(plan))
     rank = {"large": 0, "medium": 1, "small": 2}
+    plan.sort(key=lambda item: rank[item[2]])
+    objects = None
+    while objects is None:  # a large object in the middle can leave no room for a second one
+        objects = _place_all(plan, rng)
+    return Scene(seed, background, tuple(objects))
+
+
+def _place_all(plan: list[tuple[str, str, str]], rng: Rng) -> list[SceneObject] | None:
+    """Places for all objects, none overlapping; None when one found no room in 200 tries."""
     objects: list[SceneObject] = []
-    for shape, colour, size in sorted(plan, key=lambda item: rank[item[2]]):
+    for shape, colour, size in plan:
         side = rng.between(*_DIAMETERS[size]) + 2  # one pixel of rim all around
         for _ in range(200):
             x, y = rng.between(2, SIZE - 2 - side), rng.between(2, SIZE - 2 - side)
             if all(_apart((x, y, side, side), other.box) for other in objects):
                 break
         else:
-            raise AssertionError(f"no room for object {len(objects) + 1} of scene {seed}")
+            return None
         objects.append(SceneObject(shape, colour, size, (x, y, side, side)))
-    return Scene(seed, background, tuple(objects))
+    return objects
 
 
 def _apart(a: tuple[int, int, int, int], b: tuple[int, int, int, int], gap: int = 5) -> bool:
