@@ -26,10 +26,11 @@ from torch import Tensor
 from lib import models
 from lib.captioning import load_image
 from lib.clustering import centroid_gram, kmeans
-from lib.coco import Example, karpathy_json, read_karpathy
-from lib.entropy import unit_tokens
+from lib.coco import Example, coco_dir, karpathy_json, read_karpathy
+from lib.entropy import entropy_operator, leave_one_out, unit_tokens
 from lib.paths import embedded_dir, results_dir
 from lib.pruning.fastv import last_row_attention
+from lib.rollout import importance, rollout
 
 #: What an output token can look at, in the order of the sequence.
 PARTS = ("system", "image", "instruction", "output")
@@ -142,10 +143,13 @@ def load_or_compute(
     return arrays
 
 
-def example(data: str = "scenes", image: int | str = 0) -> Example:
-    """One image: number `image` of the test split of "scenes" or "coco", or a path to a file.
+def example(
+    image: int | str = 0, *, model: str = "embedded", data: str | None = None
+) -> Example:  # fmt: skip
+    """One image: number `image` of a test split, or a path to a file.
 
-    Scenes are drawn on first use. `data` may also be the path of a JSON in Karpathy's layout.
+    `data` is "scenes" (drawn on first use), "coco" or the path of a JSON in Karpathy's layout; by
+    default "coco" for models of the hub and "scenes" for the others.
 
     Raises:
         ValueError: unknown data, or a number outside the split.
@@ -156,20 +160,41 @@ def example(data: str = "scenes", image: int | str = 0) -> Example:
         if not path.is_file():
             raise FileNotFoundError(f"no image at {path}")
         return Example(image_id=0, path=path, references=())
+    data, root = data or default_data(model), None
     if data == "scenes":
         from lib.scenes import ensure_scenes
 
         listing = ensure_scenes("test", limit=image + 1, progress=False)
     elif data == "coco":
-        listing = karpathy_json()
+        listing, root = karpathy_json(), coco_dir()
     elif Path(data).is_file():
         listing = Path(data)
     else:
         raise ValueError(f"data must be 'scenes', 'coco' or a Karpathy JSON, got {data!r}")
-    examples = read_karpathy(listing, "test", check_files=False)
+    examples = read_karpathy(listing, "test", image_root=root, check_files=False)
     if not 0 <= image < len(examples):
         raise ValueError(f"image must be between 0 and {len(examples) - 1} for {data!r}: {image}")
     return examples[image]
+
+
+def default_data(model: str) -> str:
+    """The data a model is shown by default: COCO for models of the hub, else the scenes."""
+    return "coco" if "/" in model and not Path(model).is_dir() else "scenes"
+
+
+def about(model: str, data: str | None, image_id: int) -> str:
+    """Model, data and number of images in words, for captions.
+
+    >>> about("embedded", None, 7)
+    'embedded model, generated test scene 7, 1 image'
+    """
+    data = data or default_data(model)
+    name = {
+        "embedded": "embedded model",
+        "shape:llava-1.5-7b": "LLaVA-1.5-7B's shape with random weights",
+    }
+    kind = {"scenes": "generated test scene", "coco": "COCO Karpathy test image"}
+    return f"{name.get(model, model)}, {kind.get(data, 'image')} {image_id}, 1 image"
 
 
 def prompt(name: str, processor: Any, question: str | None = None) -> str:
@@ -222,8 +247,9 @@ def _grid(config: Any) -> tuple[int, int]:
     return side, side
 
 
-def _settings(model: str | models.Loaded, data: str, image: int | str, **more: Any) -> dict:
+def _settings(model: str | models.Loaded, data: str | None, image: int | str, **more: Any) -> dict:
     name = model if isinstance(model, str) else model.name
+    data = data or default_data(name)
     folder = embedded_dir() if name == "embedded" or name.startswith("shape:") else Path(name)
     sums = folder / models.SUMS
     weights = hashlib.sha256(sums.read_bytes()).hexdigest()[:16] if sums.is_file() else None
@@ -244,7 +270,7 @@ def _file(profile: str, name: str) -> Path:
 
 
 def tokens(
-    profile: str, *, model: str | models.Loaded = "embedded", data: str = "scenes",
+    profile: str, *, model: str | models.Loaded = "embedded", data: str | None = None,
     image: int | str = 0,
 ) -> Tokens:  # fmt: skip
     """Visual tokens of one image in the vision layers Entropy-Prune merges.
@@ -255,7 +281,7 @@ def tokens(
 
     def compute() -> dict[str, Any]:
         network, processor, name = _loaded(model)
-        shown = example(data, image)
+        shown = example(image, model=name, data=data)
         inputs = prepare(network, processor, shown, prompt(name, processor))
         layers = default_layers(network.config)
         states = _vision_states(network, inputs["pixel_values"], layers)
@@ -278,7 +304,7 @@ def tokens(
 
 
 def centroids(
-    profile: str, *, model: str | models.Loaded = "embedded", data: str = "scenes",
+    profile: str, *, model: str | models.Loaded = "embedded", data: str | None = None,
     image: int | str = 0, n_clusters: int = 32, random_state: int = 0,
 ) -> Centroids:  # fmt: skip
     """Gram matrices of one clustering's unit centroids in every layer of both networks.
@@ -289,7 +315,7 @@ def centroids(
 
     def compute() -> dict[str, Any]:
         network, processor, name = _loaded(model)
-        shown = example(data, image)
+        shown = example(image, model=name, data=data)
         inputs = prepare(network, processor, shown, prompt(name, processor))
         last = _feature_layer(network.config)
         vision = _vision_states(network, inputs["pixel_values"], range(last + 1))
@@ -320,7 +346,7 @@ def centroids(
 
 
 def attention(
-    profile: str, *, model: str | models.Loaded = "embedded", data: str = "scenes",
+    profile: str, *, model: str | models.Loaded = "embedded", data: str | None = None,
     image: int | str = 0, question: str | None = None, max_new_tokens: int = 64,
 ) -> Attention:  # fmt: skip
     """Attention of the generated tokens to system, image, instruction and earlier output.
@@ -332,7 +358,7 @@ def attention(
 
     def compute() -> dict[str, Any]:
         network, processor, name = _loaded(model)
-        shown = example(data, image)
+        shown = example(image, model=name, data=data)
         inputs = prepare(network, processor, shown, prompt(name, processor, question))
         answer = generate(network, inputs, max_new_tokens)
         shares, counts, maps = attention_shares(network, inputs, answer)
@@ -357,6 +383,57 @@ def attention(
         tuple(stored["grid"].tolist()),
         int(stored["image_id"]),
     )
+
+
+class Description(NamedTuple):
+    """What a model said of an image, and the (N,) bool mask of the visual tokens it kept."""
+
+    text: str
+    kept: np.ndarray
+
+
+def describe(
+    loaded: models.Loaded, shown: Example, pruner: Any = None, *, question: str | None = None,
+    max_new_tokens: int = 64,
+) -> Description:  # fmt: skip
+    """Describe one image greedily, with all visual tokens or through a pruner of `lib.pruning`."""
+    model, processor, name = loaded
+    inputs = prepare(model, processor, shown, prompt(name, processor, question))
+    if pruner is None:
+        answer = generate(model, inputs, max_new_tokens)
+        rows, columns = _grid(model.config)
+        kept = np.ones(rows * columns, bool)
+    else:
+        with pruner(model) as active:
+            answer = generate(model, inputs, max_new_tokens)
+        kept = active.kept_masks[0].cpu().numpy()
+    return Description(processor.tokenizer.decode(answer, skip_special_tokens=True).strip(), kept)
+
+
+def unit_centroids(tokens: Tensor, labels: Tensor, n_clusters: int) -> Tensor:
+    """Gram matrix (M, M) of the unit centroids of clusters: what eq. 5 scores."""
+    return _unit(centroid_gram(tokens, labels, n_clusters))
+
+
+def rank_agreement(grams: Tensor) -> dict[str, list[float]]:
+    """How far a rollout still ranks clusters as its layers do, after 1, 2, … S layers.
+
+    `grams` (S, M, M) are unit centroids' Gram matrices. For each variant of `lib.rollout`: the
+    Spearman correlation of the merged importance with the mean over the merged layers of the exact
+    leave-one-out scores.
+    """
+    from scipy.stats import spearmanr
+
+    operators = entropy_operator(grams.double(), gram=True)
+    scores = leave_one_out(grams.double(), gram=True)
+    found: dict[str, list[float]] = {"scores": [], "scaled": [], "literal": []}
+    for depth in range(1, len(grams) + 1):
+        reference = scores[:depth].mean(0)
+        for variant, values in found.items():
+            layers = scores if variant == "scores" else operators
+            merged = importance(rollout(layers[:depth], variant), variant)
+            values.append(float(spearmanr(merged.cpu(), reference.cpu()).statistic))
+    return found
 
 
 # ------------------------------------------------------------------------------- inside the model

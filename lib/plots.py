@@ -34,10 +34,25 @@ WIDTH = 7.4  # inches, of every figure
 # --- saving -----------------------------------------------------------------------------------
 
 
-def save(fig: Figure, name: str, profile: str, *, caption: str, alt: str) -> dict[str, Path]:
-    """Write `figures/<profile>/<name>.png`, `.svg` and `.json` (caption, alt text); their paths.
+class Saved(dict[str, Path]):
+    """Paths of a saved figure by kind; a notebook shows its PNG, with the alt text."""
 
-    The bytes of the SVG depend on the figure alone: no date, fixed ids. Each file appears whole.
+    def __init__(self, paths: dict[str, Path], alt: str) -> None:
+        super().__init__(paths)
+        self.alt = alt
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> tuple[dict, dict]:
+        picture = self["png"].read_bytes()
+        text = f"{self['png'].stem}: {', '.join(self)}"
+        data = {"image/png": base64.b64encode(picture).decode(), "text/plain": text}
+        return data, {"image/png": {"alt": self.alt, "width": int(WIDTH * 100)}}
+
+
+def save(fig: Figure, name: str, profile: str, *, caption: str, alt: str) -> Saved:
+    """Write `figures/<profile>/<name>.png`, `.svg`, `.json` (caption, alt text); close `fig`.
+
+    The bytes depend on the figure alone: no date, fixed ids. Each file appears whole. As the last
+    value of a notebook cell, what is returned shows the saved picture.
 
     Raises:
         ValueError: a name that is no plain file name, or an empty caption or alt text.
@@ -58,7 +73,8 @@ def save(fig: Figure, name: str, profile: str, *, caption: str, alt: str) -> dic
     about = {"name": name, "profile": profile, "caption": caption.strip(), "alt": alt.strip()}
     text = json.dumps(about, indent=1, ensure_ascii=False) + "\n"
     written["json"] = _write(folder / f"{name}.json", text.encode())
-    return written
+    plt.close(fig)
+    return Saved(written, about["alt"])
 
 
 def _write(path: Path, content: bytes) -> Path:

@@ -10,6 +10,7 @@ from PIL import Image
 from lib import figures, models
 from lib.coco import Example
 from lib.entropy import gram, unit_tokens
+from lib.pruning import create
 from tests import tiny
 
 CAPTIONS = ["a red circle above a blue star on a plain background"] * 20
@@ -176,6 +177,31 @@ def test_the_stored_file_saves_loading_the_model(loaded, picture, profile, monke
     assert torch.equal(figures.tokens("p", model=loaded, image=picture).tokens, one.tokens)
 
 
+def test_a_description_says_what_was_kept(loaded, picture):
+    shown = figures.example(picture)
+    whole = figures.describe(loaded, shown, max_new_tokens=4)
+    pruned = figures.describe(loaded, shown, create("random", keep=0.25), max_new_tokens=4)
+    assert whole.kept.all() and whole.kept.shape == (36,)
+    assert pruned.kept.sum() == 9 and isinstance(pruned.text, str)
+
+
+def test_rank_agreement_of_one_layer_is_perfect_and_scores_never_invert():
+    generator = torch.Generator().manual_seed(0)
+    grams = torch.stack([gram(torch.randn(8, 6, generator=generator)) for _ in range(4)])
+    found = figures.rank_agreement(grams)
+    assert set(found) == {"scores", "scaled", "literal"}
+    assert all(len(values) == 4 for values in found.values())
+    assert all(value > 0.99 for value in found["scores"])
+    assert found["scores"][0] == pytest.approx(1) and found["scaled"][0] == found["literal"][0]
+
+
+def test_the_literal_product_of_many_layers_loses_the_ranking():
+    tokens = torch.randn(16, 64, generator=torch.Generator().manual_seed(1)) + 0.8
+    found = figures.rank_agreement(gram(tokens).expand(24, -1, -1))
+    assert found["literal"][-1] < found["literal"][0] - 0.5
+    assert found["scaled"][-1] > 0.9
+
+
 # --- load or compute --------------------------------------------------------------------------
 
 
@@ -221,11 +247,19 @@ def test_an_image_can_be_a_path_or_a_number(tmp_path, picture):
     entry = {"split": "test", "filename": "a.png", "cocoid": 7, "sentences": [{"raw": "A dog."}]}
     listing = tmp_path / "karpathy.json"
     listing.write_text(json.dumps({"images": [entry]}))
-    assert figures.example(str(listing), 0).image_id == 7
+    assert figures.example(0, data=str(listing)).image_id == 7
     with pytest.raises(ValueError, match="image must be between 0 and 0"):
-        figures.example(str(listing), 1)
+        figures.example(1, data=str(listing))
     with pytest.raises(ValueError, match="data must be"):
-        figures.example("nothing", 0)
+        figures.example(0, data="nothing")
+
+
+def test_models_of_the_hub_see_photographs():
+    assert figures.default_data("llava-hf/llava-1.5-7b-hf") == "coco"
+    assert (
+        figures.default_data("embedded") == figures.default_data("shape:llava-1.5-7b") == "scenes"
+    )
+    assert "COCO" in figures.about("llava-hf/llava-1.5-7b-hf", None, 7)
 
 
 def test_models_get_the_prompt_they_were_tuned_with(loaded):

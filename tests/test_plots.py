@@ -1,5 +1,6 @@
 """Figures are saved whole and repeatably, and draw what they are given."""
 
+import base64
 import json
 import re
 import shutil
@@ -99,6 +100,15 @@ def test_save_writes_caption_alt_text_and_an_svg_without_a_date(folder):
     text = written["svg"].read_text()
     assert "<dc:date>" not in text and "Matplotlib v" not in text
     assert not list((folder / "p").glob("*.partial"))
+
+
+def test_a_saved_figure_shows_itself_with_its_alt_text(folder):
+    fig = FIGURES["image"]()
+    saved = plots.save(fig, "figure9_x", "p", caption="Cap.", alt="Alt.")
+    data, about = saved._repr_mimebundle_()
+    assert base64.b64decode(data["image/png"]) == (folder / "p" / "figure9_x.png").read_bytes()
+    assert about["image/png"]["alt"] == "Alt." and str(folder) not in data["text/plain"]
+    assert not mpl.pyplot.fignum_exists(fig.number)
 
 
 @pytest.mark.parametrize("name", ["", "../x", ".x", "a/b", "x.png"])
