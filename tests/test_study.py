@@ -1,0 +1,236 @@
+"""What a profile needs is computed once, resumed after a kill, and computed anew when stale."""
+
+import dataclasses
+import json
+import shutil
+
+import pytest
+
+from lib import captioning, models, paths, study
+from lib.results import read_records
+from lib.selection import STRATEGIES
+from tests import tiny_study
+
+PROFILES = sorted((paths.ROOT / "notebooks" / "profiles").glob("[a-z]*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def computed(tmp_path_factory):
+    """A root in which the tiny study has run."""
+    folder = tiny_study.make_root(tmp_path_factory.mktemp("root"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(paths, "ROOT", folder)
+        tiny_study.run()
+    return folder
+
+
+@pytest.fixture
+def root(computed, tmp_path, monkeypatch):
+    """A copy of that root, to be changed."""
+    folder = tmp_path / "root"
+    shutil.copytree(computed, folder)
+    profile = folder / "notebooks" / "profiles" / "tiny.yaml"
+    profile.write_text(profile.read_text().replace(str(computed), str(folder)))
+    monkeypatch.setattr(paths, "ROOT", folder)
+    return folder
+
+
+def counted(monkeypatch):
+    """The slugs and numbers of images that are captioned from here on."""
+    made = []
+    original = captioning.caption_methods
+
+    def spy(model, processor, images, pruners, folder, **options):
+        before = {s: len(_records(folder / s)) for s in pruners}
+        found = original(model, processor, images, pruners, folder, **options)
+        made.extend((s, len(found[s]) - before[s]) for s in pruners if len(found[s]) > before[s])
+        return found
+
+    monkeypatch.setattr(captioning, "caption_methods", spy)
+    return made
+
+
+def _records(folder):
+    return read_records(folder) if (folder / "records.jsonl").exists() else []
+
+
+# ---- profiles
+
+
+@pytest.mark.parametrize("path", PROFILES, ids=lambda path: path.stem)
+def test_every_profile_file_is_a_profile(path):
+    profile = study.load_profile(path.stem)
+    assert profile.profile == path.stem and profile.description
+    if profile.captions:
+        assert profile.ablation_limit <= (profile.limit or profile.ablation_limit)
+
+
+def test_the_default_profile_is_the_embedded_one():
+    assert study.load_profile("embedded").model == "embedded"
+
+
+@pytest.mark.parametrize(
+    "line, complaint",
+    [
+        ("kep: 0.5", "unknown entries 'kep'"),
+        ("keep: 1.5", r"keep must be in \(0, 1\], got 1.5"),
+        ("sweep: [0.5, 0]", "sweep must hold keep rates"),
+        ("batch_size: 0", "batch_size must be at least 1"),
+        ("profile: other", "must say 'profile: tiny', got 'other'"),
+    ],
+)
+def test_a_wrong_entry_is_named_with_its_file(root, line, complaint):
+    path = root / "notebooks" / "profiles" / "tiny.yaml"
+    key = line.split(":")[0]
+    kept = [text for text in path.read_text().splitlines() if not text.startswith(f"{key}:")]
+    path.write_text("\n".join([*kept, line]))
+    with pytest.raises(ValueError, match=complaint) as caught:
+        study.load_profile("tiny")
+    assert "tiny.yaml" in str(caught.value)
+
+
+def test_an_unknown_profile_lists_the_known_ones(capsys):
+    assert study.main(["--profile", "nope"]) == 1
+    assert "no profile 'nope'; there are embedded" in capsys.readouterr().err
+
+
+# ---- methods
+
+
+def test_table_1_has_its_five_rows_and_the_registry_all_ablations():
+    profile = study.load_profile("embedded")
+    table = study.methods(profile)
+    assert list(table)[:5] == ["unpruned", "random-50", "tome-50", "fastv-50", "entropy-50"]
+    assert all(m.name is None or m.create().keep == 0.5 for m in table.values())
+
+
+def test_ablations_vary_one_thing_at_a_time(computed, monkeypatch):
+    monkeypatch.setattr(paths, "ROOT", computed)
+    profile = study.load_profile("tiny")
+    table = study.ablations(profile, study._config(profile))
+    groups = {group for method in table.values() for group in method.groups}
+    assert groups == {"sweep", "clusters", "layers", "rollout", "weighting", "level", "strategy"}
+    base = table["entropy-25"].create().options()
+    for slug, method in table.items():
+        if method.name == "entropy" and "sweep" not in method.groups:
+            (group,) = method.groups
+            changed = {k for k, v in method.create().options().items() if v != base[k]}
+            allowed = {
+                "clusters": {"n_clusters", "core_clusters", "tokens_per_cluster"},
+                "layers": {"layers", "source", "layer"},
+                "level": {"level", "count"},
+            }.get(group, {group})
+            assert changed and changed <= allowed, slug
+    rules = {m.groups["strategy"] for m in table.values() if "strategy" in m.groups}
+    assert rules == set(STRATEGIES)
+    settings = [json.dumps(m.create().options(), sort_keys=True) for m in table.values() if m.name]
+    assert len(set(settings)) == len(settings), "two slugs name one setting"
+
+
+# ---- the run
+
+
+def test_everything_is_there_afterwards(computed, monkeypatch):
+    monkeypatch.setattr(paths, "ROOT", computed)
+    scores = study.load_scores("tiny")
+    assert scores["images"] == 3 and scores["ablation_images"] == 2
+    for slug, row in scores["methods"].items():
+        assert len(read_records(paths.results_dir("tiny") / "captions" / slug)) == 3
+        assert set(row["values"]) == {"BLEU-4", "CIDEr", "SPICE", "Object F1"}
+        assert 0 < row["kept"]["mean"] <= 1
+    assert scores["methods"]["entropy-50"]["kept"]["mean"] == 0.5
+    assert {(d["a"], d["b"]) for d in scores["differences"]} >= {("entropy-50", "fastv-50")}
+    efficiency = study.load_efficiency("tiny")
+    assert {row["slug"] for row in efficiency["rows"]} == set(scores["methods"])
+    assert set(study.load_study("tiny")["seconds"]) == {"captions", "scores", "efficiency"}
+
+
+def test_a_second_run_computes_nothing(root, monkeypatch):
+    made = counted(monkeypatch)
+    before = (paths.results_dir("tiny") / "scores.json").read_bytes()
+    tiny_study.run()
+    assert made == []
+    assert (paths.results_dir("tiny") / "scores.json").read_bytes() == before
+
+
+def test_a_stopped_run_continues_where_it_was(root, monkeypatch):
+    path = paths.results_dir("tiny") / "captions" / "fastv-50" / "records.jsonl"
+    whole = path.read_text()
+    path.write_text("".join(whole.splitlines(keepends=True)[:1]))
+    shutil.rmtree(paths.results_dir("tiny") / "captions" / "tome-50")
+    made = counted(monkeypatch)
+    tiny_study.run()
+    assert sorted(made) == [("fastv-50", 2), ("tome-50", 3)]
+    now = [{k: v for k, v in r.items() if k != "seconds"} for r in read_records(path)]
+    then = [json.loads(line) for line in whole.splitlines()]
+    assert now == [{k: v for k, v in r.items() if k != "seconds"} for r in then]
+
+
+def test_changed_code_or_weights_compute_everything_again(root, monkeypatch):
+    made = counted(monkeypatch)
+    monkeypatch.setattr(study, "code_digest", lambda: "another")
+    tiny_study.run(stages=("captions",))
+    profile = study.load_profile("tiny")
+    everything = study.methods(profile) | study.ablations(profile, study._config(profile))
+    assert {slug for slug, _ in made} == set(everything)
+
+
+def test_records_of_methods_no_longer_studied_go(root):
+    folder = paths.results_dir("tiny") / "captions"
+    shutil.copytree(folder / "fastv-50", folder / "fastv-49")
+    tiny_study.run(stages=("captions",))
+    assert not (folder / "fastv-49").exists()
+
+
+def test_comments_and_docstrings_are_no_code(tmp_path, monkeypatch):
+    source = tmp_path / "lib"
+    source.mkdir()
+    monkeypatch.setattr(study, "__file__", str(source / "study.py"))
+    digests = []
+    for text in ('"""A."""\nx = 1', '"""B."""\nx = 1  # why', '"""B."""\nx = 2'):
+        (source / "entropy.py").write_text(text)
+        study.code_digest.cache_clear()
+        digests.append(study.code_digest())
+    study.code_digest.cache_clear()
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_fresh_computes_here_once_and_compares(root, monkeypatch):
+    shipped = study.shipped_dir("tiny")
+    made = counted(monkeypatch)
+    document = tiny_study.run(fresh=True)
+    assert (shipped / "scores.json").is_file() and len(made) > 20
+    assert document["agreement"]["same"] == document["agreement"]["of"] > 60
+    made.clear()
+    tiny_study.run(fresh=True)
+    assert made == []
+
+
+def test_a_profile_without_captions_measures_the_cost_alone(root):
+    shutil.rmtree(paths.results_dir("tiny"))
+    profile = dataclasses.replace(study.load_profile("tiny"), captions=False)
+    study.run(profile, device="cpu", progress=False)
+    assert {p.name for p in paths.results_dir("tiny").iterdir()} == {
+        "efficiency.json", "study.json",
+    }  # fmt: skip
+
+
+def test_missing_results_name_the_command(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "ROOT", tmp_path)
+    with pytest.raises(FileNotFoundError, match="make reproduce PROFILE=embedded"):
+        study.load_scores("embedded")
+
+
+def test_missing_weights_are_one_line(root, capsys):
+    shutil.rmtree(models.embedded_dir())
+    shutil.rmtree(paths.results_dir("tiny"))
+    assert study.main(["--profile", "tiny", "--quiet"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: no model folder") and "Traceback" not in error
+
+
+def test_the_command_line_runs_a_profile(root, capsys):
+    assert study.main(["--profile", "tiny", "--quiet", "--device", "cpu"]) == 0
+    assert capsys.readouterr().out.startswith("tiny: captions")
+    assert study.main(["--profile", "tiny", "--quiet", "--data-only"]) == 0
+    assert "tiny: 3 images" in capsys.readouterr().out

@@ -1,0 +1,58 @@
+"""A whole study on a model of a few thousand parameters, in a root of its own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from lib import models, paths, scenes, study
+
+PROFILE = """
+profile: tiny
+description: tiny random model, 3 generated scenes
+model: embedded
+limit: 3
+batch_size: 3
+max_new_tokens: 3
+ablation_limit: 2
+ablation_keep: 0.25
+sweep: [0.5]
+metrics: [BLEU-4, CIDEr, SPICE]
+n_bootstrap: 20
+efficiency: {new_tokens: 2, repeats: 1, sweep: false}
+"""
+
+
+def make_root(folder: Path) -> Path:
+    """A root with a tiny model, a profile and no results; set `lib.paths.ROOT` to it."""
+    profiles = folder / "notebooks" / "profiles"
+    profiles.mkdir(parents=True)
+    (profiles / "tiny.yaml").write_text(PROFILE)
+    captions = [
+        text
+        for index in range(40)
+        for text in scenes.captions(scenes.sample_scene(scenes.scene_seed("train", index)))
+    ]
+    tokenizer = models.train_tokenizer(captions, vocab_size=400)
+    model = models.build_embedded(
+        tokenizer,
+        vision={"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 5,
+                "num_attention_heads": 2, "image_size": 56, "projection_dim": 16},
+        text={"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4,
+              "num_attention_heads": 2, "num_key_value_heads": 2},
+    )  # fmt: skip
+    processor = models.build_processor(tokenizer, image_size=56)
+    models.save(model, processor, folder / "data" / "embedded")
+    drawn = folder / "data" / "raw" / "scenes"
+    scenes.ensure_scenes("test", limit=3, progress=False, folder=drawn)
+    listing = drawn / "three.json"
+    listing.write_text(json.dumps(scenes.karpathy(splits={"test": 3})))
+    text = PROFILE + f"json_path: {listing}\n"
+    (profiles / "tiny.yaml").write_text(text)
+    return folder
+
+
+def run(**options) -> dict:
+    """The study of the tiny profile under the current `lib.paths.ROOT`."""
+    assert "notebooks" not in {p.name for p in paths.results_dir("tiny").glob("*")}
+    return study.run(study.load_profile("tiny"), device="cpu", progress=False, **options)
