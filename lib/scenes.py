@@ -16,7 +16,7 @@ import json
 import os
 import warnings
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
@@ -58,6 +58,8 @@ __all__ = [
 SIZE = 224  # pixels a side
 PATCH = 14  # pixels a side of the model's patch
 CAPTIONS = 5  # reference captions an image
+#: Raise it with every change of a pixel or a word: what was drawn before is then drawn again.
+VERSION = 1
 
 
 class Split(NamedTuple):
@@ -149,7 +151,7 @@ def sample_scene(seed: int) -> Scene:
     --------
     >>> scene = sample_scene(7)
     >>> len(scene.objects), scene.background
-    (2, 'dots')
+    (1, 'dots')
     """
     rng = Rng(seed * 4 + 1)
     background = list(BACKGROUNDS)[rng.weighted((10, 9, 10, 9, 9, 8, 9, 8, 8, 10, 10))]
@@ -498,9 +500,9 @@ def karpathy(*, splits: dict[str, int] | None = None) -> dict:
 
     Returns
     -------
-    ``{"dataset", "images": [{"filepath", "filename", "split", "imgid", "cocoid", "sentids",
-    "sentences": [{"tokens", "raw", "imgid", "sentid"}], "objects", "background"}]}``. The last two
-    keys are ours: the ground truth for :func:`object_f1`.
+    ``{"dataset", "version", "images": [{"filepath", "filename", "split", "imgid", "cocoid",
+    "sentids", "sentences": [{"tokens", "raw", "imgid", "sentid"}], "objects", "background"}]}``.
+    The last two keys are ours: the ground truth for :func:`object_f1`.
     """
     images = []
     sentence = 0
@@ -526,7 +528,15 @@ def karpathy(*, splits: dict[str, int] | None = None) -> dict:
                 }
             )
             sentence += len(sentences)
-    return {"dataset": "scenes", "images": images}
+    return {"dataset": "scenes", "version": VERSION, "images": images}
+
+
+def _is_current(listing: Path) -> bool:
+    """Whether a listing was written by this version of the generator."""
+    if not listing.is_file():
+        return False
+    with listing.open() as file:
+        return file.read(64).startswith(f'{{"dataset":"scenes","version":{VERSION},')
 
 
 def _filename(split: str, index: int) -> str:
@@ -558,7 +568,7 @@ def ensure_scenes(
     limit: int | None = None,
     progress: bool = True,
     folder: Path | None = None,
-    workers: int | None = None,
+    workers: int = 2,
 ) -> Path:
     """Draw a split on first use and return the path of its Karpathy JSON.
 
@@ -570,7 +580,7 @@ def ensure_scenes(
     limit : only the first ``limit`` images.
     progress : show a progress bar.
     folder : where to draw; ``data/raw/scenes`` by default.
-    workers : processes; two or the number of cores, whichever is smaller, by default.
+    workers : threads.
 
     Returns
     -------
@@ -578,7 +588,7 @@ def ensure_scenes(
 
     Raises
     ------
-    ValueError : unknown split, or a negative limit.
+    ValueError : unknown split, a negative limit, or no workers.
     """
     from tqdm.auto import tqdm
 
@@ -586,28 +596,21 @@ def ensure_scenes(
         raise ValueError(f"unknown split {split!r}: use one of {', '.join(SPLITS)}")
     if limit is not None and limit < 0:
         raise ValueError(f"limit must not be negative, got {limit}")
+    if workers < 1:
+        raise ValueError(f"workers must be at least 1, got {workers}")
     folder = Path(folder) if folder is not None else raw_dir() / "scenes"
     listing = folder / "dataset_scenes.json"
-    text = json.dumps(karpathy(), separators=(",", ":"))
-    if not listing.is_file() or listing.read_text() != text:
+    if not _is_current(listing):
+        for old in folder.glob("*/scene_*.png"):  # of another version: other pictures
+            old.unlink(missing_ok=True)
+        text = json.dumps(karpathy(), separators=(",", ":"))
         _write_atomically(listing, lambda path: path.write_text(text))
     count = SPLITS[split].count if limit is None else min(limit, SPLITS[split].count)
     missing = [i for i in range(count) if not (folder / split / _filename(split, i)).is_file()]
-    if not missing:
-        return listing
-    bar = tqdm(total=len(missing), desc=f"drawing {split} scenes", disable=not progress)
-    job = partial(_draw_to, folder, split)
-    workers = min(2, os.cpu_count() or 1) if workers is None else workers
-    with bar:
-        if workers <= 1 or len(missing) < 64:
-            for index in missing:
-                job(index)
+    if missing:
+        bar = tqdm(total=len(missing), desc=f"drawing {split} scenes", disable=not progress)
+        # Threads: numpy and PNG compression release the interpreter's lock most of the time.
+        with bar, ThreadPoolExecutor(workers) as pool:
+            for _ in pool.map(partial(_draw_to, folder, split), missing):
                 bar.update()
-        else:
-            import multiprocessing
-
-            # spawn: a caller may hold torch threads, which do not survive a fork
-            with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-                for _ in pool.map(job, missing, chunksize=16):
-                    bar.update()
     return listing
