@@ -9,6 +9,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 JOBS ?= 2
+PROFILE ?= embedded
 
 # No progress bar or notebook needs the hub unless a profile says so, and telemetry is never sent.
 export HF_HUB_DISABLE_TELEMETRY := 1
@@ -32,6 +33,81 @@ $(READY): requirements.lock pyproject.toml
 .PHONY: test
 test: setup lint ## Lint, then run every test with coverage of lib
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --cov=lib --cov-report=term:skip-covered --cov-fail-under=90
+	@$(MAKE) --no-print-directory nbval
+
+# The outputs in the notebooks belong to the results they were executed with, so they are checked
+# against those, even after `make reproduce` has computed this machine's own.
+.PHONY: nbval
+nbval: $(READY) ## Execute every notebook and compare with its committed outputs, strictly
+	@$(BIN)/python -m lib.report reference build/nbval >/dev/null
+	ENTROPY_PRUNE_ROOT=$(CURDIR)/build/nbval OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile \
+	  --nbval --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 300 $(or $(VALIDATED),$(error no notebooks to check))
+
+# ---- the study ---------------------------------------------------------------------------------
+
+NOTEBOOKS := $(sort $(wildcard notebooks/[0-8][0-9]_*.ipynb))
+# 90 trains for hours; tests/test_training_notebook.py runs it in a smoke form instead.
+VALIDATED := $(NOTEBOOKS)
+PROFILE_FILE := notebooks/profiles/$(PROFILE).yaml
+REPORT := reports/$(PROFILE)
+EXECUTED := $(NOTEBOOKS:notebooks/%=$(REPORT)/%)
+PAGES := $(EXECUTED:.ipynb=.html)
+# What decides the captions; a change here computes anew what it concerns.
+REPORTING := $(addprefix lib/,__init__.py bench.py benchmark.py cocoeval.py curves.py decoding.py doctor.py download.py \
+  figures.py kernels.py paths.py plots.py report.py scene_pool.py spice.py tables.py training.py)
+COMPUTING := $(filter-out $(REPORTING),$(wildcard lib/*.py lib/pruning/*.py))
+# Written when this machine has computed the profile; not committed, so a fresh clone computes.
+STUDIED := build/study/$(PROFILE)
+
+.PHONY: reproduce
+reproduce: $(READY) ## Compute, draw and report everything of PROFILE (default: embedded)
+	@test -f $(PROFILE_FILE) || { echo "No profile '$(PROFILE)': there are $(basename $(notdir $(wildcard notebooks/profiles/[a-z]*.yaml)))" >&2; exit 1; }
+	@$(MAKE) --no-print-directory $(STUDIED)
+	@$(MAKE) --no-print-directory $(if $(findstring j,$(filter-out --%,$(MAKEFLAGS))),,-j$(JOBS)) $(REPORT)/index.html
+	@echo "Open $(REPORT)/index.html"
+
+$(STUDIED): $(PROFILE_FILE) $(COMPUTING) | $(READY)
+	$(BIN)/python -m lib.study --profile $(PROFILE) --fresh
+	@mkdir -p $(@D) && touch $@
+
+$(EXECUTED): $(REPORT)/%.ipynb: notebooks/%.ipynb $(STUDIED) lib/plots.py lib/curves.py lib/tables.py lib/figures.py | $(READY)
+	@$(BIN)/python -m lib.report run $< --profile $(PROFILE)
+
+$(PAGES): %.html: %.ipynb | $(READY)
+	@$(BIN)/python -m lib.report page $< --profile $(PROFILE)
+
+$(REPORT)/index.html: $(PAGES) | $(READY)
+	@$(BIN)/python -m lib.report index --profile $(PROFILE)
+
+.PHONY: html
+html: $(READY) ## Write the HTML pages of PROFILE from its executed notebooks (seconds)
+	@$(BIN)/python -m lib.report html --profile $(PROFILE)
+
+.PHONY: figures
+figures: $(READY) ## Draw the figures of PROFILE from stored results
+	@$(BIN)/python -m lib.report figures --profile $(PROFILE)
+
+.PHONY: notebooks
+notebooks: $(READY) ## Execute the notebooks in place, as they are committed
+	$(BIN)/python -m lib.report update $(NOTEBOOKS)
+
+.PHONY: lab
+lab: $(READY) ## Open the notebooks in JupyterLab
+	$(BIN)/jupyter lab --notebook-dir=$(CURDIR) notebooks/$(notdir $(firstword $(NOTEBOOKS)))
+
+.PHONY: data
+data: $(READY) ## Get the images of PROFILE: draw the scenes, or download COCO's
+	$(BIN)/python -m lib.study --profile $(PROFILE) --data-only
+
+.PHONY: doctor
+doctor: ## Say what is missing for which profile (or for PROFILE), and how to get it
+	@$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m lib.doctor $(if $(filter command line environment,$(origin PROFILE)),--profile $(PROFILE))
+
+.PHONY: spice
+spice: $(READY) ## Install CoreNLP, which SPICE needs (536 MB)
+	$(BIN)/python -m lib.spice
+
+# ---- upkeep ------------------------------------------------------------------------------------
 
 .PHONY: lint
 lint: $(READY) ## Check style (ruff)
