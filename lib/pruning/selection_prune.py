@@ -17,20 +17,25 @@ class SelectionPrune(StatePruner, name="selection"):
 
     The default, "adaptive", is this study's own: entropy where tokens are plenty, coverage where
     they are few. The strategy sees one layer, the last of `layers` (default: the layer of the
-    vision tower that the projector reads).
+    vision tower that the projector reads). cover: weight of coverage in "adaptive".
     """
 
     strategy: str = "adaptive"
+    cover: float = 1.0
     random_state: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.one_of(strategy=tuple(STRATEGIES))
+        if not self.cover >= 0:
+            raise ValueError(f"cover must be at least 0, got {self.cover}")
 
     def select(self, images: ImageTokens) -> Tensor:
+        options = {"cover": self.cover} if self.strategy == "adaptive" else {}
         return STRATEGIES[self.strategy](
             self.layer_states(images)[-1],
             self.budget(images.tokens),
             random_state=self.random_state,
             check=False,
+            **options,
         )
