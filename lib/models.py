@@ -108,7 +108,10 @@ def load(
     if dtype is None:
         small = name == "embedded" or (device is not None and torch.device(device).type == "cpu")
         dtype = torch.float32 if small else torch.bfloat16
-    dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+    if isinstance(dtype, str):
+        if not isinstance(getattr(torch, dtype, None), torch.dtype):
+            raise ValueError(f"unknown dtype {dtype!r}: use 'float32', 'bfloat16' or 'float16'")
+        dtype = getattr(torch, dtype)
 
     if name.startswith("shape:"):
         if device_map is not None:

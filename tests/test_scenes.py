@@ -188,18 +188,25 @@ def test_captions_tell_the_truth(described):
     assert 0.9 < complete < 1
 
 
+# phrase: axis, and the sign of (second - first) along it
+RELATIONS = {
+    " to the left of ": (0, 1),
+    " to the right of ": (0, -1),
+    " above ": (1, 1),
+    " below ": (1, -1),
+}
+
+
 def test_relations_hold(described):
     checked = 0
     for scene, five in described:
         for text in five:
             text = text.replace("rass below a clear sky", "rass")
-            for phrase, axis, sign in ((" to the left of ", 0, 1), (" above ", 1, 1),
-                                       (" to the right of ", 0, -1), (" below ", 1, -1)):  # fmt: skip
+            for phrase, (axis, sign) in RELATIONS.items():
                 if phrase not in text:
                     continue
                 left, right = text.split(phrase)
-                right = right.split(",")[0]
-                (one,), (two,) = named_objects(left), named_objects(right)
+                (one,), (two,) = named_objects(left), named_objects(right.split(",")[0])
                 for a in scene.objects:
                     for b in scene.objects:
                         if (a.colour, a.shape) == one and (b.colour, b.shape) == two:
