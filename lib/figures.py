@@ -27,10 +27,18 @@ from lib import models
 from lib.captioning import load_image
 from lib.clustering import centroid_gram, kmeans
 from lib.coco import Example, coco_dir, karpathy_json, read_karpathy
-from lib.entropy import entropy_operator, leave_one_out, unit_tokens
+from lib.entropy import (
+    effective_rank,
+    entropy_operator,
+    gram,
+    leave_one_out,
+    matrix_entropy,
+    unit_tokens,
+)
 from lib.paths import embedded_dir, results_dir
 from lib.pruning.fastv import last_row_attention
 from lib.rollout import importance, rollout
+from lib.selection import coverage
 
 #: What an output token can look at, in the order of the sequence.
 PARTS = ("system", "image", "instruction", "output")
@@ -182,19 +190,20 @@ def default_data(model: str) -> str:
     return "coco" if "/" in model and not Path(model).is_dir() else "scenes"
 
 
-def about(model: str, data: str | None, image_id: int) -> str:
+def about(model: str, data: str | None, image: int | str) -> str:
     """Model, data and number of images in words, for captions.
 
     >>> about("embedded", None, 7)
     'embedded model, generated test scene 7, 1 image'
     """
-    data = data or default_data(model)
     name = {
         "embedded": "embedded model",
         "shape:llava-1.5-7b": "LLaVA-1.5-7B's shape with random weights",
-    }
-    kind = {"scenes": "generated test scene", "coco": "COCO Karpathy test image"}
-    return f"{name.get(model, model)}, {kind.get(data, 'image')} {image_id}, 1 image"
+    }.get(model, model)
+    if isinstance(image, str):
+        return f"{name}, {Path(image).name}, 1 image"
+    kinds = {"scenes": "generated test scene", "coco": "COCO Karpathy test image"}
+    return f"{name}, {kinds.get(data or default_data(model), 'image')} {image}, 1 image"
 
 
 def prompt(name: str, processor: Any, question: str | None = None) -> str:
@@ -258,8 +267,21 @@ def _settings(model: str | models.Loaded, data: str | None, image: int | str, **
     }
 
 
+def load(name: str, **options: Any) -> models.Loaded:
+    """`lib.models.load` without its progress bar, which a notebook would keep."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        return models.load(name, **options)
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
 def _loaded(model: str | models.Loaded) -> models.Loaded:
-    return models.load(model) if isinstance(model, str) else model
+    return load(model) if isinstance(model, str) else model
 
 
 def _file(profile: str, name: str) -> Path:
@@ -413,6 +435,25 @@ def describe(
 def unit_centroids(tokens: Tensor, labels: Tensor, n_clusters: int) -> Tensor:
     """Gram matrix (M, M) of the unit centroids of clusters: what eq. 5 scores."""
     return _unit(centroid_gram(tokens, labels, n_clusters))
+
+
+def diversity(tokens: Tensor, mask: Any) -> dict[str, float]:
+    """What a kept set (N,) of tokens (N, D) is like, by name.
+
+    "tokens" and their "entropy" (nats), "effective rank", "redundancy" (mean absolute cosine of two
+    different kept tokens) and "coverage" (mean largest cosine of any token to a kept one).
+    """
+    mask = torch.as_tensor(mask)
+    kept = gram(tokens[mask])
+    size = len(kept)
+    other = kept.abs().sum() - size
+    return {
+        "tokens": size,
+        "entropy": float(matrix_entropy(kept, gram=True)),
+        "effective rank": float(effective_rank(kept, gram=True)),
+        "redundancy": float(other / max(size * (size - 1), 1)),
+        "coverage": float(coverage(tokens, mask)),
+    }
 
 
 def rank_agreement(grams: Tensor) -> dict[str, list[float]]:

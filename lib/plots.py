@@ -34,16 +34,15 @@ WIDTH = 7.4  # inches, of every figure
 # --- saving -----------------------------------------------------------------------------------
 
 
-class Saved(dict[str, Path]):
-    """Paths of a saved figure by kind; a notebook shows its PNG, with the alt text."""
+class Saved:
+    """A saved figure; a notebook shows its PNG, with the alt text. `paths` maps kind to file."""
 
     def __init__(self, paths: dict[str, Path], alt: str) -> None:
-        super().__init__(paths)
-        self.alt = alt
+        self.paths, self.alt = paths, alt
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> tuple[dict, dict]:
-        picture = self["png"].read_bytes()
-        text = f"{self['png'].stem}: {', '.join(self)}"
+        picture = self.paths["png"].read_bytes()
+        text = f"{self.paths['png'].stem}: {', '.join(self.paths)}"
         data = {"image/png": base64.b64encode(picture).decode(), "text/plain": text}
         return data, {"image/png": {"alt": self.alt, "width": int(WIDTH * 100)}}
 
@@ -155,14 +154,17 @@ def show_image(image: np.ndarray, grid: Sequence[int], *, title: str = "") -> Fi
 
 def token_maps(
     image: np.ndarray, maps: Mapping[str, Any], grid: Sequence[int], *, label: str = "",
-    diverging: bool = False, title: str = "", shared: bool = False,
+    diverging: bool = False, title: str = "", shared: bool = False, power: float = 1,
+    plain: bool = False,
 ) -> Figure:  # fmt: skip
     """One panel a map: values (N,) per patch over the image.
 
-    `diverging` centres the colours on zero; `shared` gives all panels one scale.
+    `diverging` centres the colours on zero; `shared` gives all panels one scale; `power` < 1
+    spreads small values over more colours. `plain` shows the image alone in a first panel.
     """
-    columns = min(4, len(maps))
-    rows = -(-len(maps) // columns)
+    panels = len(maps) + plain
+    columns = min(4, panels)
+    rows = -(-panels // columns)
     fig, axes = plt.subplots(
         rows,
         columns,
@@ -170,12 +172,15 @@ def token_maps(
         squeeze=False,
     )
     every = np.concatenate([np.asarray(v) for v in maps.values()])
-    for ax in axes.flat[len(maps) :]:
+    for ax in axes.flat[panels:]:
         ax.set_axis_off()
+    if plain:
+        _picture(axes.flat[0], image, "The image")
     drawn = None
-    for ax, (name, values) in zip(axes.flat, maps.items()):
+    for ax, (name, values) in zip(axes.flat[int(plain) :], maps.items()):
         scale = every if shared else np.asarray(values)
-        style: dict[str, Any] = {"vmin": scale.min(), "vmax": scale.max()}
+        limits = {"vmin": scale.min(), "vmax": scale.max()}
+        style: dict[str, Any] = {"norm": mpl.colors.PowerNorm(power, **limits)}
         if diverging:
             limit = np.abs(scale).max()
             style = {"cmap": "PuOr", "vmin": -limit, "vmax": limit, "alpha": 0.8}
@@ -197,12 +202,13 @@ def _small_bar(fig: Figure, drawn: Any, ax: Any) -> None:
     bar.outline.set_linewidth(0.4)
 
 
-def matrices(panels: Mapping[str, np.ndarray], *, label: str = "cosine similarity") -> Figure:
+def matrices(panels: Mapping[str, Any], *, label: str = "cosine similarity") -> Figure:
     """Square matrices side by side on one scale, the smallest value to one."""
     fig, axes = plt.subplots(1, len(panels), figsize=(WIDTH * len(panels) / 3, 2.7), squeeze=False)
-    low = min(float(np.min(matrix)) for matrix in panels.values())
-    for ax, (name, matrix) in zip(axes.flat, panels.items()):
-        drawn = ax.imshow(matrix, vmin=min(low, 0), vmax=1)
+    arrays = {name: np.asarray(matrix) for name, matrix in panels.items()}
+    low = np.floor(min(float(matrix.min()) for matrix in arrays.values()) * 10) / 10
+    for ax, (name, matrix) in zip(axes.flat, arrays.items()):
+        drawn = ax.imshow(matrix, vmin=low, vmax=1)
         ax.set_title(name)
         ax.tick_params(length=2)
     fig.colorbar(drawn, ax=axes, shrink=0.85, label=label)
@@ -346,6 +352,7 @@ def rollout_flow(
     order = np.argsort(-np.diagonal(merged[-1]), kind="stable")
     pick = np.ix_(order, order)
     fig = plt.figure(figsize=(WIDTH, 1.5 + 9.6 / (depth + 1)))
+    fig.get_layout_engine().set(hspace=0.09)
     axes = fig.subplots(2, depth + 1, width_ratios=[1] * depth + [1.15])
     rows = ([o[pick] for o in operators], [m[pick] for m in merged])
     for row, (panels, symbol) in enumerate(zip(rows, ("H", "H\u0303"))):
@@ -373,7 +380,7 @@ def rollout_flow(
             mutation_scale=9, linewidth=1.2,
         )  # fmt: skip
         fig.add_artist(start)
-        words = "=" if column == 0 else f"× (I + H{scale})"
+        words = "=" if column == 0 else f"× (I+H{scale})"
         axes[1, column].annotate(
             words, (0.56, 1.32), xycoords="axes fraction", fontsize=7.5, color=BLUE, va="center",
             annotation_clip=False,
@@ -393,7 +400,7 @@ def rollout_flow(
                     linewidth=1.2,
                 )
             )
-    _picture(axes[0, depth], image, "image")
+    _picture(axes[0, depth], image, "The image")
     _heat(axes[1, depth], image, importance, grid)
     axes[1, depth].set_title("diagonal of " + rf"$\tilde{{H}}^{{{names[-1].split()[-1]}}}$")
     axes[1, depth].set_xlabel("cluster importance", fontsize=7, labelpad=2)
@@ -431,7 +438,7 @@ def rank_agreement(
         fontsize=7.5,
         color="#8a4b20",
     )
-    axes[0, -1].legend(loc="lower left", bbox_to_anchor=(0.0, 0.1))
+    axes[0, -1].legend(loc="center right", bbox_to_anchor=(1, 0.36))
     return _claim(fig, title)
 
 
@@ -492,7 +499,7 @@ def similarity_before_after(
     if sort is not None:
         panels.append(("By cluster", before[np.ix_(sort, sort)]))
     panels.append(("After", after))
-    fig, axes = plt.subplots(1, len(panels), figsize=(WIDTH, 3.1))
+    fig, axes = plt.subplots(1, len(panels), figsize=(WIDTH, 2.9))
     low = np.floor(float(before.min()) * 10) / 10
     for ax, (name, matrix), note in zip(axes, panels, notes):
         drawn = ax.imshow(matrix, vmin=low, vmax=1, interpolation="nearest")

@@ -260,6 +260,7 @@ def test_models_of_the_hub_see_photographs():
         figures.default_data("embedded") == figures.default_data("shape:llava-1.5-7b") == "scenes"
     )
     assert "COCO" in figures.about("llava-hf/llava-1.5-7b-hf", None, 7)
+    assert figures.about("embedded", None, "/a/b.jpg") == "embedded model, b.jpg, 1 image"
 
 
 def test_models_get_the_prompt_they_were_tuned_with(loaded):

@@ -54,7 +54,13 @@ FIGURES = {
     ),
     "maps": lambda: plots.token_maps(IMAGE, {"a": LABELS, "b": -LABELS}, GRID, diverging=True),
     "shared maps": lambda: plots.token_maps(
-        IMAGE, {str(i): LABELS + i for i in range(6)}, GRID, shared=True, label="x", title="Maps"
+        IMAGE,
+        {str(i): LABELS + i for i in range(6)},
+        GRID,
+        shared=True,
+        power=0.5,
+        plain=True,
+        title="M",
     ),
     "kept": lambda: plots.kept_patches(IMAGE, {"8": LABELS > 1, "4": LABELS > 2}, GRID, title="K"),
     "image": lambda: plots.show_image(IMAGE, GRID, title="image"),
@@ -94,10 +100,10 @@ def test_no_text_is_cut_off_at_the_edge(name):
 
 def test_save_writes_caption_alt_text_and_an_svg_without_a_date(folder):
     written = plots.save(FIGURES["image"](), "figure9_x", "p", caption=" Cap. ", alt="Alt.")
-    assert set(written) == {"png", "svg", "json"}
-    about = json.loads(written["json"].read_text())
+    assert set(written.paths) == {"png", "svg", "json"}
+    about = json.loads(written.paths["json"].read_text())
     assert about == {"name": "figure9_x", "profile": "p", "caption": "Cap.", "alt": "Alt."}
-    text = written["svg"].read_text()
+    text = written.paths["svg"].read_text()
     assert "<dc:date>" not in text and "Matplotlib v" not in text
     assert not list((folder / "p").glob("*.partial"))
 
