@@ -13,10 +13,13 @@ from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
 import dataclasses
 import functools
 import json
+import os
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -236,6 +239,9 @@ def methods(profile: Profile) -> dict[str, Method]:
     table[f"entropy-adaptive-{tail}"] = Method(
         "Entropy-Prune, adaptive count", "entropy", {"keep": keep, "count": "adaptive"}
     )
+    table[f"entropy-layer2-{tail}"] = Method(
+        "Entropy-Prune at FastV's layer", "entropy", {"keep": keep, "layer": 2}
+    )
     return {k: m for k, m in table.items() if m.name is None or m.name in pruning.available()}
 
 
@@ -305,6 +311,14 @@ def ablations(profile: Profile, config: Any) -> dict[str, Method]:
     vary("level", "adaptive", "cluster, adaptive count", count="adaptive")
     vary("level", "token", "token", level="token")
 
+    # FastV prunes at layer 2, after two layers have read every token: the others there, too
+    for name in ("random", "entropy", "selection"):
+        add(f"{name}-{tail}", LABELS[name], name, "place", f"{LABELS[name]}, layer 0", keep=keep)
+        add(f"{name}-layer{deep}-{tail}", f"{LABELS[name]}, layer {deep}", name, "place",
+            f"{LABELS[name]}, layer {deep}", keep=keep, layer=deep)  # fmt: skip
+    if deep == 2:
+        add(f"fastv-{tail}", LABELS["fastv"], "fastv", "place", "FastV, layer 2", keep=keep)
+
     for strategy in STRATEGIES:
         usual = strategy == "adaptive"
         slug = f"selection-{tail}" if usual else f"selection-{strategy}-{tail}"
@@ -362,11 +376,13 @@ def run(
     fresh: bool = False,
     device: str | None = None,
     progress: bool = True,
+    workers: int = 1,
     stages: Sequence[str] = ("captions", "scores", "efficiency"),
 ) -> dict[str, Any]:
     """Compute what is missing of a profile; returns `study.json` as a dict.
 
     fresh: set results that came with the checkout aside first (see `set_aside`).
+    workers: processes that caption; they change no caption.
     """
     if fresh:
         set_aside(profile.profile)
@@ -380,7 +396,7 @@ def run(
 
     if profile.captions and "captions" in stages:
         with _timed(clock, "captions"):
-            _caption(profile, loaded, folder, progress)
+            _caption(profile, loaded, folder, progress, workers)
     if profile.captions and "scores" in stages:
         with _timed(clock, "scores"):
             _score(profile, folder, progress)
@@ -429,7 +445,46 @@ def _timed(clock: dict[str, float], name: str) -> Iterator[None]:
     clock[name] = max(seconds, clock.get(name, 0.0)) if seconds < 5 else seconds
 
 
-def _caption(profile: Profile, loaded: _Lazy, folder: Path, progress: bool) -> None:
+def _caption(
+    profile: Profile, loaded: _Lazy, folder: Path, progress: bool, workers: int = 1
+) -> None:
+    """Caption what is missing, with `workers` processes if there is enough to share."""
+    jobs = _jobs(profile, loaded, folder, progress)
+    missing = 0
+    for job in jobs:
+        _drop_stale(job.folder, job.pruners, job.settings)
+        for slug in job.pruners:
+            with contextlib.suppress(FileNotFoundError):
+                missing -= len(read_records(job.folder / slug))
+            missing += len(job.images)
+    if workers > 1 and missing > WORTH_SHARING:
+        _share(profile, loaded, workers, progress)
+    for job in jobs:
+        job.run(loaded, profile, progress)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """Methods to caption one set of images with."""
+
+    folder: Path
+    images: Sequence[Any]
+    pruners: Mapping[str, Any]
+    settings: Mapping[str, Any]  # of the manifest
+    extra: Mapping[str, Any]
+    prompt: str
+
+    def run(self, loaded: _Lazy, profile: Profile, progress: bool, **place: int) -> None:
+        from . import captioning
+
+        captioning.caption_methods(
+            loaded.loaded.model, loaded.loaded.processor, self.images, self.pruners, self.folder,
+            prompt=self.prompt, parameters=self.extra, batch_size=profile.batch_size,
+            max_new_tokens=profile.max_new_tokens, progress=progress, **place,
+        )  # fmt: skip
+
+
+def _jobs(profile: Profile, loaded: _Lazy, folder: Path, progress: bool) -> list[_Job]:
     from . import captioning
 
     model, processor, name = loaded.loaded
@@ -441,22 +496,60 @@ def _caption(profile: Profile, loaded: _Lazy, folder: Path, progress: bool) -> N
     }  # fmt: skip
     extra = {"source": source, "code": code_digest()}
     main = methods(profile)
-    few = examples(profile, limit=_few(profile), progress=progress)
-    jobs = [("captions", main, examples(profile, progress=progress))]
     # what Table 1 already captions is not captioned again for the ablations
     rest = {k: m for k, m in ablations(profile, model.config).items() if k not in main}
-    jobs.append(("ablations", rest, few))
-    for part, table, images in jobs:
-        pruners = {slug: method.create() for slug, method in table.items()}
-        settings = captioning._parameters(
-            model, prompt, profile.max_new_tokens, images, False, extra
+    few = examples(profile, limit=_few(profile), progress=progress)
+    parts = [("captions", main, examples(profile, progress=progress)), ("ablations", rest, few)]
+    return [
+        _Job(
+            folder / part,
+            images,
+            {slug: method.create() for slug, method in table.items()},
+            captioning._parameters(model, prompt, profile.max_new_tokens, images, False, extra),
+            extra,
+            prompt,
         )
-        _drop_stale(folder / part, pruners, settings)
-        captioning.caption_methods(
-            model, processor, images, pruners, folder / part, prompt=prompt, parameters=extra,
-            batch_size=profile.batch_size, max_new_tokens=profile.max_new_tokens,
-            progress=progress,
-        )  # fmt: skip
+        for part, table, images in parts
+    ]
+
+
+#: image-captions below which one process is as fast as several
+WORTH_SHARING = 200
+
+
+def _share(profile: Profile, loaded: _Lazy, workers: int, progress: bool) -> None:
+    """Several processes caption a share each; batches are the same as those of one process."""
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads),
+                   "ENTROPY_PRUNE_ROOT": str(paths.ROOT)}  # fmt: skip
+    command = [sys.executable, "-m", "lib.study", "--profile", profile.profile]
+    command += ["--device", str(loaded.loaded.model.device)]
+    running = [
+        subprocess.Popen(
+            [*command, "--share", f"{rank}/{workers}", *([] if progress else ["--quiet"])],
+            env=environment, cwd=Path(__file__).parents[1],
+        )
+        for rank in range(workers)
+    ]  # fmt: skip
+    try:
+        failed = [process.wait() for process in running]
+    finally:
+        for process in running:
+            process.kill()
+    if any(failed):
+        raise RuntimeError(
+            "a captioning process stopped (its message is above). All records are kept: run the "
+            "same command again to continue."
+        )
+
+
+def _caption_share(profile: Profile, share: str, device: str | None, progress: bool) -> None:
+    """What one of the processes of `_share` does."""
+    rank, world_size = map(int, share.split("/"))
+    loaded = _Lazy(profile, device)
+    progress = progress and rank == 0
+    for job in _jobs(profile, loaded, paths.results_dir(profile.profile), progress):
+        job.run(loaded, profile, progress, rank=rank, world_size=world_size)
 
 
 def _few(profile: Profile) -> int:
@@ -708,6 +801,13 @@ def _agreement(profile: str, folder: Path) -> dict[str, int] | None:
     return {"same": same, "of": total} if total else None
 
 
+def _default_workers(device: str | None) -> int:
+    import torch
+
+    cpu = device == "cpu" or (device is None and not torch.cuda.is_available())
+    return min(2, os.cpu_count() or 1) if cpu else 1
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; see `python -m lib.study --help`."""
     parser = argparse.ArgumentParser(prog="python -m lib.study", description=__doc__.split("\n")[0])
@@ -721,6 +821,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--data-only", action="store_true", help="only get the images: draw or download them"
     )
+    parser.add_argument(
+        "--workers", type=int, help="processes that caption; default: two on a CPU, one on a GPU"
+    )
+    parser.add_argument("--share", help=argparse.SUPPRESS)
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     options = parser.parse_args(argv)
     try:
@@ -729,10 +833,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             images = fetch(profile, progress=not options.quiet)
             print(f"{options.profile}: {len(images)} images below {images[0].path.parent.parent}")
             return 0
+        if options.share:
+            _caption_share(profile, options.share, options.device, not options.quiet)
+            return 0
         document = run(
-            profile, fresh=options.fresh, device=options.device, progress=not options.quiet
-        )
-    except (ValueError, FileNotFoundError) as error:
+            profile, fresh=options.fresh, device=options.device, progress=not options.quiet,
+            workers=options.workers or _default_workers(options.device),
+        )  # fmt: skip
+    except (ValueError, RuntimeError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     parts = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in document["seconds"].items())

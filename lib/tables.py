@@ -260,7 +260,8 @@ def losses(profile: str, *, metric: str = "CIDEr") -> pd.DataFrame:
 def ablation_numbers(profile: str, *, metric: str = "CIDEr") -> dict[str, pd.DataFrame]:
     """{heading: frame with value, low, high} of every ablation but the sweep."""
     headings = {"clusters": "clusters", "layers": "layers", "rollout": "rollout",
-                "weighting": "weighting", "level": "level", "strategy": "strategy"}  # fmt: skip
+                "weighting": "weighting", "level": "level", "strategy": "strategy",
+                "place": "where it prunes"}  # fmt: skip
     found = study.load_scores(profile)["ablations"].values()
     groups = {}
     for group, heading in headings.items():

@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from lib import captioning, models, paths, study
-from lib.results import read_records
+from lib.results import canonical, read_records
 from lib.selection import STRATEGIES
 from tests import tiny_study
 
@@ -109,7 +109,8 @@ def test_ablations_vary_one_thing_at_a_time(computed, monkeypatch):
     profile = study.load_profile("tiny")
     table = study.ablations(profile, study._config(profile))
     groups = {group for method in table.values() for group in method.groups}
-    assert groups == {"sweep", "clusters", "layers", "rollout", "weighting", "level", "strategy"}
+    assert groups == {"sweep", "clusters", "layers", "rollout", "weighting", "level", "strategy",
+                      "place"}  # fmt: skip
     base = table["entropy-25"].create().options()
     for slug, method in table.items():
         if method.name == "entropy" and "sweep" not in method.groups:
@@ -119,6 +120,7 @@ def test_ablations_vary_one_thing_at_a_time(computed, monkeypatch):
                 "clusters": {"n_clusters", "core_clusters", "tokens_per_cluster"},
                 "layers": {"layers", "source", "layer"},
                 "level": {"level", "count"},
+                "place": {"layer"},
             }.get(group, {group})
             assert changed and changed <= allowed, slug
     rules = {m.groups["strategy"] for m in table.values() if "strategy" in m.groups}
@@ -164,6 +166,20 @@ def test_a_stopped_run_continues_where_it_was(root, monkeypatch):
     now = [{k: v for k, v in r.items() if k != "seconds"} for r in read_records(path)]
     then = [json.loads(line) for line in whole.splitlines()]
     assert now == [{k: v for k, v in r.items() if k != "seconds"} for r in then]
+
+
+def test_two_processes_make_the_same_captions(root, monkeypatch):
+    folder = paths.results_dir("tiny")
+    before = {p.parent.name: p.read_text() for p in folder.glob("*/*/records.jsonl")}
+    shutil.rmtree(folder / "captions")
+    shutil.rmtree(folder / "ablations")
+    monkeypatch.setattr(study, "WORTH_SHARING", 1)
+    tiny_study.run(workers=2, stages=("captions",))
+    after = {p.parent.name: p.read_text() for p in folder.glob("*/*/records.jsonl")}
+    assert before.keys() == after.keys() and not list(folder.rglob("records.rank-*"))
+    for slug, text in before.items():
+        rows = [[json.loads(line) for line in t.splitlines()] for t in (text, after[slug])]
+        assert canonical(rows[0]) == canonical(rows[1]), slug
 
 
 def test_changed_code_or_weights_compute_everything_again(root, monkeypatch):
