@@ -17,13 +17,12 @@ import zipfile
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lib import models
 from lib.captioning import load_image
 from lib.clustering import centroid_gram, kmeans
 from lib.coco import Example, coco_dir, karpathy_json, read_karpathy
@@ -36,9 +35,11 @@ from lib.entropy import (
     unit_tokens,
 )
 from lib.paths import embedded_dir, results_dir
-from lib.pruning.fastv import last_row_attention
 from lib.rollout import importance, rollout
 from lib.selection import coverage
+
+if TYPE_CHECKING:  # transformers takes seconds to import, and stored arrays do not need it
+    from lib import models
 
 #: What an output token can look at, in the order of the sequence.
 PARTS = ("system", "image", "instruction", "output")
@@ -212,6 +213,8 @@ def prompt(name: str, processor: Any, question: str | None = None) -> str:
     Models of ours get the question they were trained on. Others get the paper's question for
     Figure 1 after LLaVA-1.5's system prompt.
     """
+    from lib import models
+
     ours = name == "embedded" or name.startswith("shape:")
     text = models.format_prompt(processor, question or (models.PROMPT if ours else QUESTION))
     return text if ours else f"{SYSTEM} {text}"
@@ -260,7 +263,7 @@ def _settings(model: str | models.Loaded, data: str | None, image: int | str, **
     name = model if isinstance(model, str) else model.name
     data = data or default_data(name)
     folder = embedded_dir() if name == "embedded" or name.startswith("shape:") else Path(name)
-    sums = folder / models.SUMS
+    sums = folder / "SHA256SUMS"
     weights = hashlib.sha256(sums.read_bytes()).hexdigest()[:16] if sums.is_file() else None
     return {"model": name, "weights": weights, "data": data, "image": image, **more} | {
         "format": _FORMAT
@@ -270,6 +273,8 @@ def _settings(model: str | models.Loaded, data: str | None, image: int | str, **
 def load(name: str, **options: Any) -> models.Loaded:
     """`lib.models.load` without its progress bar, which a notebook would keep."""
     from transformers.utils import logging
+
+    from lib import models
 
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
@@ -534,6 +539,8 @@ def attention_shares(
 
 def _watch(stack: ExitStack, module: Any, rows: Tensor, use: Callable[[Tensor], None]) -> None:
     """Hand `use` the attention (rows, positions) of one layer, averaged over heads."""
+    from lib.pruning.fastv import last_row_attention
+
     if not hasattr(module, "q_proj") or hasattr(module, "q_norm"):
         raise TypeError(f"cannot read queries and keys of {type(module).__name__}")
     made: dict[str, Tensor] = {}
