@@ -311,7 +311,7 @@ STYLE = """
 :root { color-scheme: light; }
 * { box-sizing: border-box; }
 body { font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; color: #1d232b;
-  background: #fff; margin: 0 auto; padding: 1rem 1rem 4rem; max-width: 60rem;
+  background: #fff; margin: 0 auto; padding: 1rem 1rem 4rem; max-width: 68rem;
   overflow-wrap: break-word; }
 h1 { font-size: 1.7rem; line-height: 1.25; }
 h2 { font-size: 1.3rem; margin-top: 2.2rem; }
@@ -338,6 +338,12 @@ th, td { padding: .28rem .6rem; text-align: right; border-bottom: 1px solid #dfe
 th:first-child, td:first-child { text-align: left; }
 thead th { border-bottom: 2px solid #9aa5b1; }
 td.wrap { white-space: normal; text-align: left; min-width: 14rem; }
+@media (max-width: 40rem) {
+  h1 { font-size: 1.4rem; }
+  th, td { padding: .22rem .4rem; font-size: .8rem; }
+  .scroll th:first-child { white-space: normal; min-width: 6.2rem; position: sticky; left: 0;
+    background: #fff; }
+}
 """
 
 CELLS = """
@@ -437,8 +443,8 @@ def figures(profile: str | None) -> list[dict[str, Any]]:
 
 
 def _figure_order(path: Path) -> tuple[int, str]:
-    """The paper's figures first, then Table 1's, the ablations and the cost."""
-    order = ("figure", "table", "ablation", "efficiency")
+    """The walkthrough and the paper's figures first, then Table 1's, the ablations and the cost."""
+    order = ("walkthrough", "figure", "table", "ablation", "efficiency")
     place = next((n for n, start in enumerate(order) if path.stem.startswith(start)), len(order))
     return place, path.stem
 

@@ -620,6 +620,12 @@ def _score(profile: Profile, folder: Path, progress: bool) -> None:
         bar.update()
     scored = {k: _with_objects(s, records[k], images, profile) for k, s in scored.items()}
     minor = {k: _with_objects(s, small[k], few, profile) for k, s in minor.items()}
+    default = minor.get(f"entropy-{percent(profile.ablation_keep)}")
+    versus = {
+        k: {m: list(gap) for m, gap in metrics.compare(s, default, n_bootstrap=2000).items()}
+        for k, s in minor.items()
+        if default is not None
+    }
     for slug, one in scored.items():
         one.save(folder / "scores" / f"{slug}.json")
     document = {
@@ -630,7 +636,9 @@ def _score(profile: Profile, folder: Path, progress: bool) -> None:
         "keep": profile.keep,
         "methods": {k: _summary(main[k], scored[k], records[k]) for k in main},
         "differences": _differences(profile, scored),
-        "ablations": {k: _summary(others[k], minor[k], small[k]) for k in others},
+        "ablations": {
+            k: _summary(others[k], minor[k], small[k]) | {"versus": versus.get(k)} for k in others
+        },
     }
     write_atomically(path, json.dumps(document, indent=1, ensure_ascii=False) + "\n")
 

@@ -258,27 +258,23 @@ def losses(profile: str, *, metric: str = "CIDEr") -> pd.DataFrame:
 
 
 def ablation_numbers(profile: str, *, metric: str = "CIDEr") -> dict[str, pd.DataFrame]:
-    """{heading: frame with value, low, high} of every ablation but the sweep."""
-    headings = {"clusters": "clusters", "layers": "layers", "rollout": "rollout",
-                "weighting": "weighting", "level": "level", "strategy": "strategy",
-                "place": "where it prunes"}  # fmt: skip
+    """{ablation: frame with value, low, high}: each setting minus Entropy-Prune's default, paired.
+
+    In points of the metric; the sweep is left out.
+    """
+    headings = {"place": "where it prunes"}
     found = study.load_scores(profile)["ablations"].values()
-    groups = {}
-    for group, heading in headings.items():
-        rows = {
-            row["groups"][group]: [row["values"][metric], *row["intervals"][metric]]
-            for row in found
-            if group in row["groups"]
-        }
-        if rows:
-            frame = pd.DataFrame.from_dict(rows, orient="index", columns=["value", "low", "high"])
-            groups[heading] = 100 * frame
-    return groups
-
-
-def unpruned(profile: str, metric: str) -> float:
-    """The unpruned model's score on the images of the ablations, in per cent."""
-    return 100 * study.load_scores(profile)["ablations"]["unpruned"]["values"][metric]
+    groups: dict[str, dict[str, list[float]]] = {}
+    for row in found:
+        for group, setting in row["groups"].items():
+            if group != "sweep":
+                rows = groups.setdefault(headings.get(group, group), {})
+                rows[setting] = row["versus"][metric][:3]
+    columns = ["value", "low", "high"]
+    return {
+        name: 100 * pd.DataFrame.from_dict(rows, orient="index", columns=columns)
+        for name, rows in groups.items()
+    }
 
 
 def flops_ratios(profile: str) -> pd.DataFrame:
