@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8])
     parser.add_argument("--keep", nargs="+", type=float, default=[0.5])
     parser.add_argument("--new-tokens", type=int, default=64)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=11)
     parser.add_argument("--compiled", action="store_true", help="fuse the static decoding step")
     options = parser.parse_args(argv)
     loaded = load(options.model)
@@ -105,6 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             pruner,
             decoder=decoder,
             new_tokens=options.new_tokens,
+            warmup=3,
             repeats=options.repeats,
         )
         chosen = pruner.options() if pruner else None

@@ -113,7 +113,7 @@ class StaticDecoder:
             logits_to_keep=1,
             **inputs,
         )
-        token = first.logits[:, -1].argmax(-1, keepdim=True)
+        token = _greedy(first.logits)
         if max_new_tokens == 1:
             return torch.cat([input_ids, token], 1)
         buffers = self._fill(first.past_key_values, attention_mask, max_new_tokens)
@@ -220,12 +220,18 @@ class StaticDecoder:
         for layer, slot, group in zip(self.language.layers, buffers.slots, buffers.group_of):
             states = self._layer(layer, states, buffers.masks[group], rotary, slot)
         logits = self.model.lm_head(self.language.norm(states))
-        buffers.token.copy_(logits[:, -1].argmax(-1, keepdim=True))
+        buffers.token.copy_(_greedy(logits))
         buffers.out.index_copy_(1, buffers.step, buffers.token)
         buffers.step.add_(1)
         buffers.positions.add_(1)
         for place in buffers.places:
             place.add_(1)
+
+
+def _greedy(logits: Tensor) -> Tensor:
+    """The most likely token, `(batch, 1)`; in float32 as in `generate`, so that exact ties of half
+    precision fall the same way."""
+    return logits[:, -1].float().argmax(-1, keepdim=True)
 
 
 def _run_layer(
