@@ -8,14 +8,13 @@ with `check=False` a CUDA call never waits for the host.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from lib.entropy import _as_gram, full_precision, unit_tokens
+from lib.entropy import _as_gram, constants, fast, full_precision, unit_tokens
 
 _TRIALS = 4  # candidates per step of the greedy k-means++ seeding
 _GRID = 2.0**16  # squared distances are compared on a grid of 1/65536 of the mean squared norm
@@ -41,15 +40,11 @@ class KMeans(NamedTuple):
     inertia: Tensor
 
 
-@functools.lru_cache(maxsize=64)
-@torch.inference_mode(False)
+@constants
 def _uniforms(
     seeds: tuple[int, ...], steps: int, dtype: torch.dtype, device: torch.device
 ) -> Tensor:
-    """Uniform numbers (len(seeds), steps, trials), each item's from its own seed.
-
-    Kept on the device: a copy from the host could not be captured in a CUDA graph.
-    """
+    """Uniform numbers (len(seeds), steps, trials), each item's from its own seed."""
     rows = []
     for seed in seeds:
         generator = torch.Generator().manual_seed(seed)
@@ -113,6 +108,27 @@ def _refill(labels: Tensor, distance: Tensor, n_clusters: int) -> Tensor:
     return padded.scatter(-1, target, clusters)[:, :size]
 
 
+def clusters_of_unit_gram(
+    matrix: Tensor, n_clusters: int, *, random_state: int | Sequence[int], n_iter: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Labels, counts and distances of `kmeans` by `lib.kernels`, where `fast(matrix)` holds.
+
+    `matrix` (..., N, N) must have a diagonal of ones: the kernels count distances in int32.
+    """
+    lead, size = matrix.shape[:-2], matrix.shape[-1]
+    flat = matrix.reshape(-1, size, size)
+    seeds = item_seeds(random_state, flat.shape[0])
+    uniforms = _uniforms(seeds, n_clusters, torch.float64, matrix.device)
+    labels, counts, distances = fast(matrix).kmeans(
+        flat, n_clusters, uniforms, n_iter=n_iter, refill_every=_REFILL_EVERY
+    )
+    return (
+        labels.reshape(*lead, size),
+        counts.reshape(*lead, n_clusters),
+        distances.reshape(*lead, size),
+    )
+
+
 @torch.no_grad()
 @full_precision
 def kmeans(
@@ -148,6 +164,12 @@ def kmeans(
         )
     if n_iter < 1:
         raise ValueError(f"n_iter must be at least 1, got {n_iter}")
+    if not gram and fast(matrix) is not None:
+        labels, counts, distances = clusters_of_unit_gram(
+            matrix, n_clusters, random_state=random_state, n_iter=n_iter
+        )
+        centroids = centroid_gram(matrix, labels, n_clusters, gram=True, check=False)
+        return KMeans(labels, centroids, distances, counts, distances.sum(-1))
     lead = matrix.shape[:-2]
     matrix = matrix.reshape(-1, size, size)
     norms = matrix.diagonal(dim1=-2, dim2=-1)

@@ -13,6 +13,9 @@ stays in the type of the result: its float32 scores are good to about 1e-5 / N. 
 `torch.set_float32_matmul_precision("highest")`, PyTorch's default: TF32 Grams are not positive
 semi-definite. Autocast is switched off inside.
 
+On CUDA with Triton, float32 results come from the kernels of `lib.kernels`, which compute the same
+thing; `fast` decides, and `use_kernels(False)` keeps to plain PyTorch.
+
 Validation reads the data, which makes a GPU wait. `check=False` skips it; the Cholesky routes then
 never synchronise with the host and can be captured in a CUDA graph (after one warm-up call).
 """
@@ -23,6 +26,7 @@ import contextlib
 import functools
 import math
 from collections.abc import Callable, Iterator
+from types import ModuleType
 from typing import Any, TypeVar
 
 import torch
@@ -46,6 +50,56 @@ def full_precision(function: _Function) -> _Function:
             return function(*args, **kwargs)
 
     return wrapped  # type: ignore[return-value]
+
+
+# --- kernels --------------------------------------------------------------------------------------
+
+_kernel_devices = ("cuda",)  # the tests add "cpu" under Triton's interpreter
+_kernels_wanted = True
+
+
+@contextlib.contextmanager
+def use_kernels(wanted: bool) -> Iterator[None]:
+    """Within the block, take the Triton kernels where they apply, or never (`wanted=False`)."""
+    global _kernels_wanted
+    before, _kernels_wanted = _kernels_wanted, wanted
+    try:
+        yield
+    finally:
+        _kernels_wanted = before
+
+
+@functools.cache
+def _kernels() -> ModuleType | None:
+    try:
+        from lib import kernels
+    except ImportError:  # Triton is not there
+        return None
+    return kernels
+
+
+@functools.cache
+def _capable(device: torch.device) -> bool:
+    if device.type != "cuda":
+        return True
+    return torch.version.hip is None and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def fast(tensor: Tensor) -> Any:
+    """The module `lib.kernels` if it serves `tensor` (..., N, any), else None.
+
+    It needs CUDA of compute capability 8.0 or more, Triton, at most float32, 16 <= N <= 4096 and no
+    gradient.
+    """
+    if not _kernels_wanted or tensor.device.type not in _kernel_devices:
+        return None
+    if tensor.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        return None
+    if not 16 <= tensor.shape[-2] <= 4096 or not tensor.numel():
+        return None
+    if torch.is_grad_enabled() and tensor.requires_grad:
+        return None
+    return _kernels() if _capable(tensor.device) else None
 
 
 # --- input ----------------------------------------------------------------------------------------
@@ -119,6 +173,10 @@ def gram(tokens: Tensor, *, check: bool = True) -> Tensor:
     >>> gram(torch.tensor([[3.0, 0.0], [0.0, 2.0], [1.0, 0.0]])).tolist()
     [[1.0, 0.0, 1.0], [0.0, 1.0, 0.0], [1.0, 0.0, 1.0]]
     """
+    if isinstance(tokens, Tensor) and tokens.ndim >= 2 and (kernels := fast(tokens)) is not None:
+        if check:
+            unit_tokens(tokens)
+        return kernels.gram(tokens)
     tokens = unit_tokens(tokens, check=check)
     product = tokens @ tokens.mT
     product = (product + product.mT) / 2
@@ -184,6 +242,29 @@ def effective_rank(tokens: Tensor, *, gram: bool = False, check: bool = True) ->
     return matrix_entropy(tokens, gram=gram, check=check).exp()
 
 
+_held: dict[int, Any] = {}
+
+
+def constants(function: _Function) -> _Function:
+    """Cache the tensors that `function` makes of hashable arguments, and keep them on their device.
+
+    A copy from the host could not be captured in a CUDA graph, and a graph reads its constants at
+    every replay: what was used in a capture is never dropped.
+    """
+    # Made outside inference mode, so that the cached tensors serve autograd too.
+    cached = functools.lru_cache(maxsize=64)(torch.inference_mode(False)(function))
+
+    @functools.wraps(function)
+    def wrapped(*args: Any) -> Any:
+        result = cached(*args)
+        first = result[0] if isinstance(result, tuple) else result
+        if first.is_cuda and torch.cuda.is_current_stream_capturing():
+            _held[id(first)] = result
+        return result
+
+    return wrapped  # type: ignore[return-value]
+
+
 # --- quadrature -----------------------------------------------------------------------------------
 #
 # With c_i = K_ii, P_ij = U_ij² (c_i - λ_j)² and r_i(t) = Σ_j P_ij / (λ_j + t) / (c_i + t) >= 0,
@@ -196,10 +277,9 @@ def effective_rank(tokens: Tensor, *, gram: bool = False, check: bool = True) ->
 # integrands are analytic in a strip of half-width π: the trapezoid rule errs by exp(-2π² / step).
 
 
-@functools.lru_cache(maxsize=64)
-@torch.inference_mode(False)  # the cached tensors must serve autograd too
+@constants
 def _quadrature(
-    nodes: int, size: int, working: torch.dtype, device: torch.device
+    nodes: int, size: int, working: torch.dtype, device: torch.device, reach: float = 8.5
 ) -> tuple[Tensor, Tensor]:
     """Nodes t_q and weights w_q, for a Gram matrix scaled to trace `size`; each of shape (nodes,).
 
@@ -208,7 +288,7 @@ def _quadrature(
     """
     # In float32 a Cholesky factor needs t well above the rounding of the pivots.
     low = -18.0 if working == torch.float64 else math.log(16 * 1.2e-7 * math.sqrt(size))
-    high = 8.5 + math.log(size)
+    high = reach + math.log(size)
     step = (high - low) / (nodes - 1)
     s = torch.linspace(low, high, nodes, dtype=torch.float64)
     factor = torch.ones_like(s)  # ∫ f dt = step · Σ factor · f(t) · t
@@ -219,6 +299,12 @@ def _quadrature(
     factor[-2] += -(r**3) / (1 - r) ** 2 + r**4 / (1 - r * r) / (1 - r)
     t = s.exp()
     return t.to(device, working), (step * factor * t).to(device, working)
+
+
+def _kernel_quadrature(nodes: int | None, matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Nodes and weights for the kernels: by default 18, which err by about 1e-5 / N in S."""
+    size, dtype, device = matrix.shape[-1], matrix.dtype, matrix.device
+    return _quadrature(nodes or 18, size, dtype, device, 8.5 if nodes else 6.5)
 
 
 def _nodes(nodes: int | None, working: torch.dtype) -> int:
@@ -258,9 +344,16 @@ def _blocks(matrix: Tensor, nodes: int, reference: Tensor) -> Iterator[tuple[Ten
         yield part, w[start : start + chunk], solved
 
 
-def _losses(matrix: Tensor, nodes: int, solver: str) -> tuple[Tensor, Tensor]:
+def _losses(matrix: Tensor, nodes: int | None, solver: str) -> tuple[Tensor, Tensor]:
     """d_i = F - F without i and (K log K)_ii, each (..., N), of a Gram matrix of trace N."""
     c = matrix.diagonal(dim1=-2, dim2=-1)
+    if solver == "cholesky" and (kernels := fast(matrix)) is not None:
+        t, w = _kernel_quadrature(nodes, matrix)
+        r = kernels.resolvent_diagonal(matrix, t)
+        losses = _xlogx(c) + (torch.log1p(r) * w.unsqueeze(-1)).sum(-2)
+        shares = r / (c.unsqueeze(-2) + t.unsqueeze(-1))
+        return losses, _xlogx(c) + (shares * (t * w).unsqueeze(-1)).sum(-2)
+    nodes = _nodes(nodes, matrix.dtype)
     if solver == "eigh":
         values, vectors = torch.linalg.eigh(matrix)
         values = values.clamp_min(0)
@@ -323,7 +416,8 @@ def leave_one_out(
     matrix = _as_gram(tokens, gram_given=gram, check=check)
     solver = _solver(solver, matrix.device)
     size, dtype = matrix.shape[-1], matrix.dtype
-    nodes = _nodes(nodes, dtype if solver == "cholesky" else torch.float64)
+    if nodes is not None:
+        _nodes(nodes, dtype)
     if size == 1:
         return matrix.new_zeros(matrix.shape[:-1])
     if method == "naive":
@@ -396,7 +490,7 @@ def entropy_operator(
     matrix = _as_gram(tokens, gram_given=gram, check=check)
     solver = _solver(solver, matrix.device)
     size, dtype = matrix.shape[-1], matrix.dtype
-    nodes = _nodes(nodes, dtype)
+    chosen = _nodes(nodes, dtype)
     working = matrix if solver == "cholesky" else matrix.double()
     trace = working.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
     if solver == "eigh":
@@ -407,7 +501,12 @@ def entropy_operator(
     scaled = working * (size / trace)
     ones = torch.ones_like(scaled[..., 0])
     k_log_k = scaled - torch.diag_embed(ones)
-    for t, w, solved in _blocks(scaled, nodes, ones):
+    if (kernels := fast(scaled)) is not None:
+        t, w = _kernel_quadrature(nodes, scaled)
+        between = kernels.resolvent_sum(scaled, t, t * w / (1 + t).square())
+        operator = (scaled * math.log(size) - k_log_k - k_log_k @ between @ k_log_k) / size
+        return (operator + operator.mT) / 2
+    for t, w, solved in _blocks(scaled, chosen, ones):
         root = (t * w).sqrt() / (1 + t)
         tall = (solved * root[:, None, None]).flatten(-3, -2)  # (..., q · N, N)
         k_log_k = k_log_k + tall.mT @ tall

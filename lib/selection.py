@@ -9,19 +9,20 @@ loop runs over the k picks.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from lib.clustering import centroid_gram, item_seeds, kmeans
+from lib.clustering import centroid_gram, clusters_of_unit_gram, item_seeds, kmeans
 from lib.entropy import (
     _as_gram,
     _nodes,
     _quadrature,
+    constants,
     entropy_operator,
+    fast,
     full_precision,
     leave_one_out,
     unit_tokens,
@@ -131,7 +132,7 @@ def coverage(tokens: Tensor, mask: Tensor, *, gram: bool = False, check: bool = 
 
 
 def _cluster_scores(
-    views: Sequence[Tensor],
+    views: Sequence[Tensor] | Tensor,
     labels: Tensor,
     counts: Tensor,
     *,
@@ -140,10 +141,17 @@ def _cluster_scores(
     solver: str,
     gram: bool,
 ) -> Tensor:
-    """Importance (..., M) of the clusters from the tokens of one or more layers."""
+    """Importance (..., M) of the clusters from the tokens of one or more layers.
+
+    Views stacked in one tensor go through every step together.
+    """
     n_clusters = counts.shape[-1]
     merged = []
-    for view in views:
+    stacked = isinstance(views, Tensor)
+    several = len(views) > 1
+    if stacked:
+        labels, counts = labels.expand(views.shape[:-1]), counts.expand(len(views), *counts.shape)
+    for view in [views] if stacked else views:
         if weighting == "token-sum":
             scores = leave_one_out(view, gram=gram, solver=solver, check=False)
             zeros = torch.zeros(counts.shape, dtype=scores.dtype, device=scores.device)
@@ -156,11 +164,13 @@ def _cluster_scores(
         if weighting == "mass":
             weight = weight * counts.to(weight.dtype).sqrt()
         centroids = centroids * weight.unsqueeze(-1) * weight.unsqueeze(-2)
-        if len(views) == 1 or rollout == "scores":
+        if not several or rollout == "scores":
             merged.append(leave_one_out(centroids, gram=True, solver=solver, check=False))
         else:
             merged.append(entropy_operator(centroids, gram=True, solver=solver, check=False))
-    if len(views) == 1:
+    if stacked:
+        merged, counts = list(merged[0].unbind()), counts[0]
+    if not several:
         scores = merged[0]
     else:
         variant = "scores" if weighting == "token-sum" else rollout
@@ -185,6 +195,15 @@ def _views(tokens: Tensor | None, layers: Sequence[Tensor] | None) -> list[Tenso
             "must describe the same tokens"
         )
     return views
+
+
+def _stacked_grams(views: Sequence[Tensor], *, gram: bool) -> Tensor | None:
+    """Gram matrices (L, ..., N, N) of tokens at all layers if `lib.kernels` serves them."""
+    first = views[0]
+    if gram or any(v.shape != first.shape or v.dtype != first.dtype for v in views):
+        return None
+    kernels = fast(first)
+    return None if kernels is None else kernels.gram(torch.stack(list(views)))
 
 
 @torch.no_grad()
@@ -256,24 +275,42 @@ def hierarchical(
     if check:  # k-means looks at the last layer
         for view in views[:-1]:
             _as_gram(view, gram_given=True, check=True) if gram else unit_tokens(view)
-    clusters = kmeans(
-        views[-1], n_clusters, random_state=random_state, n_iter=n_iter, gram=gram, check=check
-    )
-    labels, counts = clusters.labels, clusters.counts
+    grams = _stacked_grams(views, gram=gram) if n_clusters <= size and n_iter >= 1 else None
+    if grams is not None:
+        if check:
+            unit_tokens(views[-1])
+        labels, counts, distances = clusters_of_unit_gram(
+            grams[-1], n_clusters, random_state=random_state, n_iter=n_iter
+        )
+    else:
+        labels, _, distances, counts, _ = kmeans(
+            views[-1], n_clusters, random_state=random_state, n_iter=n_iter, gram=gram, check=check
+        )
     scores = _cluster_scores(
-        views,
+        views if grams is None else grams,
         labels,
         counts,
         rollout=rollout,
         weighting=weighting,
         solver=solver,
-        gram=gram,
+        gram=gram or grams is not None,
     )
+    if grams is not None:
+        mask, core = fast(grams).choose(
+            scores,
+            counts,
+            labels,
+            distances,
+            cores=core_clusters,
+            per_cluster=tokens_per_cluster,
+            budget=None if budget == "adaptive" else budget,
+        )
+        return Selection(mask, labels, scores, core)
     cluster_rank = _rank(_order(scores, descending=True))
     core = (cluster_rank < core_clusters) & (counts > 0)
 
     # The rank of each token within its cluster, by distance to the centroid.
-    near = _rank(_order(clusters.distances, descending=False))
+    near = _rank(_order(distances, descending=False))
     by_cluster = _rank((labels * size + near).argsort(dim=-1))
     first = (counts.cumsum(-1) - counts).gather(-1, labels)
     place = by_cluster - first
@@ -321,6 +358,14 @@ def token_level(
     size = views[-1].shape[-2]
     _check_k(k, size, views[-1].shape)
     options: dict[str, Any] = {"gram": gram, "solver": solver, "check": check}
+    together = len(views) > 1 and rollout != "scores"
+    if together and (grams := _stacked_grams(views, gram=gram)) is not None:
+        if check:
+            for view in views:
+                unit_tokens(view)
+        operators = entropy_operator(grams, gram=True, solver=solver, check=False)
+        scores = importance(merge(operators, rollout), rollout)
+        return _mask(top_k(scores, k, check=check), size)
     if len(views) == 1:
         scores = leave_one_out(views[0], method, **options)
     elif rollout == "scores":
@@ -495,10 +540,9 @@ def k_medoids(tokens: Tensor, k: int, *, random_state: int = 0, **options: Any) 
     return hierarchical(tokens, k, k, 1, budget=k, random_state=random_state, **options).mask
 
 
-@functools.lru_cache(maxsize=64)
-@torch.inference_mode(False)
+@constants
 def _permutations(seeds: tuple[int, ...], size: int, device: torch.device) -> Tensor:
-    """Permutations (len(seeds), size), kept on the device as `lib.clustering` keeps its numbers."""
+    """Permutations (len(seeds), size), kept on the device."""
     rows = [torch.randperm(size, generator=torch.Generator().manual_seed(s)) for s in seeds]
     return torch.stack(rows).to(device)
 

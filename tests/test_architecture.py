@@ -45,7 +45,13 @@ def standard_library():
 def test_the_pure_quartet_imports_only_torch(name):
     others, ours = imports(ROOT / "lib" / f"{name}.py")
     assert others - standard_library() <= {"torch"}
-    assert ours <= PURE | {"_checks"}
+    assert ours <= PURE | {"_checks", "kernels"}
+
+
+def test_the_kernels_import_only_triton_and_torch():
+    others, ours = imports(ROOT / "lib" / "kernels.py")
+    assert others - standard_library() <= {"torch", "triton"}
+    assert not ours
 
 
 def test_pruning_imports_the_pure_quartet_and_nothing_else_of_ours():

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..selection import hierarchical, token_level
 from .base import ImageTokens
+from .capture import graphs
 from .states import StatePruner
 
 
@@ -46,6 +47,12 @@ class EntropyPrune(StatePruner, name="entropy"):
         if self.tokens_per_cluster < 1:
             raise ValueError(f"tokens_per_cluster must be >= 1, got {self.tokens_per_cluster}")
 
+    #: what `_select` depends on
+    _options = (
+        "keep", "level", "count", "n_clusters", "core_clusters", "tokens_per_cluster", "rollout",
+        "weighting", "random_state",
+    )  # fmt: skip
+
     @property
     def exact(self) -> bool:
         return self.count == "exact"
@@ -55,15 +62,20 @@ class EntropyPrune(StatePruner, name="entropy"):
         return self.keep == 1 and (self.exact or self.core_clusters is None)
 
     def select(self, images: ImageTokens) -> Tensor:
-        states = self.layer_states(images)
-        tokens, keep = states[-1], self.budget(images.tokens)
+        # On CUDA a repeated call replays a captured graph: everything but the states is in the key.
+        options = tuple(getattr(self, name) for name in self._options)
+        return graphs((type(self), options), self._select, self.layer_states(images))
+
+    def _select(self, states: list[Tensor]) -> Tensor:
+        tokens, size = states[-1], states[-1].shape[-2]
+        keep = self.budget(size)
         layers = states if len(states) > 1 else None
         if self.level == "token":
             return token_level(tokens, keep, layers=layers, rollout=self.rollout, check=False)
         cores = self.core_clusters or max(1, -(-keep // self.tokens_per_cluster))
         return hierarchical(
             tokens,
-            self.n_clusters or min(images.tokens, 2 * cores),
+            self.n_clusters or min(size, 2 * cores),
             cores,
             self.tokens_per_cluster,
             layers=layers,

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..selection import STRATEGIES
 from .base import ImageTokens
+from .capture import graphs
 from .states import StatePruner
 
 
@@ -31,10 +32,15 @@ class SelectionPrune(StatePruner, name="selection"):
             raise ValueError(f"cover must be at least 0, got {self.cover}")
 
     def select(self, images: ImageTokens) -> Tensor:
+        # On CUDA a repeated call replays a captured graph: everything but the states is in the key.
+        key = (type(self), self.keep, self.strategy, self.cover, self.random_state)
+        return graphs(key, self._select, self.layer_states(images)[-1:])
+
+    def _select(self, states: list[Tensor]) -> Tensor:
         options = {"cover": self.cover} if self.strategy == "adaptive" else {}
         return STRATEGIES[self.strategy](
-            self.layer_states(images)[-1],
-            self.budget(images.tokens),
+            states[-1],
+            self.budget(states[-1].shape[-2]),
             random_state=self.random_state,
             check=False,
             **options,
