@@ -509,18 +509,18 @@ def attention_shares(
     ids = inputs["input_ids"]
     length, count = ids.shape[1], len(answer)
     full = torch.cat([ids, answer[None, :-1]], 1)
-    rows = torch.arange(length - 1, length - 1 + count, device=ids.device)
-    spots = (full[0] == model.config.image_token_id).nonzero().squeeze(1)
-    position = torch.arange(full.shape[1], device=ids.device)
+    rows = torch.arange(length - 1, length - 1 + count)
+    spots = (full[0] == model.config.image_token_id).nonzero().squeeze(1).cpu()
+    position = torch.arange(full.shape[1])
     part = torch.where(position < spots[0], 0, 2)
     part = torch.where(position >= length, 3, part)
     part[spots] = 1
-    indicator = torch.nn.functional.one_hot(part, len(PARTS)).float()
+    indicator = torch.nn.functional.one_hot(part, len(PARTS)).float().cpu()
     found: list[tuple[Tensor, Tensor]] = []
 
     def reduce(weights: Tensor) -> None:
-        mean = weights.mean(0)
-        found.append(((mean @ indicator.to(mean.device)).cpu(), mean[spots].cpu()))
+        mean = weights.mean(0).cpu()
+        found.append((mean @ indicator, mean[spots]))
 
     with ExitStack() as stack:
         for layer in model.model.language_model.layers:
@@ -556,7 +556,7 @@ def _watch(stack: ExitStack, module: Any, rows: Tensor, use: Callable[[Tensor], 
         length = key.shape[1]
         place = torch.arange(length, device=key.device)
         weights = []
-        for chunk in rows.split(8):  # each row becomes a batch item that ends there
+        for chunk in rows.to(key.device).split(8):  # each row becomes a batch item that ends there
             valid = place <= chunk[:, None]
             batch = len(chunk)
             weights.append(

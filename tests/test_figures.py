@@ -1,5 +1,6 @@
 """What the figures take from a model, checked against the model's own outputs."""
 
+import copy
 import json
 
 import numpy as np
@@ -169,6 +170,18 @@ def test_attention_is_stored_and_read_back(loaded, picture, profile):
     assert one.text == two.text and one.counts == two.counts and one.counts[1] == 36
     assert (one.shares == two.shares).all() and (one.maps == two.maps).all()
     np.testing.assert_allclose(one.shares[:, 1], one.maps.sum(1), rtol=1e-4)
+
+
+def test_half_precision_gives_the_same_figures_but_for_rounding(loaded, picture, profile):
+    half = loaded._replace(model=copy.deepcopy(loaded.model).bfloat16(), name="half")
+    ask = {"image": picture, "data": "scenes"}
+    full, low = (figures.tokens("p", model=m, **ask).tokens for m in (loaded, half))
+    assert low.dtype == torch.float32
+    torch.testing.assert_close(gram(low), gram(full), atol=0.05, rtol=0)
+    grams = figures.centroids("p", model=half, n_clusters=4, **ask).grams
+    assert grams.dtype == torch.float32 and torch.isfinite(grams).all()
+    shares = figures.attention("p", model=half, max_new_tokens=3, **ask).shares
+    np.testing.assert_allclose(shares.sum(1), 1, atol=0.02)
 
 
 def test_the_stored_file_saves_loading_the_model(loaded, picture, profile, monkeypatch):
