@@ -50,7 +50,9 @@ NOTEBOOKS := $(sort $(wildcard notebooks/[0-8][0-9]_*.ipynb))
 VALIDATED := $(NOTEBOOKS)
 PROFILE_FILE := notebooks/profiles/$(PROFILE).yaml
 REPORT := reports/$(PROFILE)
-EXECUTED := $(NOTEBOOKS:notebooks/%=$(REPORT)/%)
+# a profile may name the few notebooks that make sense for it
+CHOSEN := $(subst ",,$(shell sed -n 's/^notebooks: *//p' $(PROFILE_FILE) 2>/dev/null))
+EXECUTED := $(patsubst notebooks/%,$(REPORT)/%,$(if $(CHOSEN),$(foreach n,$(CHOSEN),$(filter notebooks/$(n)_%,$(NOTEBOOKS))),$(NOTEBOOKS)))
 PAGES := $(EXECUTED:.ipynb=.html)
 # What decides the captions; a change here computes anew what it concerns.
 REPORTING := $(addprefix lib/,__init__.py bench.py benchmark.py cocoeval.py curves.py decoding.py doctor.py download.py \

@@ -75,6 +75,8 @@ class Profile:
     captions: False for random weights, whose captions mean nothing: only the cost is measured.
     ablation_limit, ablation_keep, sweep: images and keep rate of the ablations, and the keep rates
         of the sweep.
+    efficiency: options of the timing, see `_efficiency`.
+    notebooks: numbers of the notebooks to run, such as "06 08"; all by default.
     metrics: those of Table 1; the ablations take the ones that need no METEOR and no SPICE.
     """
 
@@ -100,6 +102,7 @@ class Profile:
     ablation_metrics: tuple[str, ...] = ("BLEU-4", "CIDEr")
     n_bootstrap: int = 1000
     efficiency: dict[str, Any] = field(default_factory=dict)
+    notebooks: str = ""
 
     def __post_init__(self) -> None:
         for name in ("keep", "ablation_keep"):

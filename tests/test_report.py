@@ -350,6 +350,14 @@ def test_make_stops_at_a_failed_notebook_and_continues_later(checkout):
     assert (checkout / "reports/embedded/index.html").exists()
 
 
+def test_make_runs_the_notebooks_a_profile_names(checkout):
+    (checkout / "notebooks/profiles/few.yaml").write_text('profile: few\nnotebooks: "02"\n')
+    calls = make(checkout, "reproduce", "PROFILE=few")
+    assert [c for c in calls if " run " in c] == [
+        "lib.report run notebooks/02_b.ipynb --profile few"
+    ]
+
+
 def test_make_names_the_profiles_it_knows(checkout):
     done = subprocess.run(
         ["make", "reproduce", "PROFILE=nope"], cwd=checkout, capture_output=True, text=True
