@@ -245,6 +245,9 @@ def methods(profile: Profile) -> dict[str, Method]:
     table[f"entropy-layer2-{tail}"] = Method(
         "Entropy-Prune at FastV's layer", "entropy", {"keep": keep, "layer": 2}
     )
+    table[f"selection-layer2-{tail}"] = Method(
+        "Entropy + coverage at FastV's layer", "selection", {"keep": keep, "layer": 2}
+    )
     return {k: m for k, m in table.items() if m.name is None or m.name in pruning.available()}
 
 
@@ -292,10 +295,7 @@ def ablations(profile: Profile, config: Any) -> dict[str, Method]:
                                         "tokens_per_cluster": per_cluster}),
             )  # fmt: skip
 
-    depth = config.vision_config.num_hidden_layers + 1
-    feature = config.vision_feature_layer
-    last = feature if isinstance(feature, int) else feature[-1]
-    last = last if last >= 0 else depth + last
+    last = _feature(config)
     for first in sorted({last, last - 1, last - 3, last // 2, 0}, reverse=True):
         if first >= 0:
             usual = first == max(0, last - 3)
@@ -328,6 +328,13 @@ def ablations(profile: Profile, config: Any) -> dict[str, Method]:
         add(slug, LABELS["selection"] if usual else strategy, "selection", "strategy", strategy,
             keep=keep, **({} if usual else {"strategy": strategy}))  # fmt: skip
     return table
+
+
+def _feature(config: Any) -> int:
+    """The hidden state of the vision tower that the projector reads (0: the embeddings)."""
+    feature = config.vision_feature_layer
+    last = feature if isinstance(feature, int) else feature[-1]
+    return last if last >= 0 else config.vision_config.num_hidden_layers + 1 + last
 
 
 # ---------------------------------------------------------------------------- code
@@ -772,7 +779,8 @@ def _efficiency(profile: Profile, loaded: _Lazy, folder: Path, progress: bool) -
         return
 
     from .benchmark import analytic, prompts
-    from .efficiency import Shape, latency, machine
+    from .efficiency import Shape, latency, machine, vision_flops
+    from .pruning.tome import schedule
 
     model, _, name = loaded.loaded
     shape = Shape.of(model.config)
@@ -789,6 +797,10 @@ def _efficiency(profile: Profile, loaded: _Lazy, folder: Path, progress: bool) -
         )  # fmt: skip
         chosen = pruner.options() if pruner is not None else None
         row["flops"] = analytic(shape, chosen, row["kept"], text)
+        if chosen and chosen["method"] == "tome":  # it also spares the vision tower work
+            tokens = shape.visual_tokens
+            plan = schedule(tokens, max(1, round(chosen["keep"] * tokens)), _feature(model.config))
+            row["flops"]["vision"] = vision_flops(shape, merged=plan)
         rows.append(row)
         document = {
             "settings": settings, "model": "embedded" if name == "embedded" else profile.model,
