@@ -407,7 +407,9 @@ def _make_static(document: NotebookNode, profile: str | None, title: str) -> Non
             continue
         for output in cell.get("outputs", ()):
             data = output.get("data", {})
-            if WIDGET in data:
+            if WIDGET in data and "text/html" in data:  # brings its own static form
+                del data[WIDGET]
+            elif WIDGET in data:
                 note = "Controls move in JupyterLab; this page shows the state they start in."
                 output["data"] = nbformat.from_dict({"text/html": f'<p class="note">{note}</p>'})
             if "image/png" in data:
