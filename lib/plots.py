@@ -34,20 +34,42 @@ WIDTH = 7.4  # inches, of every figure
 # --- saving -----------------------------------------------------------------------------------
 
 
-class Saved:
-    """A saved figure; a notebook shows its PNG, with the alt text. `paths` maps kind to file."""
+class Picture:
+    """A drawn figure as a notebook shows it: a PNG with a text alternative.
 
-    def __init__(self, paths: dict[str, Path], alt: str) -> None:
-        self.paths, self.alt = paths, alt
+    `paths` maps kind to file for a saved figure and is empty otherwise.
+    """
+
+    def __init__(
+        self, png: bytes, alt: str, width: float, paths: Mapping[str, Path] | None = None
+    ) -> None:
+        self.png, self.alt, self.width, self.paths = png, alt, int(width), dict(paths or {})
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> tuple[dict, dict]:
-        picture = self.paths["png"].read_bytes()
-        text = f"{self.paths['png'].stem}: {', '.join(self.paths)}"
-        data = {"image/png": base64.b64encode(picture).decode(), "text/plain": text}
-        return data, {"image/png": {"alt": self.alt, "width": int(WIDTH * 100)}}
+        name = f"{self.paths['png'].stem}: {', '.join(self.paths)}" if self.paths else "a picture"
+        data = {"image/png": base64.b64encode(self.png).decode(), "text/plain": name}
+        return data, {"image/png": {"alt": self.alt, "width": self.width}}
 
 
-def save(fig: Figure, name: str, profile: str, *, caption: str, alt: str) -> Saved:
+def show(fig: Figure, *, alt: str) -> Picture:
+    """The figure as the last value of a notebook cell, with an alt text and without saving it."""
+    if not alt.strip():
+        raise ValueError("alt must not be empty")
+    png = _rendered(fig, "png", dpi=110)
+    plt.close(fig)
+    return Picture(png, alt.strip(), 100 * fig.get_figwidth())
+
+
+def _rendered(fig: Figure, kind: str, **options: Any) -> bytes:
+    """The bytes of a figure, which depend on the figure alone: no date, fixed ids."""
+    buffer = io.BytesIO()
+    metadata = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}[kind]
+    with mpl.rc_context({"svg.hashsalt": "entropy-prune"}):
+        fig.savefig(buffer, format=kind, metadata=metadata, **options)
+    return buffer.getvalue()
+
+
+def save(fig: Figure, name: str, profile: str, *, caption: str, alt: str) -> Picture:
     """Write `figures/<profile>/<name>.png`, `.svg`, `.json` (caption, alt text); close `fig`.
 
     The bytes depend on the figure alone: no date, fixed ids. Each file appears whole. As the last
@@ -64,16 +86,13 @@ def save(fig: Figure, name: str, profile: str, *, caption: str, alt: str) -> Sav
     folder = figures_dir(profile)
     folder.mkdir(parents=True, exist_ok=True)
     written = {}
-    for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
-        buffer = io.BytesIO()
-        with mpl.rc_context({"svg.hashsalt": "entropy-prune"}):
-            fig.savefig(buffer, format=kind, metadata=metadata)
-        written[kind] = _write(folder / f"{name}.{kind}", buffer.getvalue())
+    for kind in ("png", "svg"):
+        written[kind] = _write(folder / f"{name}.{kind}", _rendered(fig, kind))
     about = {"name": name, "profile": profile, "caption": caption.strip(), "alt": alt.strip()}
     text = json.dumps(about, indent=1, ensure_ascii=False) + "\n"
     written["json"] = _write(folder / f"{name}.json", text.encode())
     plt.close(fig)
-    return Saved(written, about["alt"])
+    return Picture(written["png"].read_bytes(), about["alt"], 100 * fig.get_figwidth(), written)
 
 
 def _write(path: Path, content: bytes) -> Path:

@@ -117,6 +117,16 @@ def test_a_saved_figure_shows_itself_with_its_alt_text(folder):
     assert not mpl.pyplot.fignum_exists(fig.number)
 
 
+def test_a_figure_can_be_shown_without_saving_it(folder):
+    fig = FIGURES["image"]()
+    data, about = plots.show(fig, alt="Alt.")._repr_mimebundle_()
+    assert base64.b64decode(data["image/png"]).startswith(b"\x89PNG")
+    assert about["image/png"]["alt"] == "Alt." and data["text/plain"] == "a picture"
+    assert not mpl.pyplot.fignum_exists(fig.number) and not list(folder.iterdir())
+    with pytest.raises(ValueError, match="alt must not be empty"):
+        plots.show(FIGURES["image"](), alt="")
+
+
 @pytest.mark.parametrize("name", ["", "../x", ".x", "a/b", "x.png"])
 def test_save_refuses_a_name_that_is_no_plain_file_name(name, folder):
     with pytest.raises(ValueError, match="plain file name"):
