@@ -234,6 +234,8 @@ def centroid_gram(
     tokens = (
         _as_gram(tokens, gram_given=True, check=check) if gram else unit_tokens(tokens, check=check)
     )
+    if gram and (kernels := fast(tokens)) is not None:
+        return kernels.centroid_gram(tokens, labels, n_clusters)
     member, counts = _membership(labels, n_clusters, tokens.dtype)
     mean = member / counts.clamp_min(1).unsqueeze(-2)
     half = mean.mT @ tokens

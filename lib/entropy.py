@@ -307,6 +307,23 @@ def _kernel_quadrature(nodes: int | None, matrix: Tensor) -> tuple[Tensor, Tenso
     return _quadrature(nodes or 18, size, dtype, device, 8.5 if nodes else 6.5)
 
 
+@constants
+def _fitted(size: int, working: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """14 nodes t and weights c for the operator: Σ c / (λ + t) ≈ (λ log λ - λ + 1) / (λ - 1)².
+
+    The integral over the resolvent is linear in it, so the weights may be fitted to the function
+    instead of following a rule: the least-squares error is below 1e-5 (1 + λ log λ) on 0 <= λ <= N,
+    with fewer nodes than the trapezoid rule takes.
+    """
+    t = torch.linspace(-9.0, math.log(size) + 2, 14, dtype=torch.float64).exp()
+    x = torch.linspace(math.log(1e-7), math.log(size), 1501, dtype=torch.float64).exp()
+    value = torch.where((x - 1).abs() < 1e-4, (x - 1).square() / 2, x * x.log() - x + 1)
+    near = (1 + x * x.log().abs()).rsqrt()
+    columns = (x - 1).square().unsqueeze(-1) / (x.unsqueeze(-1) + t)
+    fit = torch.linalg.lstsq(columns * near.unsqueeze(-1), (value * near).unsqueeze(-1))
+    return t.to(device, working), fit.solution.squeeze(-1).to(device, working)
+
+
 def _nodes(nodes: int | None, working: torch.dtype) -> int:
     if nodes is None:  # float32 covers a shorter range and rounds at 1e-6 anyway
         return 40 if working == torch.float64 else 24
@@ -397,7 +414,7 @@ def leave_one_out(
             "first-order", the derivative, equal to diag(H) - ρ_ii H with H the entropy operator;
             "renyi2", the exact scores of the order-2 entropy, O(N²).
         nodes: quadrature points of "exact" (and "first-order" by Cholesky), 40 by default and 24 in
-            float32 Cholesky. In float64 32 points err by less than 1e-9 in S, 40 by about 1e-12.
+            float32 Cholesky (18 in the kernels). In float64 32 points err by less than 1e-9 in S, 40 by about 1e-12.
         solver: "eigh" (float64 inside), "cholesky" (in the type of the result; batches on CUDA
             without host synchronisation), or "auto": eigh on a CPU, cholesky elsewhere.
         check: validate the data, which synchronises a GPU.
@@ -502,8 +519,12 @@ def entropy_operator(
     ones = torch.ones_like(scaled[..., 0])
     k_log_k = scaled - torch.diag_embed(ones)
     if (kernels := fast(scaled)) is not None:
-        t, w = _kernel_quadrature(nodes, scaled)
-        between = kernels.resolvent_sum(scaled, t, t * w / (1 + t).square())
+        if nodes is None:
+            t, weights = _fitted(size, scaled.dtype, scaled.device)
+        else:
+            t, w = _kernel_quadrature(nodes, scaled)
+            weights = t * w / (1 + t).square()
+        between = kernels.resolvent_sum(scaled, t, weights)
         operator = (scaled * math.log(size) - k_log_k - k_log_k @ between @ k_log_k) / size
         return (operator + operator.mT) / 2
     for t, w, solved in _blocks(scaled, chosen, ones):

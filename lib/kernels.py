@@ -6,11 +6,15 @@ a CPU and the fallback; those modules import this one lazily (`lib.entropy.fast`
 static, nothing waits for the host, and an item's result does not depend on the rest of its batch.
 
 Float32 only. Matrix products run on the tensor cores: half-precision tokens as they are (their
-products are exact in float32), float32 as three TF32 products, indicators as three bfloat16 parts
-of the other factor; each is as precise as a plain float32 product to within a few units.
+products are exact in float32), float32 as three TF32 products, indicators with the other factor in
+three bfloat16 parts. Cosines err by a few 1e-6, which the tensor cores' own sums cause.
 """
 
 from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 import triton
@@ -20,6 +24,7 @@ from torch import Tensor
 #: largest N; labels and distances share 32 bits, and integer sums stay below 2^31
 MAX_TOKENS = 4096
 _BLOCK = 64  # order of the pivot blocks of the sweep
+_TILE = 64  # tokens and clusters in one tile of an assignment
 _BUDGET = 2**28  # floats in the sweep's buffer; larger batches run in chunks
 _GRID = tl.constexpr(65536.0)
 _LABEL_BITS = tl.constexpr(12)
@@ -27,6 +32,20 @@ _LABEL_MASK = tl.constexpr(4095)
 _LARGEST = tl.constexpr(2**31 - 1)
 _PART = tl.constexpr(tl.bfloat16)  # Triton's interpreter cannot multiply it: the tests take float32
 _MAGIC = tl.constexpr(12582912.0)  # 1.5 * 2^23: adding it rounds half to even, as torch.round does
+
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def _on_device(function: _Function) -> _Function:
+    """Launch on the device of the first argument, whichever is the current one."""
+
+    @functools.wraps(function)
+    def wrapped(first: Tensor, *args: Any, **kwargs: Any) -> Any:
+        with torch.cuda.device_of(first):
+            return function(first, *args, **kwargs)
+
+    return wrapped  # type: ignore[return-value]
 
 
 @triton.jit
@@ -102,6 +121,7 @@ def _gram_kernel(
         tl.store(out + cols[:, None] * size + rows[None, :], tl.trans(total), mask=mirror)
 
 
+@_on_device
 def gram(tokens: Tensor) -> Tensor:
     """`lib.entropy.gram` of tokens (..., N, D) of type float32, bfloat16 or float16."""
     lead, (size, width) = tokens.shape[:-2], tokens.shape[-2:]
@@ -141,49 +161,32 @@ def gram(tokens: Tensor) -> Tensor:
 
 
 @triton.jit
-def _factor(x, floor, BLOCK: tl.constexpr):
-    """Inverse Cholesky factor M of I + x, and I - MᵀM with every digit of its diagonal.
+def _factor(z, floor, BLOCK: tl.constexpr):
+    """Inverse Cholesky factor M of I + z, and the diagonal of I - MᵀM with all its digits.
 
-    `floor` (BLOCK,) bounds the pivots. In place: columns up to the pivot hold the unit-lower
-    inverse, the rest the Schur complement, and the diagonal the pivots less one.
+    `floor` bounds the pivots. In place: columns up to the pivot hold the unit-lower inverse, the
+    rest the Schur complement, and the diagonal the pivots less one.
     """
     at = tl.arange(0, BLOCK)
-    z = x
     for p in range(BLOCK):
         row = tl.sum(tl.where(at[:, None] == p, z, 0.0), axis=0)
-        pivot = 1.0 + tl.sum(tl.where(at == p, row, 0.0), axis=0)
-        pivot = tl.maximum(pivot, tl.sum(tl.where(at == p, floor, 0.0), axis=0))
+        pivot = tl.maximum(1.0 + tl.sum(tl.where(at == p, row, 0.0), axis=0), floor)
         # by symmetry the column below the pivot is the row beyond it
         factor = tl.where(at > p, row, 0.0) / pivot
         row = tl.where(at == p, 1.0, row)
         z = tl.where((at[:, None] > p) & (at[None, :] == p), 0.0, z)
         z -= factor[:, None] * row[None, :]
-    less = tl.sum(tl.where(at[:, None] == at[None, :], z, 0.0), axis=1)
-    less = tl.maximum(less, floor - 1.0)
-    pivots = 1.0 + less
-    lower = tl.where(at[:, None] > at[None, :], z, 0.0)
-    strict = lower * tl.rsqrt(pivots)[:, None]
-    m = tl.where(at[:, None] == at[None, :], tl.rsqrt(pivots)[:, None], strict)
-    swept = -tl.dot(tl.trans(m), m, input_precision="tf32x3")
-    own = less / pivots - tl.sum(strict * strict, axis=0)
-    return m, tl.where(at[:, None] == at[None, :], own[:, None], swept)
+    diagonal = at[:, None] == at[None, :]
+    less = tl.maximum(tl.sum(tl.where(diagonal, z, 0.0), axis=1), floor - 1.0)
+    scale = tl.rsqrt(1.0 + less)
+    strict = tl.where(at[:, None] > at[None, :], z, 0.0) * scale[:, None]
+    m = tl.where(diagonal, scale[:, None], strict)
+    return m, less / (1.0 + less) - tl.sum(strict * strict, axis=0)
 
 
 @triton.jit
-def _store_factor(x, m, g, c, t, size, block, BLOCK: tl.constexpr):
-    """Factor a pivot block; M to `m`, its swept block to `g`."""
-    at = tl.arange(0, BLOCK)
-    rows = block * BLOCK + at
-    own = tl.load(c + rows, mask=rows < size, other=1.0)
-    factor, swept = _factor(x, t / (own + t), BLOCK)
-    place = at[:, None] * BLOCK + at[None, :]
-    tl.store(m + place, factor)
-    tl.store(g + place, swept)
-
-
-@triton.jit
-def _start_kernel(k, c, t, y, m, g, size, padded, nodes, BLOCK: tl.constexpr):
-    """One tile of X for one node, and the factor of the first pivot block."""
+def _start_kernel(k, c, t, y, size, padded, nodes, BLOCK: tl.constexpr):
+    """One tile of X for one node."""
     i, j = _tile(tl.program_id(0))
     matrix = tl.program_id(1).to(tl.int64)
     item = matrix // nodes
@@ -198,59 +201,89 @@ def _start_kernel(k, c, t, y, m, g, size, padded, nodes, BLOCK: tl.constexpr):
     x = x * tl.rsqrt(left)[:, None] * tl.rsqrt(right)[None, :]
     x = tl.where(rows[:, None] == cols[None, :], 0.0, x)
     tl.store(y + matrix * padded * padded + rows[:, None] * padded + cols[None, :], x)
-    if i == 0:
-        m += matrix * BLOCK * BLOCK
-        g += matrix * BLOCK * BLOCK
-        _store_factor(x, m, g, c, shift, size, 0, BLOCK)
 
 
 @triton.jit(do_not_specialize=["step"])
-def _panel_kernel(y, m, g, w, padded, step, BLOCK: tl.constexpr):
-    """The block column of the pivot: W_i to `w`, V_i and the swept block in place."""
+def _pivot_kernel(y, m, mt, c, t, size, padded, nodes, step, HALF: tl.constexpr):
+    """A pivot block: M and Mᵀ to `m` and `mt`, the swept block in place; by halves."""
+    matrix = tl.program_id(0).to(tl.int64)
+    at = tl.arange(0, HALF)
+    rows = step * 2 * HALF + tl.arange(0, 2 * HALF)
+    own = tl.load(c + matrix // nodes * size + rows, mask=rows < size, other=0.0)
+    shift = tl.load(t + matrix % nodes)
+    floor = shift / (tl.max(own, axis=0) + shift)
+    y += matrix * padded * padded + step * 2 * HALF * (padded + 1)
+    here = y + at[:, None] * padded + at[None, :]
+    below = here + HALF * padded
+    beyond = below + HALF
+    upper, upper_own = _factor(tl.load(here), floor, HALF)
+    w = tl.dot(tl.load(below), tl.trans(upper), input_precision="tf32x3")
+    rest = tl.load(beyond) - tl.dot(w, tl.trans(w), input_precision="tf32x3")
+    lower, lower_own = _factor(rest, floor, HALF)
+    side = -tl.dot(lower, tl.dot(w, upper, input_precision="tf32x3"), input_precision="tf32x3")
+
+    place = matrix * 4 * HALF * HALF + at[:, None] * 2 * HALF + at[None, :]
+    zero = tl.zeros((HALF, HALF), dtype=tl.float32)
+    tl.store(m + place, upper)
+    tl.store(m + place + HALF, zero)
+    tl.store(m + place + 2 * HALF * HALF, side)
+    tl.store(m + place + 2 * HALF * HALF + HALF, lower)
+    tl.store(mt + place, tl.trans(upper))
+    tl.store(mt + place + HALF, tl.trans(side))
+    tl.store(mt + place + 2 * HALF * HALF, zero)
+    tl.store(mt + place + 2 * HALF * HALF + HALF, tl.trans(lower))
+
+    diagonal = at[:, None] == at[None, :]
+    first = tl.dot(tl.trans(upper), upper, input_precision="tf32x3")
+    first = -tl.dot(tl.trans(side), side, first, input_precision="tf32x3")
+    first_own = upper_own - tl.sum(side * side, axis=0)
+    cross = -tl.dot(tl.trans(lower), side, input_precision="tf32x3")
+    last = -tl.dot(tl.trans(lower), lower, input_precision="tf32x3")
+    tl.store(here, tl.where(diagonal, first_own[None, :], first))
+    tl.store(below, cross)
+    tl.store(here + HALF, tl.trans(cross))
+    tl.store(beyond, tl.where(diagonal, lower_own[None, :], last))
+
+
+@triton.jit(do_not_specialize=["step"])
+def _panel_kernel(y, m, mt, w, padded, step, BLOCK: tl.constexpr):
+    """The block column of the pivot: W_i to `w`, V_i in place."""
     i = tl.program_id(0)
+    i += (i >= step).to(tl.int32)
     matrix = tl.program_id(1).to(tl.int64)
     y += matrix * padded * padded
     at = tl.arange(0, BLOCK)
     place = at[:, None] * BLOCK + at[None, :]
-    if i == step:
-        swept = tl.load(g + matrix * BLOCK * BLOCK + place)
-        here = y + (step * BLOCK + at)[:, None] * padded + (step * BLOCK + at)[None, :]
-        tl.store(here, swept)
-    else:
-        factor = tl.load(m + matrix * BLOCK * BLOCK + place)
-        top, side = tl.maximum(i, step), tl.minimum(i, step)
-        here = y + (top * BLOCK + at)[:, None] * padded + (side * BLOCK + at)[None, :]
-        u = tl.load(here)
-        if i < step:
-            u = tl.trans(u)
-        half = tl.dot(u, tl.trans(factor), input_precision="tf32x3")
-        tl.store(w + matrix * padded * BLOCK + i * BLOCK * BLOCK + place, half)
-        v = tl.dot(half, factor, input_precision="tf32x3")
-        if i < step:
-            v = tl.trans(v)
-        tl.store(here, v)
+    top, side = tl.maximum(i, step), tl.minimum(i, step)
+    here = y + (top * BLOCK + at)[:, None] * padded + (side * BLOCK + at)[None, :]
+    u = tl.load(here)
+    if i < step:
+        u = tl.trans(u)
+    factor = tl.load(m + matrix * BLOCK * BLOCK + place)
+    half = tl.dot(u, tl.trans(factor), input_precision="tf32x3")
+    tl.store(w + matrix * padded * BLOCK + i * BLOCK * BLOCK + place, half)
+    factor = tl.load(mt + matrix * BLOCK * BLOCK + place)
+    v = tl.dot(half, tl.trans(factor), input_precision="tf32x3")
+    if i < step:
+        v = tl.trans(v)
+    tl.store(here, v)
 
 
 @triton.jit(do_not_specialize=["step"])
-def _update_kernel(y, w, c, t, m, g, size, padded, nodes, step, BLOCK: tl.constexpr):
-    """One tile of Y -= W Wᵀ, and the factor of the next pivot block."""
+def _update_kernel(y, w, padded, step, BLOCK: tl.constexpr):
+    """One tile of Y -= W Wᵀ outside the block row and column of the pivot."""
     i, j = _tile(tl.program_id(0))
-    if (i != step) & (j != step):
-        matrix = tl.program_id(1).to(tl.int64)
-        at = tl.arange(0, BLOCK)
-        place = at[:, None] * BLOCK + at[None, :]
-        y += matrix * padded * padded
-        w += matrix * padded * BLOCK
-        here = y + (i * BLOCK + at)[:, None] * padded + (j * BLOCK + at)[None, :]
-        left = tl.load(w + i * BLOCK * BLOCK + place)
-        right = tl.load(w + j * BLOCK * BLOCK + place)
-        x = tl.load(here) - tl.dot(left, tl.trans(right), input_precision="tf32x3")
-        tl.store(here, x)
-        if (i == j) & (i == step + 1):
-            shift = tl.load(t + matrix % nodes)
-            m += matrix * BLOCK * BLOCK
-            g += matrix * BLOCK * BLOCK
-            _store_factor(x, m, g, c + matrix // nodes * size, shift, size, i, BLOCK)
+    i += (i >= step).to(tl.int32)
+    j += (j >= step).to(tl.int32)
+    matrix = tl.program_id(1).to(tl.int64)
+    at = tl.arange(0, BLOCK)
+    place = at[:, None] * BLOCK + at[None, :]
+    w += matrix * padded * BLOCK
+    here = y + matrix * padded * padded
+    here += (i * BLOCK + at)[:, None] * padded + (j * BLOCK + at)[None, :]
+    left = tl.load(w + i * BLOCK * BLOCK + place)
+    right = tl.load(w + j * BLOCK * BLOCK + place)
+    tl.store(here, tl.load(here) - tl.dot(left, tl.trans(right), input_precision="tf32x3"))
 
 
 @triton.jit
@@ -278,23 +311,28 @@ def _combine_kernel(y, c, t, weights, out, size, padded, nodes, BLOCK: tl.conste
         tl.store(out + cols[:, None] * size + rows[None, :], tl.trans(total), mask=mirror)
 
 
-def _sweep(matrix: Tensor, c: Tensor, t: Tensor, *, block: int) -> Tensor:
+def _sweep(matrix: Tensor, c: Tensor, t: Tensor) -> Tensor:
     """Y (B, Q, P, P), lower triangle, of Gram matrices (B, N, N) with diagonal c and nodes t."""
     (items, size), nodes = c.shape, len(t)
-    tiles = triton.cdiv(size, block)
-    padded = tiles * block
-    options = {"dtype": torch.float32, "device": matrix.device}
-    y = torch.empty(items, nodes, padded, padded, **options)
-    m = torch.empty(items * nodes, block, block, **options)
-    g = torch.empty(items * nodes, block, block, **options)
-    w = torch.empty(items * nodes, padded, block, **options)
-    lower = (tiles * (tiles + 1) // 2, items * nodes)
-    launch = {"BLOCK": block, "num_warps": 4}
-    _start_kernel[lower](matrix, c, t, y, m, g, size, padded, nodes, **launch)
+    tiles = triton.cdiv(size, _BLOCK)
+    padded = tiles * _BLOCK
+    matrices = items * nodes
+    y = matrix.new_empty(items, nodes, padded, padded)
+    m, mt = matrix.new_empty(2, matrices, _BLOCK, _BLOCK)
+    w = matrix.new_empty(matrices, padded, _BLOCK)
+    # One warp is best for many matrices, four for few; the number must not depend on the batch.
+    warps = 2
+    launch = {"BLOCK": _BLOCK, "num_warps": 4}
+    grid = (tiles * (tiles + 1) // 2, matrices)
+    _start_kernel[grid](matrix, c, t, y, size, padded, nodes, **launch)
     for step in range(tiles):
-        _panel_kernel[(tiles, items * nodes)](y, m, g, w, padded, step, **launch)
+        _pivot_kernel[(matrices,)](
+            y, m, mt, c, t, size, padded, nodes, step, HALF=_BLOCK // 2, num_warps=warps
+        )
         if tiles > 1:
-            _update_kernel[lower](y, w, c, t, m, g, size, padded, nodes, step, **launch)
+            _panel_kernel[(tiles - 1, matrices)](y, m, mt, w, padded, step, **launch)
+            grid = (tiles * (tiles - 1) // 2, matrices)
+            _update_kernel[grid](y, w, padded, step, **launch)
     return y
 
 
@@ -307,31 +345,33 @@ def _chunks(matrix: Tensor, nodes: int) -> tuple[Tensor, Tensor, int]:
     return flat, diagonal, max(1, _BUDGET // (nodes * padded * padded))
 
 
-def resolvent_diagonal(matrix: Tensor, t: Tensor, *, block: int = _BLOCK) -> Tensor:
+@_on_device
+def resolvent_diagonal(matrix: Tensor, t: Tensor) -> Tensor:
     """r_i(t) (..., Q, N): (c_i + t) ((K + t I)⁻¹)_ii - 1 without cancellation, K (..., N, N)."""
     size = matrix.shape[-1]
     flat, c, chunk = _chunks(matrix, len(t))
     parts = []
     for start in range(0, len(flat), chunk):
         piece = slice(start, start + chunk)
-        y = _sweep(flat[piece], c[piece], t, block=block)
+        y = _sweep(flat[piece], c[piece], t)
         parts.append(-y.diagonal(dim1=-2, dim2=-1)[..., :size])
     r = parts[0] if len(parts) == 1 else torch.cat(parts)
     return r.reshape(*matrix.shape[:-2], len(t), size)
 
 
-def resolvent_sum(matrix: Tensor, t: Tensor, weights: Tensor, *, block: int = _BLOCK) -> Tensor:
+@_on_device
+def resolvent_sum(matrix: Tensor, t: Tensor, weights: Tensor) -> Tensor:
     """Σ_q weights_q (K + t_q I)⁻¹ of Gram matrices K (..., N, N)."""
     size = matrix.shape[-1]
     flat, c, chunk = _chunks(matrix, len(t))
     out = torch.empty_like(flat)
     for start in range(0, len(flat), chunk):
         piece = slice(start, start + chunk)
-        y = _sweep(flat[piece], c[piece], t, block=block)
-        tiles = y.shape[-1] // block
+        y = _sweep(flat[piece], c[piece], t)
+        tiles = y.shape[-1] // _BLOCK
         grid = (tiles * (tiles + 1) // 2, len(y))
         _combine_kernel[grid](
-            y, c[piece], t, weights, out[piece], size, y.shape[-1], len(t), BLOCK=block
+            y, c[piece], t, weights, out[piece], size, y.shape[-1], len(t), BLOCK=_BLOCK
         )
     return out.reshape(matrix.shape)
 
@@ -345,36 +385,47 @@ def resolvent_sum(matrix: Tensor, t: Tensor, weights: Tensor, *, block: int = _B
 
 @triton.jit(do_not_specialize=["clusters", "per_item"])
 def _seed_kernel(
-    k, uniforms, packed, size, clusters, per_item, TRIALS: tl.constexpr, BLOCK: tl.constexpr
+    pairs, uniforms, packed, size, clusters, per_item, TRIALS: tl.constexpr, BLOCK: tl.constexpr
 ):
-    """Greedy k-means++ of one item, and the first assignment."""
+    """Greedy k-means++ of one item from its squared distances, and the first assignment."""
     item = tl.program_id(0).to(tl.int64)
-    k += item * size * size
+    pairs += item * size * size
     uniforms += item * per_item
     at = tl.arange(0, BLOCK)
     inside = at < size
     trial = tl.arange(0, TRIALS)
-    centre = (tl.load(uniforms) * size).to(tl.int32)
-    centre = tl.minimum(centre, size - 1)
-    first = tl.load(k + centre * size + at, mask=inside, other=1.0)
-    closest = tl.maximum(_round((2.0 - 2.0 * first) * _GRID), 0.0).to(tl.int32)
+    centre = tl.minimum((tl.load(uniforms) * size).to(tl.int32), size - 1)
+    closest = tl.load(pairs + centre * size + at, mask=inside, other=0)
+    total = tl.sum(closest, axis=0)
     label = tl.zeros((BLOCK,), dtype=tl.int32)
+    share = tl.load(uniforms + TRIALS + trial, mask=trial < TRIALS * (clusters - 1), other=0.0)
     for step in range(1, clusters):
-        cumulative = tl.cumsum(closest, axis=0)
-        total = tl.sum(closest, axis=0)
-        share = tl.load(uniforms + step * TRIALS + trial)
         target = (share * total.to(tl.float64)).to(tl.int32)
-        below = (cumulative[None, :] <= target[:, None]) & inside[None, :]
+        following = step + 1
+        share = tl.load(uniforms + tl.minimum(following, clusters - 1) * TRIALS + trial)
+        cumulative = tl.cumsum(closest, axis=0)
+        # beyond the last token the sum stays at the total, which no target reaches
+        below = cumulative[None, :] <= target[:, None]
         tokens = tl.minimum(tl.sum(below.to(tl.int32), axis=1), size - 1)
-        place = k + tokens[:, None] * size + at[None, :]
-        cosine = tl.load(place, mask=inside[None, :], other=1.0)
-        rows = tl.maximum(_round((2.0 - 2.0 * cosine) * _GRID), 0.0).to(tl.int32)
+        place = pairs + tokens[:, None] * size + at[None, :]
+        rows = tl.load(place, mask=inside[None, :], other=0)
         rows = tl.minimum(rows, closest[None, :])
-        best = tl.argmin(tl.sum(rows, axis=1), axis=0)
+        sums = tl.sum(rows, axis=1)
+        total = tl.min(sums, axis=0)
+        best = tl.min(tl.where(sums == total, trial, TRIALS), axis=0)
         chosen = tl.sum(tl.where(trial[:, None] == best, rows, 0), axis=0)
         label = tl.where(chosen < closest, step, label)
         closest = chosen
     tl.store(packed + item * size + at, (closest << _LABEL_BITS) | label, mask=inside)
+
+
+@triton.jit
+def _pairs_kernel(k, pairs, count, BLOCK: tl.constexpr):
+    """Squared distances of unit tokens, on the grid, from their cosines."""
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    cosine = tl.load(k + at, mask=at < count, other=1.0)
+    distance = tl.maximum(_round((2.0 - 2.0 * cosine) * _GRID), 0.0)
+    tl.store(pairs + at, distance.to(tl.int32), mask=at < count)
 
 
 @triton.jit
@@ -522,6 +573,24 @@ def _lengths_kernel(
     tl.store(lengths + item * clusters + cols, within / (there * there), mask=inside)
 
 
+@triton.jit(do_not_specialize=["clusters"])
+def _finish_kernel(
+    packed, own, counts, lengths, labels, distances, size, clusters, BLOCK: tl.constexpr
+):
+    """Labels, and squared distances of the tokens to their own centroids."""
+    item = tl.program_id(1).to(tl.int64)
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = at < size
+    label = tl.load(packed + item * size + at, mask=inside, other=0) & _LABEL_MASK
+    count = tl.load(counts + item * clusters + label, mask=inside, other=1).to(tl.float32)
+    length = tl.load(lengths + item * clusters + label, mask=inside, other=0.0)
+    sums = tl.load(own + item * size + at, mask=inside, other=0.0)
+    distance = tl.maximum(1.0 - 2.0 * sums / count + length, 0.0)
+    tl.store(labels + item * size + at, label.to(tl.int64), mask=inside)
+    tl.store(distances + item * size + at, distance, mask=inside)
+
+
+@_on_device
 def kmeans(
     matrix: Tensor, n_clusters: int, uniforms: Tensor, *, n_iter: int, refill_every: int
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -535,13 +604,16 @@ def kmeans(
     packed = torch.empty(items, size, **options)
     following = torch.empty(items, size, **options)
     done = torch.zeros(items, **options)
-    counts = torch.empty(items, n_clusters, **options)
+    counts = torch.empty(items, n_clusters, dtype=torch.int64, device=matrix.device)
     own = torch.empty(items, size, dtype=torch.float32, device=matrix.device)
     lengths = torch.empty(items, n_clusters, dtype=torch.float32, device=matrix.device)
     steps, trials = uniforms.shape[1:]
     block = triton.next_power_of_2(size)
+    pairs = torch.empty(matrix.shape, **options)
+    count = matrix.numel()
+    _pairs_kernel[(triton.cdiv(count, 2048),)](matrix, pairs, count, BLOCK=2048)
     _seed_kernel[(items,)](
-        matrix,
+        pairs,
         uniforms,
         packed,
         size,
@@ -549,10 +621,10 @@ def kmeans(
         steps * trials if len(uniforms) > 1 else 0,
         TRIALS=trials,
         BLOCK=block,
-        num_warps=SEED_WARPS,
+        num_warps=4,
     )
     rows = (triton.cdiv(size, 16), items)
-    tiles = (triton.cdiv(size, ASSIGN_ROWS), triton.cdiv(n_clusters, 64), items)
+    tiles = (triton.cdiv(size, _TILE), triton.cdiv(n_clusters, 64), items)
     bins = 2 * triton.next_power_of_2(n_clusters)
     for iteration in range(n_iter):
         _own_kernel[rows](matrix, packed, following, own, done, size, ROWS=16, COLS=128)
@@ -564,7 +636,7 @@ def kmeans(
             done,
             size,
             n_clusters,
-            ROWS=ASSIGN_ROWS,
+            ROWS=_TILE,
             COLS=64,
             DEPTH=64,
         )
@@ -579,109 +651,167 @@ def kmeans(
     _lengths_kernel[(triton.cdiv(n_clusters, 64), items)](
         packed, own, counts, lengths, size, n_clusters, COLS=64, DEPTH=64
     )
-    labels = (packed & int(_LABEL_MASK.value)).long()
-    counts = counts.long()
-    distances = 1 - 2 * own / counts.gather(1, labels) + lengths.gather(1, labels)
-    return labels, counts, distances.clamp_min(0)
+    labels = torch.empty(items, size, dtype=torch.int64, device=matrix.device)
+    distances = torch.empty_like(own)
+    _finish_kernel[(triton.cdiv(size, 256), items)](
+        packed, own, counts, lengths, labels, distances, size, n_clusters, BLOCK=256
+    )
+    return labels, counts, distances
 
 
-SEED_WARPS = 4
-ASSIGN_ROWS = 32
+@triton.jit(do_not_specialize=["clusters"])
+def _average_kernel(
+    x, labels, out, size, height, clusters, per_item, along, across,
+    BLOCK: tl.constexpr, DEPTH: tl.constexpr,
+):  # fmt: skip
+    """One tile of the means over each cluster's columns of x (height, size) with given strides."""
+    item = tl.program_id(2).to(tl.int64)
+    x += item * per_item
+    labels += item * size
+    rows = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    cols = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    total = tl.zeros((BLOCK, BLOCK), dtype=tl.float32)
+    count = tl.zeros((BLOCK,), dtype=tl.float32)
+    for start in range(0, size, DEPTH):
+        tokens = start + tl.arange(0, DEPTH)
+        label = tl.load(labels + tokens, mask=tokens < size, other=-1).to(tl.int32)
+        place = x + rows[:, None] * along + tokens[None, :] * across
+        inside = (rows[:, None] < height) & (tokens[None, :] < size)
+        values = tl.load(place, mask=inside, other=0.0)
+        member = label[:, None] == cols[None, :]
+        indicator = member.to(_PART)
+        high = values.to(_PART)
+        values -= high.to(tl.float32)
+        middle = values.to(_PART)
+        low = (values - middle.to(tl.float32)).to(_PART)
+        total = tl.dot(high, indicator, total)
+        total = tl.dot(middle, indicator, total)
+        total = tl.dot(low, indicator, total)
+        count += tl.sum(member.to(tl.float32), axis=0)
+    total /= tl.maximum(count, 1.0)[None, :]
+    inside = (rows[:, None] < height) & (cols[None, :] < clusters)
+    place = out + item * height * clusters + rows[:, None] * clusters + cols[None, :]
+    tl.store(place, total, mask=inside)
+
+
+@_on_device
+def centroid_gram(matrix: Tensor, labels: Tensor, n_clusters: int) -> Tensor:
+    """`lib.clustering.centroid_gram` (..., M, M) of Gram matrices (..., N, N), labels (..., N)."""
+    lead, size = matrix.shape[:-2], matrix.shape[-1]
+    items = lead.numel()
+    matrix, labels = matrix.contiguous(), labels.contiguous()
+    half = matrix.new_empty(items, size, n_clusters)
+    out = matrix.new_empty(*lead, n_clusters, n_clusters)
+    tiles, tokens = triton.cdiv(n_clusters, _TILE), triton.cdiv(size, _TILE)
+    launch = {"BLOCK": _TILE, "DEPTH": 64, "num_warps": 4}
+    _average_kernel[(tokens, tiles, items)](
+        matrix, labels, half, size, size, n_clusters, size * size, size, 1, **launch
+    )
+    # the other side: the same of the transpose
+    _average_kernel[(tiles, tiles, items)](
+        half, labels, out, size, n_clusters, n_clusters, size * n_clusters, 1, n_clusters, **launch
+    )
+    return (out + out.mT) / 2
 
 
 # --- the choice -----------------------------------------------------------------------------------
 
 
 @triton.jit
-def _quantised(values, inside):
-    """`lib.selection._quantise` of the elements inside."""
+def _grid(values, inside):
+    """Lower end and width of the range that `lib.selection._quantise` divides."""
     finite = inside & (tl.abs(values) < float("inf"))
     low = tl.min(tl.where(finite, values, float("inf")), axis=0)
     high = tl.max(tl.where(finite, values, -float("inf")), axis=0)
     span = tl.maximum(high - low, 1e-6 * tl.maximum(tl.abs(low), tl.abs(high)))
-    span = tl.maximum(span, 1e-30)
-    return tl.where(finite, _round((values - low) / span * _GRID), values)
+    return low, tl.maximum(span, 1e-30)
 
 
 @triton.jit
-def _ahead(values, inside, scratch, target, size, at, ROWS: tl.constexpr):
-    """Store at `target` how many elements come before each one in ascending order, ties by index.
-
-    `scratch` holds `values` too; both are read back after a barrier.
-    """
-    for start in range(0, size, ROWS):
-        rows = start + tl.arange(0, ROWS)
-        mine = tl.load(scratch + rows, mask=rows < size, other=0)
-        before = (values[None, :] < mine[:, None]) | (
-            (values[None, :] == mine[:, None]) & (at[None, :] < rows[:, None])
-        )
-        rank = tl.sum((before & inside[None, :]).to(tl.int32), axis=1)
-        tl.store(target + rows, rank, mask=rows < size)
+def _on_grid(values, low, span):
+    finite = tl.abs(values) < float("inf")
+    return tl.where(finite, _round((tl.where(finite, values, low) - low) / span * _GRID), values)
 
 
-@triton.jit(do_not_specialize=["clusters", "cores", "per_cluster", "budget"])
-def _choose_kernel(
-    scores, counts, labels, distances, mask, core, floats, keys, near_rank, cluster_rank,
-    size, clusters, cores, per_cluster, budget,
-    BLOCK: tl.constexpr, BINS: tl.constexpr, ROWS: tl.constexpr, EXACT: tl.constexpr,
-):  # fmt: skip
-    """The second half of `lib.selection.hierarchical` for one item."""
-    item = tl.program_id(0).to(tl.int64)
-    labels += item * size
-    floats += item * size
-    keys += item * size
-    near_rank += item * size
-    cluster_rank += item * clusters
+@triton.jit
+def _rank_rows(values, rank, size, rows, sign, BLOCK: tl.constexpr):
+    """How many values come before each of `rows`, largest first if sign is -1, ties by index."""
     at = tl.arange(0, BLOCK)
     inside = at < size
-    bins = tl.arange(0, BINS)
-    there = bins < clusters
+    loaded = tl.load(values + at, mask=inside, other=0.0)
+    low, span = _grid(loaded, inside)
+    all_values = sign * _on_grid(loaded, low, span)
+    mine = sign * _on_grid(tl.load(values + rows, mask=rows < size, other=0.0), low, span)
+    before = (all_values[None, :] < mine[:, None]) | (
+        (all_values[None, :] == mine[:, None]) & (at[None, :] < rows[:, None])
+    )
+    count = tl.sum((before & inside[None, :]).to(tl.int32), axis=1)
+    tl.store(rank + rows, count, mask=rows < size)
 
-    score = tl.load(scores + item * clusters + bins, mask=there, other=0.0)
-    count = tl.load(counts + item * clusters + bins, mask=there, other=0)
-    falling = -_quantised(score, there)
-    tl.store(floats + bins, falling, mask=there)
-    tl.debug_barrier()
-    _ahead(falling, there, floats, cluster_rank, clusters, bins, ROWS)
-    tl.debug_barrier()
-    own_rank = tl.load(cluster_rank + bins, mask=there, other=0)
-    tl.store(core + item * clusters + bins, (own_rank < cores) & (count > 0), mask=there)
 
-    distance = tl.load(distances + item * size + at, mask=inside, other=0.0)
-    distance = _quantised(distance, inside)
-    tl.store(floats + at, distance, mask=inside)
-    tl.debug_barrier()
-    _ahead(distance, inside, floats, near_rank, size, at, ROWS)
-    tl.debug_barrier()
-    near = tl.load(near_rank + at, mask=inside, other=0)
-    label = tl.load(labels + at, mask=inside, other=0).to(tl.int32)
-    for start in range(0, size, ROWS):
-        rows = start + tl.arange(0, ROWS)
-        own = tl.load(labels + rows, mask=rows < size, other=0).to(tl.int32)
-        mine = tl.load(near_rank + rows, mask=rows < size, other=0)
-        nearer = (label[None, :] == own[:, None]) & (near[None, :] < mine[:, None])
-        place = tl.sum((nearer & inside[None, :]).to(tl.int32), axis=1)
-        rank = tl.load(cluster_rank + own, mask=rows < size, other=0)
-        in_core = rank < cores
-        taken = in_core & (place < per_cluster)
-        if EXACT:
-            tier = size * size * 2
-            other = tl.where(in_core, tier + mine, 2 * tier + rank * size + mine)
-            key = tl.where(taken, place * clusters + rank, other)
-            tl.store(keys + rows, key, mask=rows < size)
-        else:
-            tl.store(mask + item * size + rows, taken, mask=rows < size)
+@triton.jit(do_not_specialize=["clusters"])
+def _ranks_kernel(
+    scores, distances, cluster_rank, near_rank, size, clusters,
+    BLOCK: tl.constexpr, BINS: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    """Ranks of the clusters by score and of the tokens by distance to their centroid."""
+    item = tl.program_id(1).to(tl.int64)
+    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    cluster_rank += item * clusters
+    _rank_rows(scores + item * clusters, cluster_rank, clusters, rows, -1.0, BINS)
+    _rank_rows(distances + item * size, near_rank + item * size, size, rows, 1.0, BLOCK)
+
+
+@triton.jit(do_not_specialize=["clusters", "cores", "per_cluster"])
+def _keys_kernel(
+    labels, counts, cluster_rank, near_rank, keys, mask, core,
+    size, clusters, cores, per_cluster,
+    BLOCK: tl.constexpr, ROWS: tl.constexpr, EXACT: tl.constexpr,
+):  # fmt: skip
+    """Core clusters, and Algorithm 1's choice or each token's place in the order of choice."""
+    item = tl.program_id(1).to(tl.int64)
+    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    cluster_rank += item * clusters
+    rank = tl.load(cluster_rank + rows, mask=rows < clusters, other=0)
+    count = tl.load(counts + item * clusters + rows, mask=rows < clusters, other=0)
+    is_core = ((rank < cores) & (count > 0)).to(tl.int8)
+    tl.store(core + item * clusters + rows, is_core, mask=rows < clusters)
+
+    at = tl.arange(0, BLOCK)
+    inside = at < size
+    label = tl.load(labels + item * size + at, mask=inside, other=0).to(tl.int32)
+    near = tl.load(near_rank + item * size + at, mask=inside, other=0)
+    own = tl.load(labels + item * size + rows, mask=rows < size, other=0).to(tl.int32)
+    mine = tl.load(near_rank + item * size + rows, mask=rows < size, other=0)
+    nearer = (label[None, :] == own[:, None]) & (near[None, :] < mine[:, None])
+    place = tl.sum((nearer & inside[None, :]).to(tl.int32), axis=1)
+    rank = tl.load(cluster_rank + own, mask=rows < size, other=0)
+    in_core = rank < cores
+    taken = in_core & (place < per_cluster)
     if EXACT:
-        tl.debug_barrier()
-        key = tl.load(keys + at, mask=inside, other=0)
-        for start in range(0, size, ROWS):
-            rows = start + tl.arange(0, ROWS)
-            mine = tl.load(keys + rows, mask=rows < size, other=0)
-            before = (key[None, :] < mine[:, None]) & inside[None, :]
-            rank = tl.sum(before.to(tl.int32), axis=1)
-            tl.store(mask + item * size + rows, rank < budget, mask=rows < size)
+        tier = size * size * 2
+        other = tl.where(in_core, tier + mine, 2 * tier + rank * size + mine)
+        key = tl.where(taken, place * clusters + rank, other)
+        tl.store(keys + item * size + rows, key, mask=rows < size)
+    else:
+        tl.store(mask + item * size + rows, taken.to(tl.int8), mask=rows < size)
 
 
+@triton.jit(do_not_specialize=["budget"])
+def _first_kernel(keys, mask, size, budget, BLOCK: tl.constexpr, ROWS: tl.constexpr):
+    """Mark the tokens with the `budget` smallest keys, which are distinct."""
+    item = tl.program_id(1).to(tl.int64)
+    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    at = tl.arange(0, BLOCK)
+    inside = at < size
+    key = tl.load(keys + item * size + at, mask=inside, other=0)
+    mine = tl.load(keys + item * size + rows, mask=rows < size, other=0)
+    before = (key[None, :] < mine[:, None]) & inside[None, :]
+    rank = tl.sum(before.to(tl.int32), axis=1)
+    tl.store(mask + item * size + rows, (rank < budget).to(tl.int8), mask=rows < size)
+
+
+@_on_device
 def choose(
     scores: Tensor,
     counts: Tensor,
@@ -695,31 +825,40 @@ def choose(
     """Mask (..., N) and core clusters (..., M) of `lib.selection.hierarchical`."""
     size, clusters = labels.shape[-1], counts.shape[-1]
     items = labels.shape[:-1].numel()
-    device = labels.device
-    mask = torch.empty(labels.shape, dtype=torch.bool, device=device)
-    core = torch.empty(counts.shape, dtype=torch.bool, device=device)
-    integers = torch.empty(3, items, size, dtype=torch.int32, device=device)
-    floats = torch.empty(items, size, dtype=torch.float32, device=device)
-    _choose_kernel[(items,)](
+    labels, counts = labels.contiguous(), counts.contiguous()
+    mask = torch.empty(labels.shape, dtype=torch.int8, device=labels.device)
+    core = torch.empty(counts.shape, dtype=torch.int8, device=labels.device)
+    integers = torch.empty(3, items, size, dtype=torch.int32, device=labels.device)
+    keys, near_rank, cluster_rank = integers  # clusters never outnumber tokens
+    grid = (triton.cdiv(size, 16), items)
+    block, bins = triton.next_power_of_2(size), triton.next_power_of_2(clusters)
+    _ranks_kernel[grid](
         scores.contiguous(),
-        counts.contiguous(),
-        labels.contiguous(),
         distances.contiguous(),
+        cluster_rank,
+        near_rank,
+        size,
+        clusters,
+        BLOCK=block,
+        BINS=bins,
+        ROWS=16,
+    )
+    _keys_kernel[grid](
+        labels,
+        counts,
+        cluster_rank,
+        near_rank,
+        keys,
         mask,
         core,
-        floats,
-        integers[0],
-        integers[1],
-        integers[2],
         size,
         clusters,
         cores,
         per_cluster,
-        budget or 0,
-        BLOCK=triton.next_power_of_2(size),
-        BINS=triton.next_power_of_2(clusters),
+        BLOCK=block,
         ROWS=16,
         EXACT=budget is not None,
-        num_warps=8,
     )
-    return mask, core
+    if budget is not None:
+        _first_kernel[grid](keys, mask, size, budget, BLOCK=block, ROWS=16)
+    return mask.view(torch.bool), core.view(torch.bool)

@@ -27,8 +27,7 @@ class Captured:
     output: Tensor
 
     def __call__(self, tensors: Sequence[Tensor]) -> Tensor:
-        for static, tensor in zip(self.inputs, tensors):
-            static.copy_(tensor)
+        torch._foreach_copy_(self.inputs, list(tensors))
         self.graph.replay()
         return self.output.clone()
 
