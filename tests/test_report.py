@@ -232,6 +232,42 @@ def test_tables_say_what_they_lack(computed, monkeypatch):
     assert tables.ablation("tiny", "rollout").index[0] == "scaled (I + H/L)"
 
 
+def test_every_table_of_the_notebooks_holds_the_stored_numbers(computed, monkeypatch):
+    monkeypatch.setattr(paths, "ROOT", computed)
+    stored = study.load_scores("tiny")
+    gaps = tables.losses("tiny", metric="BLEU-4")
+    assert len(gaps) == len(stored["methods"]) - 1 and (gaps["low"] <= gaps["high"]).all()
+    assert tables.differences("tiny").shape == (len(stored["differences"]), 3)
+    groups = tables.ablation_numbers("tiny", metric="BLEU-4")
+    assert "where it prunes" in groups and (groups["rollout"].iloc[0] == 0).all()
+    assert tables.describe(groups["rollout"], "BLEU-4").count(" to ") == 3
+    bill, shares = tables.cost("tiny"), tables.flops_ratios("tiny")
+    assert list(bill.index) == list(shares.index) and (shares.loc["Unpruned"] == 100).all()
+    assert bill.loc["FastV", "full count"] < bill.loc["Unpruned", "full count"]
+    with_vision = shares["with vision and scorer"]
+    assert with_vision["ToMe"] < with_vision["RandomPrune"], "ToMe spares the tower work, too"
+    ratios = tables.ratios("tiny")
+    assert ratios.loc["ToMe", "latency, paper"] == 73.6 and "FLOPs, ours" in ratios
+    sweep = tables.sweep("tiny")
+    assert [name for name, _ in tables.axes(sweep)] == ["kept", "GFLOPs", "ms"]
+    assert tables.budgets(sweep, "BLEU-4").loc["Unpruned", "50 %"] == "–"
+    assert "RandomPrune: " in tables.describe_sweep(sweep, "BLEU-4")
+    assert "Unpruned" in tables.describe_split(bill)
+
+
+def test_the_benchmark_of_the_large_model_is_shown_where_it_was_measured(root):
+    rows = [{"batch": 8, "method": "fastv", "keep": 0.5, "kept": 0.5, "peak_bytes": 15e9,
+             "prefill": {"median": 0.082}, "end_to_end": {"median": 1.2}}]  # fmt: skip
+    folder = paths.results_dir("shape")
+    folder.mkdir(parents=True)
+    document = {"rows": rows, "dtype": "bfloat16", "machine": {"device": "H200", "threads": None}}
+    (folder / "benchmark.json").write_text(json.dumps(document))
+    (line,) = tables.benchmark("shape").to_dict("records")
+    assert line["prefill"] == 82 and line["peak (GB)"] == 15 and line["kept (%)"] == 50
+    assert tables.benchmark_where("shape") == "one H200, bfloat16"
+    assert "fastv at batch 8: 82.0 ms" in tables.describe_rows(rows, "prefill")
+
+
 # ---- the root of nbval
 
 
