@@ -200,11 +200,13 @@ def about(model: str, data: str | None, image: int | str) -> str:
     name = {
         "embedded": "embedded model",
         "shape:llava-1.5-7b": "LLaVA-1.5-7B's shape with random weights",
-    }.get(model, model)
+    }.get(model, Path(model).name if Path(model).is_dir() else model)
     if isinstance(image, str):
         return f"{name}, {Path(image).name}, 1 image"
+    data = data or default_data(model)
     kinds = {"scenes": "generated test scene", "coco": "COCO Karpathy test image"}
-    return f"{name}, {kinds.get(data or default_data(model), 'image')} {image}, 1 image"
+    kind = kinds.get(data) or f"image of {Path(data).name}, number"
+    return f"{name}, {kind} {image}, 1 image"
 
 
 def prompt(name: str, processor: Any, question: str | None = None) -> str:

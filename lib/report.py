@@ -73,7 +73,10 @@ def profile_parameters(profile: str, notebook: Path) -> dict[str, Any]:
         raise ValueError(f"no profile {profile!r}; there are {known}")
     with _quiet():
         known = papermill.inspect_notebook(str(notebook))
-    return {k: v for k, v in yaml.safe_load(path.read_text()).items() if k in known}
+    given = yaml.safe_load(path.read_text())
+    if given.get("json_path"):  # the figures show an image of the profile's own data
+        given.setdefault("data", given["json_path"])
+    return {k: v for k, v in given.items() if k in known}
 
 
 @contextlib.contextmanager
