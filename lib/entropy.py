@@ -414,7 +414,8 @@ def leave_one_out(
             "first-order", the derivative, equal to diag(H) - ρ_ii H with H the entropy operator;
             "renyi2", the exact scores of the order-2 entropy, O(N²).
         nodes: quadrature points of "exact" (and "first-order" by Cholesky), 40 by default and 24 in
-            float32 Cholesky (18 in the kernels). In float64 32 points err by less than 1e-9 in S, 40 by about 1e-12.
+            float32 Cholesky (18 in the kernels). In float64 32 points err by less than 1e-9 in S,
+            40 by about 1e-12.
         solver: "eigh" (float64 inside), "cholesky" (in the type of the result; batches on CUDA
             without host synchronisation), or "auto": eigh on a CPU, cholesky elsewhere.
         check: validate the data, which synchronises a GPU.
