@@ -404,15 +404,16 @@ def run(
     clock: dict[str, float] = dict(before.get("seconds", {}))
     loaded = _Lazy(profile, device)
 
-    if profile.captions and "captions" in stages:
-        with _timed(clock, "captions"):
-            _caption(profile, loaded, folder, progress, workers)
-    if profile.captions and "scores" in stages:
-        with _timed(clock, "scores"):
-            _score(profile, folder, progress)
-    if "efficiency" in stages:
-        with _timed(clock, "efficiency"):
-            _efficiency(profile, loaded, folder, progress)
+    work = {"efficiency": lambda: _efficiency(profile, loaded, folder, progress)}
+    if profile.captions:
+        work |= {
+            "captions": lambda: _caption(profile, loaded, folder, progress, workers),
+            "scores": lambda: _score(profile, folder, progress),
+        }
+    for stage in ("captions", "scores", "efficiency"):
+        begin = time.monotonic()
+        if stage in stages and stage in work and work[stage]():
+            clock[stage] = time.monotonic() - begin
     document = {
         "profile": dataclasses.asdict(profile),
         "environment": environment(device=loaded.device or earlier.get("device")),
@@ -446,19 +447,10 @@ class _Lazy:
         return made
 
 
-@contextmanager
-def _timed(clock: dict[str, float], name: str) -> Iterator[None]:
-    """Note how long a stage took; a stage that found its work done leaves the earlier time."""
-    begin = time.monotonic()
-    yield
-    seconds = time.monotonic() - begin
-    clock[name] = max(seconds, clock.get(name, 0.0)) if seconds < 5 else seconds
-
-
 def _caption(
     profile: Profile, loaded: _Lazy, folder: Path, progress: bool, workers: int = 1
-) -> None:
-    """Caption what is missing, with `workers` processes if there is enough to share."""
+) -> bool:
+    """Caption what is missing, with `workers` processes if there is enough; False: nothing was."""
     jobs = _jobs(profile, loaded, folder, progress)
     missing = 0
     for job in jobs:
@@ -471,6 +463,7 @@ def _caption(
         _share(profile, loaded, workers, progress)
     for job in jobs:
         job.run(loaded, profile, progress)
+    return missing > 0
 
 
 @dataclass(frozen=True)
@@ -588,8 +581,8 @@ def _drop_stale(folder: Path, pruners: Mapping[str, Any], settings: Mapping[str,
 # ---------------------------------------------------------------------------- scores
 
 
-def _score(profile: Profile, folder: Path, progress: bool) -> None:
-    """Score all records; nothing is done when neither records nor settings changed."""
+def _score(profile: Profile, folder: Path, progress: bool) -> bool:
+    """Score all records; False: neither records nor settings changed, nothing was done."""
     from . import metrics
     from .cocoeval import spice_missing
 
@@ -616,7 +609,7 @@ def _score(profile: Profile, folder: Path, progress: bool) -> None:
     })  # fmt: skip
     path = folder / "scores.json"
     if path.is_file() and json.loads(path.read_text()).get("key") == key:
-        return
+        return False
     with tqdm(total=2, desc="scores", unit="set", disable=not progress) as bar:
         scored = metrics.score_many(
             records, images, metrics=profile.metrics, n_bootstrap=profile.n_bootstrap,
@@ -651,6 +644,7 @@ def _score(profile: Profile, folder: Path, progress: bool) -> None:
         },
     }
     write_atomically(path, json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+    return True
 
 
 def _config(profile: Profile) -> Any:
@@ -752,8 +746,10 @@ def _load(profile: str, name: str) -> dict[str, Any]:
 # ---------------------------------------------------------------------------- cost, agreement
 
 
-def _efficiency(profile: Profile, loaded: _Lazy, folder: Path, progress: bool) -> None:
+def _efficiency(profile: Profile, loaded: _Lazy, folder: Path, progress: bool) -> bool:
     """Time and count Table 1's methods and the sweep; rows are kept as they are measured.
+
+    False: nothing was missing.
 
     `efficiency` of the profile: `batches`, `new_tokens`, `repeats`, and `sweep` (False leaves the
     other keep rates out). The sweep is timed at the first batch size only.
@@ -776,7 +772,7 @@ def _efficiency(profile: Profile, loaded: _Lazy, folder: Path, progress: bool) -
     done = {(row["slug"], row["batch"]) for row in rows}
     todo = [item for item in work if item not in done]
     if not todo:
-        return
+        return False
 
     from .benchmark import analytic, prompts
     from .efficiency import Shape, latency, machine, vision_flops
@@ -791,10 +787,11 @@ def _efficiency(profile: Profile, loaded: _Lazy, folder: Path, progress: bool) -
         row = {"slug": slug, "label": table[slug].label, "method": table[slug].name or "unpruned",
                "keep": dict(table[slug].options).get("keep", 1.0),
                "table": slug in methods(profile)}  # fmt: skip
-        row |= latency(
-            model, inputs[batch], pruner, new_tokens=options["new_tokens"], warmup=1,
-            repeats=options["repeats"],
-        )  # fmt: skip
+        with _one_thread(model):
+            row |= latency(
+                model, inputs[batch], pruner, new_tokens=options["new_tokens"], warmup=1,
+                repeats=options["repeats"],
+            )  # fmt: skip
         chosen = pruner.options() if pruner is not None else None
         row["flops"] = analytic(shape, chosen, row["kept"], text)
         if chosen and chosen["method"] == "tome":  # it also spares the vision tower work
@@ -807,6 +804,21 @@ def _efficiency(profile: Profile, loaded: _Lazy, folder: Path, progress: bool) -
             "dtype": str(model.dtype).removeprefix("torch."), "machine": machine(), "rows": rows,
         }  # fmt: skip
         write_atomically(path, json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+    return True
+
+
+@contextmanager
+def _one_thread(model: Any) -> Iterator[None]:
+    """One thread on a CPU: several that wait for each other time whatever else the machine does."""
+    import torch
+
+    before = torch.get_num_threads()
+    if model.device.type == "cpu":
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _agreement(profile: str, folder: Path) -> dict[str, int] | None:
