@@ -1,4 +1,4 @@
-"""One torch thread a worker: many tiny decompositions that fight over cores take ten times longer."""
+"""One torch thread a worker: many tiny decompositions fighting over cores take ten times longer."""
 
 import torch
 
