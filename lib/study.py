@@ -242,6 +242,10 @@ def methods(profile: Profile) -> dict[str, Method]:
     table[f"entropy-adaptive-{tail}"] = Method(
         "Entropy-Prune, adaptive count", "entropy", {"keep": keep, "count": "adaptive"}
     )
+    # two layers already mix the visual tokens: chance at that layer is the control for the others
+    table[f"random-layer2-{tail}"] = Method(
+        "RandomPrune at FastV's layer", "random", {"keep": keep, "layer": 2}
+    )
     table[f"entropy-layer2-{tail}"] = Method(
         "Entropy-Prune at FastV's layer", "entropy", {"keep": keep, "layer": 2}
     )

@@ -49,3 +49,12 @@ def test_the_readme_names_every_registered_method():
 def test_links_and_files_of_the_readme_exist():
     for target in re.findall(r"\]\(((?!http)[^)#]+)\)", README):
         assert (ROOT / target).exists(), target
+
+
+def test_the_results_are_the_stored_table():
+    block = re.search(r"<!-- results -->\n(.*?)<!-- /results -->", README, re.S)[1]
+    stored = (ROOT / "figures" / "embedded" / "table1.md").read_text()
+    lines = [line for line in block.splitlines() if line.startswith("|")]
+    assert len(lines) > 20
+    for line in lines:
+        assert line in stored, line
