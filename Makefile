@@ -46,7 +46,7 @@ nbval: $(READY) ## Execute every notebook and compare with its committed outputs
 # ---- the study ---------------------------------------------------------------------------------
 
 NOTEBOOKS := $(sort $(wildcard notebooks/[0-8][0-9]_*.ipynb))
-# 90 trains for hours; tests/test_training_notebook.py runs it in a smoke form instead.
+# 90 trains for minutes on a GPU; tests/test_training_notebook.py runs it in a smoke form instead.
 VALIDATED := $(NOTEBOOKS)
 PROFILE_FILE := notebooks/profiles/$(PROFILE).yaml
 REPORT := reports/$(PROFILE)
@@ -62,11 +62,16 @@ COMPUTING := $(filter-out $(REPORTING),$(wildcard lib/*.py lib/pruning/*.py))
 STUDIED := build/study/$(PROFILE)
 
 .PHONY: reproduce
-reproduce: $(READY) ## Compute, draw and report everything of PROFILE (default: embedded)
+ifdef DRY_RUN
+reproduce: $(READY)
+	@$(BIN)/python -m lib.doctor --profile $(PROFILE) || true
+else
+reproduce: $(READY) ## Compute, draw and report everything of PROFILE (DRY_RUN=1: say what it takes)
 	@test -f $(PROFILE_FILE) || { echo "No profile '$(PROFILE)': there are $(basename $(notdir $(wildcard notebooks/profiles/[a-z]*.yaml)))" >&2; exit 1; }
 	@$(MAKE) --no-print-directory $(STUDIED)
 	@$(MAKE) --no-print-directory $(if $(findstring j,$(filter-out --%,$(MAKEFLAGS))),,-j$(JOBS)) $(REPORT)/index.html
 	@echo "Open $(REPORT)/index.html"
+endif
 
 $(STUDIED): $(PROFILE_FILE) $(COMPUTING) | $(READY)
 	$(BIN)/python -m lib.study --profile $(PROFILE) --fresh

@@ -314,7 +314,7 @@ STYLE = """
 :root { color-scheme: light; }
 * { box-sizing: border-box; }
 body { font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; color: #1d232b;
-  background: #fff; margin: 0 auto; padding: 1rem 1rem 4rem; max-width: 68rem;
+  background: #fff; margin: 0 auto; padding: 1rem 1rem 4rem; max-width: 78rem;
   overflow-wrap: break-word; }
 h1 { font-size: 1.7rem; line-height: 1.25; }
 h2 { font-size: 1.3rem; margin-top: 2.2rem; }
