@@ -86,6 +86,10 @@ $(PAGES): %.html: %.ipynb | $(READY)
 $(REPORT)/index.html: $(PAGES) | $(READY)
 	@$(BIN)/python -m lib.report index --profile $(PROFILE)
 
+.PHONY: table
+table: $(READY) ## Caption with the five methods of Table 1 alone and print their scores
+	@$(BIN)/python -m lib.study --profile $(PROFILE) --table --fresh
+
 .PHONY: html
 html: $(READY) ## Write the HTML pages of PROFILE from its executed notebooks (seconds)
 	@$(BIN)/python -m lib.report html --profile $(PROFILE)

@@ -47,6 +47,7 @@ __all__ = [
     "load_scores",
     "methods",
     "run",
+    "table",
 ]
 
 #: The modules that decide no caption; a change in any other one makes records stale.
@@ -451,20 +452,56 @@ class _Lazy:
         return made
 
 
+def table(
+    profile: Profile, *, device: str | None = None, progress: bool = True, workers: int = 1
+) -> str:
+    """Caption with the five methods of Table 1 alone and score them: Markdown with intervals.
+
+    The records go where `run` looks for them, so that a whole run continues from them.
+    """
+    from . import metrics
+
+    folder, slugs = paths.results_dir(profile.profile), _table_1(profile)
+    _caption(profile, _Lazy(profile, device), folder, progress, workers, only=slugs)
+    records = {slug: read_records(folder / "captions" / slug) for slug in slugs}
+    images = examples(profile, progress=progress)
+    scored = metrics.score_many(
+        records, images, metrics=profile.metrics, n_bootstrap=profile.n_bootstrap,
+        random_state=profile.random_state,
+    )  # fmt: skip
+    rows = methods(profile)
+    return metrics.format_table(
+        {rows[k].label: _with_objects(s, records[k], images, profile) for k, s in scored.items()},
+        markdown=True,
+    )
+
+
+def _table_1(profile: Profile) -> list[str]:
+    """The slugs of Table 1's five rows."""
+    slugs = [name if name == "unpruned" else f"{name}-{percent(profile.keep)}" for name in TABLE_1]
+    return [slug for slug in slugs if slug in methods(profile)]
+
+
 def _caption(
-    profile: Profile, loaded: _Lazy, folder: Path, progress: bool, workers: int = 1
-) -> bool:
-    """Caption what is missing, with `workers` processes if there is enough; False: nothing was."""
+    profile: Profile, loaded: _Lazy, folder: Path, progress: bool, workers: int = 1,
+    only: Sequence[str] | None = None,
+) -> bool:  # fmt: skip
+    """Caption what is missing, with `workers` processes if there is enough; False: nothing was.
+
+    only: slugs of Table 1 to caption; by default all methods and ablations.
+    """
     jobs = _jobs(profile, loaded, folder, progress)
-    missing = 0
     for job in jobs:
         _drop_stale(job.folder, job.pruners, job.settings)
+    jobs = _restrict(jobs, only)
+    missing = 0
+    for job in jobs:
         for slug in job.pruners:
             with contextlib.suppress(FileNotFoundError):
                 missing -= len(read_records(job.folder / slug))
             missing += len(job.images)
     if workers > 1 and missing > WORTH_SHARING:
-        _share(profile, loaded, workers, progress)
+        _share(profile, loaded, workers, progress, only)
     for job in jobs:
         job.run(loaded, profile, progress)
     return missing > 0
@@ -524,13 +561,23 @@ def _jobs(profile: Profile, loaded: _Lazy, folder: Path, progress: bool) -> list
 WORTH_SHARING = 200
 
 
-def _share(profile: Profile, loaded: _Lazy, workers: int, progress: bool) -> None:
+def _restrict(jobs: list[_Job], only: Sequence[str] | None) -> list[_Job]:
+    """The first job with the named methods alone, or all jobs as they are."""
+    if not only:
+        return jobs
+    return [dataclasses.replace(jobs[0], pruners={slug: jobs[0].pruners[slug] for slug in only})]
+
+
+def _share(
+    profile: Profile, loaded: _Lazy, workers: int, progress: bool,
+    only: Sequence[str] | None = None,
+) -> None:  # fmt: skip
     """Several processes caption a share each; batches are the same as those of one process."""
     threads = max(1, (os.cpu_count() or 1) // workers)
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads),
                    "ENTROPY_PRUNE_ROOT": str(paths.ROOT)}  # fmt: skip
     command = [sys.executable, "-m", "lib.study", "--profile", profile.profile]
-    command += ["--device", str(loaded.loaded.model.device)]
+    command += ["--device", str(loaded.loaded.model.device), *(["--table"] if only else [])]
     running = [
         subprocess.Popen(
             [*command, "--share", f"{rank}/{workers}", *([] if progress else ["--quiet"])],
@@ -550,12 +597,16 @@ def _share(profile: Profile, loaded: _Lazy, workers: int, progress: bool) -> Non
         )
 
 
-def _caption_share(profile: Profile, share: str, device: str | None, progress: bool) -> None:
+def _caption_share(
+    profile: Profile, share: str, device: str | None, progress: bool,
+    only: Sequence[str] | None = None,
+) -> None:  # fmt: skip
     """What one of the processes of `_share` does."""
     rank, world_size = map(int, share.split("/"))
     loaded = _Lazy(profile, device)
     progress = progress and rank == 0
-    for job in _jobs(profile, loaded, paths.results_dir(profile.profile), progress):
+    jobs = _jobs(profile, loaded, paths.results_dir(profile.profile), progress)
+    for job in _restrict(jobs, only):
         job.run(loaded, profile, progress, rank=rank, world_size=world_size)
 
 
@@ -863,6 +914,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--workers", type=int, help="processes that caption; default: two on a CPU, one on a GPU"
     )
+    parser.add_argument(
+        "--table", action="store_true", help="only Table 1's five methods; print their scores"
+    )
     parser.add_argument("--share", help=argparse.SUPPRESS)
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     options = parser.parse_args(argv)
@@ -873,11 +927,20 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"{options.profile}: {len(images)} images below {images[0].path.parent.parent}")
             return 0
         if options.share:
-            _caption_share(profile, options.share, options.device, not options.quiet)
+            only = _table_1(profile) if options.table else None
+            _caption_share(profile, options.share, options.device, not options.quiet, only)
+            return 0
+        workers = options.workers or _default_workers(options.device)
+        if options.table:
+            if options.fresh:
+                set_aside(profile.profile)
+            print(table(
+                profile, device=options.device, progress=not options.quiet, workers=workers
+            ))  # fmt: skip
             return 0
         document = run(
             profile, fresh=options.fresh, device=options.device, progress=not options.quiet,
-            workers=options.workers or _default_workers(options.device),
+            workers=workers,
         )  # fmt: skip
     except (ValueError, RuntimeError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)

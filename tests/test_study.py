@@ -250,3 +250,29 @@ def test_the_command_line_runs_a_profile(root, capsys):
     assert capsys.readouterr().out.startswith("tiny: captions")
     assert study.main(["--profile", "tiny", "--quiet", "--data-only"]) == 0
     assert "tiny: 3 images" in capsys.readouterr().out
+
+
+def test_table_1_alone_captions_five_methods_and_a_whole_run_goes_on_from_them(root, monkeypatch):
+    for folder in ("captions", "ablations"):
+        shutil.rmtree(root / "data" / "results" / "tiny" / folder)
+    made = counted(monkeypatch)
+    text = study.table(study.load_profile("tiny"), device="cpu", progress=False)
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert [row.split("|")[1].strip() for row in rows[2:]] == [
+        "Unpruned", "RandomPrune", "ToMe", "FastV", "Entropy-Prune",
+    ]  # fmt: skip
+    assert "[" in rows[2] and "SPICE" in text
+    five = {"unpruned", "random-50", "tome-50", "fastv-50", "entropy-50"}
+    assert {slug for slug, _ in made} == five
+    made.clear()
+    tiny_study.run()
+    assert made and not five & {slug for slug, _ in made}
+
+
+def test_table_1_is_the_same_with_two_processes(root, monkeypatch, capsys):
+    expected = study.table(study.load_profile("tiny"), device="cpu", progress=False)
+    shutil.rmtree(root / "data" / "results" / "tiny" / "captions")
+    monkeypatch.setattr(study, "WORTH_SHARING", 0)
+    arguments = ["--profile", "tiny", "--table", "--quiet", "--device", "cpu", "--workers", "2"]
+    assert study.main(arguments) == 0
+    assert expected in capsys.readouterr().out
