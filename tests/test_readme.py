@@ -1,6 +1,7 @@
 """The README's section "Add a method" works as it stands: one file, found by everything."""
 
 import importlib
+import json
 import re
 import sys
 
@@ -61,3 +62,14 @@ def test_the_results_are_the_stored_table(tmp_path, monkeypatch):
     assert len(lines) > 20
     for line in lines:
         assert line in stored, line
+
+
+def test_the_budgets_are_the_stored_ones():
+    block = re.search(r"<!-- budgets -->\n(.*?)<!-- /budgets -->", README, re.S)[1]
+    path = ROOT / "data" / "results" / "embedded-val" / "budgets.json"
+    rows = json.loads(path.read_text())["rows"]
+    cells = [f"{100 * row['CIDEr']:.1f} / {100 * row['Object F1']:.1f}" for row in rows]
+    assert re.findall(r"\d+\.\d / \d+\.\d", block)[0] == cells[0]
+    shown = {cell for cell in re.findall(r"\d+\.\d / \d+\.\d", block)}
+    assert shown == set(cells)
+    assert all(len(row["captions"]) == 500 for row in rows)
