@@ -1,10 +1,11 @@
 """Greedy decoding near the hardware's limit: preallocated caches and one captured step.
 
 `generate` launches over a thousand small kernels a token, which hides at batch 1 what pruning
-saves. `StaticDecoder` yields the same tokens: the prefill runs through the model as usual (with
-whatever pruner is active), its keys and values move into buffers that have each layer's own
-length, and the decoding step is captured once in a CUDA graph and replayed. Without a GPU the same
-step runs uncaptured, which is how the tests compare it with `generate`.
+saves. `StaticDecoder` yields the same tokens: the prefill runs through the model's own forward with
+whatever pruner is active, its keys and values move into buffers that have each layer's own length,
+and the decoding step is captured once in a CUDA graph and replayed. A prefill of a shape that comes
+again is captured as well: vision tower, scorer and language model in one graph. Without a GPU the
+same functions run uncaptured, which is how the tests compare them with `generate`.
 
     decoder = StaticDecoder(model)
     with EntropyPrune(keep=0.5)(model):
@@ -21,6 +22,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from lib.pruning import PrunedCache
+from lib.pruning.base import visual_tokens
 
 #: Buffers grow in steps of this many positions, so that prompts of similar length share a graph.
 BUCKET = 64
@@ -55,16 +57,30 @@ class _Buffers:
     graph: Any = field(default=None)
 
 
+@dataclass
+class _Prefill:
+    """A captured prefill: the graph, what it reads and what it leaves behind."""
+
+    graph: Any
+    inputs: dict[str, Tensor]
+    output: tuple[Tensor, Any, Tensor]  # first token, cache, its position
+    seen: Any  # what the pruner remembers of the pass
+
+
 class StaticDecoder:
     """Greedy generation with static caches of per-layer length.
 
     model: a LLaVA (or any model with `model.language_model` and `lm_head`) on one device.
     compiled: fuse the small kernels of a layer with torch.compile (a minute at the first call).
+    capture_prefill: capture the prefill, too, when a shape comes for the second time; not for
+        methods whose count depends on the image, nor for LLaVA-NeXT, whose images differ in length.
 
     Raises `ValueError` for sampling or beam options, and if the model is spread over devices.
     """
 
-    def __init__(self, model: PreTrainedModel, *, compiled: bool = False) -> None:
+    def __init__(
+        self, model: PreTrainedModel, *, compiled: bool = False, capture_prefill: bool = True
+    ) -> None:
         devices = {p.device for p in model.parameters()}
         if len(devices) > 1:
             raise ValueError(
@@ -75,6 +91,9 @@ class StaticDecoder:
         self.device = devices.pop()
         self._layer = torch.compile(_run_layer, dynamic=False) if compiled else _run_layer
         self._buffers: dict[tuple, _Buffers] = {}
+        self._capture_prefill = capture_prefill
+        self._prefills: dict[tuple, _Prefill] = {}
+        self._last_key: tuple | None = None
 
     @torch.inference_mode()
     def generate(
@@ -102,24 +121,18 @@ class StaticDecoder:
         config = self.model.generation_config
         eos = config.eos_token_id if eos_token_id is None else eos_token_id
         pad = config.pad_token_id if pad_token_id is None else pad_token_id
-        if attention_mask is None:
-            attention_mask = torch.ones_like(input_ids)
-        positions = (attention_mask.long().cumsum(1) - 1).masked_fill(attention_mask == 0, 0)
-        first = self.model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=positions,
-            use_cache=True,
-            logits_to_keep=1,
-            **inputs,
+        # without padding no mask is needed; asked once, so that nothing else has to
+        if attention_mask is not None and bool(attention_mask.all()):
+            attention_mask = None
+        token, cache, position = self.prefill(
+            input_ids=input_ids, attention_mask=attention_mask, **inputs
         )
-        token = _greedy(first.logits)
         if max_new_tokens == 1:
             return torch.cat([input_ids, token], 1)
-        buffers = self._fill(first.past_key_values, attention_mask, max_new_tokens)
-        del first
+        buffers = self._fill(cache, attention_mask, max_new_tokens)
+        del cache
         buffers.token.copy_(token)
-        buffers.positions.copy_(positions[:, -1:] + 1)
+        buffers.positions.copy_(position)
         buffers.out[:, :1] = token
         buffers.step.fill_(1)
         stops = None if eos is None else torch.as_tensor(eos, device=token.device).view(-1)
@@ -132,7 +145,106 @@ class StaticDecoder:
                 break
         return torch.cat([input_ids, _trim(buffers.out[:, :done], stops, pad)], 1)
 
-    def _fill(self, cache: Any, attention_mask: Tensor, new: int) -> _Buffers:
+    @torch.inference_mode()
+    def prefill(
+        self, *, input_ids: Tensor, attention_mask: Tensor | None = None, **inputs: Any
+    ) -> tuple[Tensor, Any, Tensor]:
+        """First new token `(batch, 1)`, the cache behind it and the token's position `(batch, 1)`.
+
+        What a captured prefill returns is overwritten by the next one.
+        """
+        given = {"input_ids": input_ids} | inputs
+        if attention_mask is not None:
+            given["attention_mask"] = attention_mask
+        key = self._prefill_key(given)
+        if key is None or key != self._last_key:  # most shapes of a data set come once
+            self._last_key = key
+            self._prefills.clear()
+            return self._first(**given)
+        if key not in self._prefills:
+            self._prefills[key] = self._captured(given, images_each=key[0])
+        captured, pruner = self._prefills[key], self._pruner
+        if pruner is not None and pruner.image_keys is not None:
+            given["image_keys"] = pruner.image_keys
+        for name, tensor in captured.inputs.items():
+            tensor.copy_(given[name])
+        captured.graph.replay()
+        if pruner is not None:
+            pruner._last = captured.seen
+        return captured.output
+
+    @property
+    def _pruner(self) -> Any:
+        """The pruner active on the model, if any."""
+        return getattr(self.model.model, "_visual_pruner", None)
+
+    def _first(
+        self, *, input_ids: Tensor, attention_mask: Tensor | None = None, **inputs: Any
+    ) -> tuple[Tensor, Any, Tensor]:
+        """The prefill through the model."""
+        if attention_mask is None:
+            positions = torch.arange(input_ids.shape[1], device=input_ids.device)
+            positions = positions.expand(input_ids.shape)
+        else:
+            positions = attention_mask.long().cumsum(1) - 1
+            positions = positions.masked_fill(attention_mask == 0, 0)
+        output = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=positions,
+            use_cache=True,
+            logits_to_keep=1,
+            **inputs,
+        )
+        return _greedy(output.logits), output.past_key_values, positions[:, -1:] + 1
+
+    def _prefill_key(self, given: dict[str, Any]) -> tuple | None:
+        """What a captured prefill depends on besides values; None if it cannot be captured."""
+        config, pruner = self.model.config, self._pruner
+        if not self._capture_prefill or self.device.type != "cuda":
+            return None
+        if config.model_type != "llava" or not all(isinstance(t, Tensor) for t in given.values()):
+            return None
+        if pruner is not None and not (pruner.exact or pruner.keeps_all):
+            return None
+        if "pixel_values" not in given or "past_key_values" in given:
+            return None
+        counts = (given["input_ids"] == config.image_token_id).sum(1).tolist()
+        each, rest = divmod(counts[0], visual_tokens(config))
+        if rest or not each or any(count != counts[0] for count in counts):
+            return None
+        options = None
+        if pruner is not None:
+            options = (type(pruner), repr(pruner.options()), pruner.image_keys is not None)
+        shapes = tuple((name, t.shape, t.dtype) for name, t in sorted(given.items()))
+        return each, options, shapes
+
+    def _captured(self, given: dict[str, Tensor], *, images_each: int) -> _Prefill:
+        """Capture `_first` for inputs of these shapes."""
+        pruner = self._pruner
+        inputs = {name: tensor.clone() for name, tensor in given.items()}
+        keys = None if pruner is None else pruner.image_keys
+        graph = torch.cuda.CUDAGraph()
+        try:
+            if pruner is not None:
+                pruner.images_each = images_each
+                if keys is not None:
+                    pruner.image_keys = keys.to(self.device, copy=True)
+            stream = torch.cuda.Stream()
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):  # warm-up: library handles, not to be captured
+                self._first(**inputs)
+            torch.cuda.current_stream().wait_stream(stream)
+            with torch.cuda.graph(graph):
+                output = self._first(**inputs)
+            if keys is not None:
+                inputs["image_keys"] = pruner.image_keys
+            return _Prefill(graph, inputs, output, None if pruner is None else pruner._last)
+        finally:
+            if pruner is not None:
+                pruner.images_each, pruner.image_keys = None, keys
+
+    def _fill(self, cache: Any, attention_mask: Tensor | None, new: int) -> _Buffers:
         """Move a prefill's keys and values into static buffers (made once for each shape)."""
         state = cache.visual if isinstance(cache, PrunedCache) else None
         # layers with one length and one mask share a group
@@ -153,12 +265,15 @@ class StaticDecoder:
             place.fill_(length)
             mask.fill_(float("-inf"))
             mask[..., :length] = 0
-            visible = state.key_mask if pruned else attention_mask.bool()
+            visible = state.key_mask if pruned else attention_mask
             if visible is not None:
-                mask[:, 0, 0, :length].masked_fill_(~visible.to(mask.device), float("-inf"))
+                mask[:, 0, 0, :length].masked_fill_(~visible.bool(), float("-inf"))
+        places, sources = [], []
         for slot, layer in zip(buffers.slots, cache.layers):
-            slot.keys[:, :, : layer.keys.shape[2]] = layer.keys
-            slot.values[:, :, : layer.values.shape[2]] = layer.values
+            length = layer.keys.shape[2]
+            places += [slot.keys[:, :, :length], slot.values[:, :, :length]]
+            sources += [layer.keys, layer.values]
+        torch._foreach_copy_(places, sources)
         return buffers
 
     def _allocate(

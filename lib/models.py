@@ -17,6 +17,7 @@ from typing import NamedTuple
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
+    AutoConfig,
     AutoModelForImageTextToText,
     AutoProcessor,
     CLIPVisionConfig,
@@ -132,6 +133,19 @@ def load(
     if device is not None:
         model = model.to(device)
     return Loaded(model.eval(), processor, name)
+
+
+def read_config(name: str = "embedded", *, revision: str | None = None) -> LlavaConfig:
+    """The configuration of what `load` would load, without its weights; raises as `load` does.
+
+    >>> read_config("shape:llava-1.5-7b").text_config.num_hidden_layers
+    32
+    """
+    on_hub = _is_hub_id(name)
+    if name.startswith("shape:"):
+        return _shape_config(name, _embedded_tokenizer())
+    source = str(embedded_dir()) if name == "embedded" else name
+    return AutoConfig.from_pretrained(source, **({"revision": revision} if on_hub else {}))
 
 
 def format_prompt(processor: LlavaProcessor, text: str = PROMPT) -> str:
@@ -438,27 +452,35 @@ def _build_shape(
     The words come from the embedded tokenizer (its ids lie inside the larger vocabulary), so the
     placeholder's id is that tokenizer's and not LLaVA's 32000; nothing else differs.
     """
-    shape = _SHAPES[name.removeprefix("shape:")]
-    check_folder(embedded_dir())
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(str(embedded_dir()))
-    ids = {
-        "pad_token_id": tokenizer.pad_token_id,
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-    }
-    vision = CLIPVisionConfig(**shape["vision"])
-    config = _llava_config(
-        vision,
-        LlamaConfig(**shape["text"], **ids),
-        tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
-        tokenizer.pad_token_id,
-    )
+    tokenizer = _embedded_tokenizer()
+    config = _shape_config(name, tokenizer)
     with torch.random.fork_rng(), torch.device(device):
         torch.manual_seed(0)
         model = AutoModelForImageTextToText.from_config(
             config, dtype=dtype, attn_implementation=attn_implementation
         )
+    vision = config.vision_config
     processor = build_processor(
         tokenizer, image_size=vision.image_size, patch_size=vision.patch_size
     )
     return model, processor
+
+
+def _embedded_tokenizer() -> PreTrainedTokenizerFast:
+    check_folder(embedded_dir())
+    return PreTrainedTokenizerFast.from_pretrained(str(embedded_dir()))
+
+
+def _shape_config(name: str, tokenizer: PreTrainedTokenizerFast) -> LlavaConfig:
+    shape = _SHAPES[name.removeprefix("shape:")]
+    ids = {
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
+    return _llava_config(
+        CLIPVisionConfig(**shape["vision"]),
+        LlamaConfig(**shape["text"], **ids),
+        tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
+        tokenizer.pad_token_id,
+    )

@@ -45,6 +45,7 @@ __all__ = [
     "fetch",
     "load_profile",
     "load_scores",
+    "mark",
     "methods",
     "run",
     "table",
@@ -57,6 +58,11 @@ REPORTING = {
     "scene_pool", "spice", "study", "tables", "training",
 }  # fmt: skip
 OBJECT_F1 = "Object F1"
+RANDOM = "random weights"
+#: why a profile with random weights has no scores
+UNSCORED = "the weights are random and the captions mean nothing, so nothing is scored"
+#: what a study consists of, in order; "scores" alone needs the records, but no model
+STAGES = ("captions", "scores", "efficiency")
 #: Table 1's rows, in the paper's order; the rest of `methods` stands in Table 1's second part.
 TABLE_1 = ("unpruned", "random", "tome", "fastv", "entropy")
 
@@ -73,7 +79,8 @@ class Profile:
     json_path, image_root, split, limit: the images, see `lib.coco.read_karpathy`; without a
         `json_path`, a hub model captions COCO and any other model the generated scenes.
     keep: share of visual tokens kept in Table 1.
-    captions: False for random weights, whose captions mean nothing: only the cost is measured.
+    random_weights: the captions mean nothing: everything runs, but nothing is scored, and every
+        figure, table and page says so first (see `mark`).
     ablation_limit, ablation_keep, sweep: images and keep rate of the ablations, and the keep rates
         of the sweep.
     efficiency: options of the timing, see `_efficiency`.
@@ -95,7 +102,7 @@ class Profile:
     max_new_tokens: int = 64
     keep: float = 0.5
     random_state: int = 0
-    captions: bool = True
+    random_weights: bool = False
     ablation_limit: int = 48
     ablation_keep: float = 0.25
     sweep: tuple[float, ...] = (0.1, 0.25, 0.5, 0.75)
@@ -114,6 +121,8 @@ class Profile:
         for name in ("batch_size", "max_new_tokens", "ablation_limit"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.model.startswith("shape:") and not self.random_weights:
+            raise ValueError(f"{self.model!r} has random weights: say 'random_weights: true'")
 
 
 def profile_names() -> list[str]:
@@ -176,6 +185,22 @@ def _listing(profile: Profile, *, progress: bool = True) -> tuple[Path, Path | N
     if _on_coco(profile):
         return coco.karpathy_json(), root or coco.coco_dir()
     return scenes.ensure_scenes(profile.split, progress=progress), None
+
+
+def mark(profile: str) -> str:
+    """What everything shown of a profile says first; empty unless its weights are random.
+
+    The machine is the one that computed the profile.
+    """
+    try:
+        if not load_profile(profile).random_weights:
+            return ""
+    except ValueError:  # not one of `notebooks/profiles`
+        return ""
+    path = paths.results_dir(profile) / "study.json"
+    made = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    device = made.get("environment", {}).get("device")
+    return f"random weights, {'a CPU' if device == 'cpu' else device}" if device else RANDOM
 
 
 def fetch(profile: Profile, *, progress: bool = True) -> list:
@@ -392,13 +417,16 @@ def run(
     device: str | None = None,
     progress: bool = True,
     workers: int = 1,
-    stages: Sequence[str] = ("captions", "scores", "efficiency"),
+    stages: Sequence[str] = STAGES,
 ) -> dict[str, Any]:
     """Compute what is missing of a profile; returns `study.json` as a dict.
 
     fresh: set results that came with the checkout aside first (see `set_aside`).
     workers: processes that caption; they change no caption.
+    stages: some of `STAGES`; "scores" continues from records made elsewhere, without the model.
     """
+    if unknown := set(stages) - set(STAGES):
+        raise ValueError(f"unknown stage {min(unknown)!r}: choose from {', '.join(STAGES)}")
     if fresh:
         set_aside(profile.profile)
     folder = paths.results_dir(profile.profile)
@@ -409,20 +437,21 @@ def run(
     clock: dict[str, float] = dict(before.get("seconds", {}))
     loaded = _Lazy(profile, device)
 
-    work = {"efficiency": lambda: _efficiency(profile, loaded, folder, progress)}
-    if profile.captions:
-        work |= {
-            "captions": lambda: _caption(profile, loaded, folder, progress, workers),
-            "scores": lambda: _score(profile, folder, progress),
-        }
-    for stage in ("captions", "scores", "efficiency"):
+    work = {
+        "captions": lambda: _caption(profile, loaded, folder, progress, workers),
+        "scores": lambda: _score(profile, folder, progress),
+        "efficiency": lambda: _efficiency(profile, loaded, folder, progress),
+    }
+    for stage in STAGES:
         begin = time.monotonic()
-        if stage in stages and stage in work and work[stage]():
+        if stage in stages and work[stage]():
             clock[stage] = time.monotonic() - begin
+    # without the model, this machine only scored what another one computed
+    made_here = loaded.device is not None or not earlier
     document = {
         "profile": dataclasses.asdict(profile),
-        "environment": environment(device=loaded.device or earlier.get("device")),
-        "code": code_digest(),
+        "environment": environment(device=loaded.device) if made_here else earlier,
+        "code": code_digest() if made_here else before["code"],
         "seconds": {name: round(seconds, 1) for name, seconds in clock.items()},
     }
     if agreement := _agreement(profile.profile, folder):
@@ -638,9 +667,6 @@ def _drop_stale(folder: Path, pruners: Mapping[str, Any], settings: Mapping[str,
 
 def _score(profile: Profile, folder: Path, progress: bool) -> bool:
     """Score all records; False: neither records nor settings changed, nothing was done."""
-    from . import metrics
-    from .cocoeval import spice_missing
-
     main = methods(profile)
     config = _config(profile)
     others = ablations(profile, config)
@@ -659,12 +685,62 @@ def _score(profile: Profile, folder: Path, progress: bool) -> bool:
         "ablations": {slug: canonical(rows) for slug, rows in small.items()},
         "metrics": [profile.metrics, profile.ablation_metrics, profile.n_bootstrap],
         "references": {str(e.image_id): list(e.references) for e in images},
-        "spice": spice_missing() is None,
+        "spice": None if profile.random_weights else _has_spice(),
         "groups": {slug: dict(m.groups) for slug, m in others.items()},
     })  # fmt: skip
     path = folder / "scores.json"
     if path.is_file() and json.loads(path.read_text()).get("key") == key:
         return False
+    if profile.random_weights:
+        scored, minor = _unscored(profile.metrics, main), _unscored(profile.ablation_metrics, small)
+        versus: dict[str, Any] = {}
+    else:
+        scored, minor, versus = _scored(profile, records, small, images, few, progress)
+        for slug, one in scored.items():
+            one.save(folder / "scores" / f"{slug}.json")
+    document = {
+        "key": key,
+        "images": len(images),
+        "ablation_images": len(few),
+        "ablation_keep": profile.ablation_keep,
+        "keep": profile.keep,
+        "methods": {k: _summary(main[k], scored[k], records[k]) for k in main},
+        "differences": [] if profile.random_weights else _differences(profile, scored),
+        "ablations": {
+            k: _summary(others[k], minor[k], small[k]) | {"versus": versus.get(k)} for k in others
+        },
+    }
+    write_atomically(path, json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+    return True
+
+
+@dataclass(frozen=True)
+class _NotScored:
+    """In place of `lib.metrics.Scores`: every metric is a dash with its reason."""
+
+    values: Mapping[str, None]
+    reasons: Mapping[str, str]
+    intervals: Mapping[str, None] = field(default_factory=dict)
+
+
+def _unscored(metrics: Sequence[str], slugs: Mapping[str, Any]) -> dict[str, _NotScored]:
+    one = _NotScored(dict.fromkeys(metrics), dict.fromkeys(metrics, UNSCORED))
+    return dict.fromkeys(slugs, one)
+
+
+def _has_spice() -> bool:
+    from .cocoeval import spice_missing
+
+    return spice_missing() is None
+
+
+def _scored(
+    profile: Profile, records: Mapping, small: Mapping, images: Sequence, few: Sequence,
+    progress: bool,
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:  # fmt: skip
+    """Scores of Table 1, of the ablations, and of these against Entropy-Prune's default."""
+    from . import metrics
+
     with tqdm(total=2, desc="scores", unit="set", disable=not progress) as bar:
         scored = metrics.score_many(
             records, images, metrics=profile.metrics, n_bootstrap=profile.n_bootstrap,
@@ -684,31 +760,14 @@ def _score(profile: Profile, folder: Path, progress: bool) -> bool:
         for k, s in minor.items()
         if default is not None
     }
-    for slug, one in scored.items():
-        one.save(folder / "scores" / f"{slug}.json")
-    document = {
-        "key": key,
-        "images": len(images),
-        "ablation_images": len(few),
-        "ablation_keep": profile.ablation_keep,
-        "keep": profile.keep,
-        "methods": {k: _summary(main[k], scored[k], records[k]) for k in main},
-        "differences": _differences(profile, scored),
-        "ablations": {
-            k: _summary(others[k], minor[k], small[k]) | {"versus": versus.get(k)} for k in others
-        },
-    }
-    write_atomically(path, json.dumps(document, indent=1, ensure_ascii=False) + "\n")
-    return True
+    return scored, minor, versus
 
 
 def _config(profile: Profile) -> Any:
     """The model's configuration, without its weights."""
-    from transformers import AutoConfig
+    from . import models
 
-    if profile.model == "embedded":
-        return AutoConfig.from_pretrained(paths.embedded_dir())
-    return AutoConfig.from_pretrained(profile.model, revision=profile.revision)
+    return models.read_config(profile.model, revision=profile.revision)
 
 
 def _with_objects(scores: Any, records: Sequence[Mapping], images: Sequence, profile: Profile):
@@ -917,6 +976,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--table", action="store_true", help="only Table 1's five methods; print their scores"
     )
+    parser.add_argument(
+        "--stages", nargs="+", choices=STAGES, default=STAGES,
+        help="only these; 'scores' needs records, but no model",
+    )  # fmt: skip
     parser.add_argument("--share", help=argparse.SUPPRESS)
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     options = parser.parse_args(argv)
@@ -940,7 +1003,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         document = run(
             profile, fresh=options.fresh, device=options.device, progress=not options.quiet,
-            workers=workers,
+            workers=workers, stages=options.stages,
         )  # fmt: skip
     except (ValueError, RuntimeError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -72,3 +72,59 @@ def test_one_token_and_bad_options(model):
         decoder.generate(**one(), max_new_tokens=0)
     with pytest.raises(ValueError, match="greedy; num_beams is not supported"):
         decoder.generate(**one(), num_beams=3)
+
+
+@pytest.mark.parametrize("name", available())
+@pytest.mark.parametrize("each", [1, 2])
+def test_known_image_counts_find_the_same_tokens(model, name, each):
+    prompts = [prompt(before=3, images=each, after=4, seed=s) for s in range(2)]
+    inputs = batch([prompts[0], prompts[1][2:]], 2 * each)
+    logits, kept = [], []
+    for known in (None, each):
+        with create(name)(model) as pruner:
+            pruner.images_each = known
+            logits.append(model(**inputs, logits_to_keep=1).logits)
+            kept.append(pruner.kept)
+    assert torch.equal(*logits)
+    assert len(kept[0]) == len(kept[1]) == 2 * each
+    assert all(torch.equal(a, b) for a, b in zip(*kept))
+
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+def on_gpu(inputs):
+    return {name: tensor.cuda() for name, tensor in inputs.items()}
+
+
+@needs_gpu
+@pytest.mark.parametrize("name", [None, *available()])
+@pytest.mark.parametrize("padded", [False, True])
+def test_a_captured_prefill_yields_the_same_tokens(name, padded):
+    model = tiny_llava().cuda()
+    decoder = StaticDecoder(model)
+    pruner = FixedPrune(indices=[range(36)] * 2) if name is None else create(name)
+    for seed in range(4):
+        first, second = (prompt(before=3, after=4, seed=s + seed) for s in range(2))
+        inputs = on_gpu(batch([first, second[2 * padded :]], 2, seed=seed))
+        with pruner(model):
+            expected = model.generate(**inputs, do_sample=False, max_new_tokens=9)
+            kept = pruner.kept
+            assert torch.equal(decoder.generate(**inputs, max_new_tokens=9), expected)
+            assert all(torch.equal(a, b) for a, b in zip(kept, pruner.kept))
+            assert len(decoder._prefills) == (seed > 0 and name is not None)
+
+
+@needs_gpu
+def test_a_captured_prefill_follows_the_keys_of_the_images():
+    model = tiny_llava().cuda()
+    decoder, inputs = StaticDecoder(model), on_gpu(one())
+    with create("random", keep=0.25)(model) as pruner:
+        for key in range(4):
+            pruner.image_keys = torch.tensor([key])
+            expected = model.generate(**inputs, do_sample=False, max_new_tokens=5)
+            kept = pruner.kept
+            assert torch.equal(decoder.generate(**inputs, max_new_tokens=5), expected)
+            assert torch.equal(kept[0], pruner.kept[0])
+            assert int(pruner.image_keys) == key
+    assert len(decoder._prefills) == 1

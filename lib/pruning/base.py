@@ -196,6 +196,8 @@ class VisualPruner:
         self._mask: Any = None
         #: one int64 key an image of the next prefill; seeds random choices (None: from the pixels)
         self.image_keys: Tensor | None = None
+        #: images in every row, if the caller knows: nothing is then read back from the device
+        self.images_each: int | None = None
 
     # ---- to be written by a method ------------------------------------------------------------
 
@@ -383,7 +385,8 @@ class VisualPruner:
                 )
             past_valid = valid[:, :-new].bool() if state is None and valid.shape[1] > new else None
             valid = valid[:, -new:].bool()
-            valid = None if bool(valid.all()) else valid
+            if self.images_each is None and bool(valid.all()):
+                valid = None
         groups, images_per_row, image_mask = [], [], None
         if with_images:
             if ids is not None:
@@ -400,14 +403,15 @@ class VisualPruner:
     def _find_images(self, image_mask: Tensor) -> tuple[list[ImageTokens], list[int]]:
         """Image tokens in groups of equal length, and the number of images in each row."""
         config, device = self._model.config, image_mask.device
+        if self.images_each is not None and config.model_type == "llava":
+            return self._known_images(image_mask, self.images_each, visual_tokens(config))
         on_host = image_mask.cpu()  # one copy instead of a synchronisation for every count
         per_row = on_host.sum(1).tolist()
         rows, columns = on_host.nonzero(as_tuple=True)
         if not len(rows):
             return [], [0] * len(per_row)
         if config.model_type == "llava":
-            tokens = (config.vision_config.image_size // config.vision_config.patch_size) ** 2
-            tokens += config.vision_feature_select_strategy == "full"
+            tokens = visual_tokens(config)
             if any(count % tokens for count in per_row):
                 raise ValueError(
                     f"rows hold {per_row} image tokens, not multiples of {tokens}: pass whole "
@@ -429,6 +433,18 @@ class VisualPruner:
                 ImageTokens(row_of[members].to(device), place.to(device), members, self._prefill)
             )
         return groups, torch.bincount(row_of, minlength=len(per_row)).tolist()
+
+    @staticmethod
+    def _known_images(
+        image_mask: Tensor, each: int, tokens: int
+    ) -> tuple[list[ImageTokens], list[int]]:
+        """The same on the device alone, for `each` images of `tokens` tokens in every row."""
+        batch = image_mask.shape[0]
+        order = image_mask.to(torch.uint8).sort(dim=1, descending=True, stable=True).indices
+        columns = order[:, : each * tokens].reshape(-1, tokens)
+        rows = torch.arange(batch, device=image_mask.device).repeat_interleave(each)
+        ordinals = list(range(batch * each))
+        return [ImageTokens(rows, columns, ordinals, None)], [each] * batch
 
     def _layer_hook(self, index: int) -> Callable:
         def hook(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
@@ -569,6 +585,12 @@ class VisualPruner:
             for images in self._prefill.groups:
                 images.__dict__.pop("hidden", None)
         self._prefill = self._decoding = self._mask = None
+
+
+def visual_tokens(config: Any) -> int:
+    """Visual tokens of one image of a LLaVA with this configuration."""
+    tokens = (config.vision_config.image_size // config.vision_config.patch_size) ** 2
+    return tokens + (config.vision_feature_select_strategy == "full")
 
 
 def _take(states: Tensor, index: Tensor) -> Tensor:
