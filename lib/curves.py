@@ -28,7 +28,8 @@ def sweep(
 ) -> Figure:
     """Quality against each of `against` [(column, axis label)], a line a method with its band.
 
-    frame: as `lib.tables.sweep` gives it. The unpruned model is a dashed line.
+    frame: as `lib.tables.sweep` gives it; a metric without bounds has no band. The unpruned model
+        is a dashed line.
     """
     fig, axes = plt.subplots(1, len(against), figsize=(WIDTH, 3.1), sharey=True, squeeze=False)
     full = frame[frame["label"] == "Unpruned"]
@@ -36,10 +37,11 @@ def sweep(
         for name, rows in frame[frame["label"] != "Unpruned"].groupby("label", sort=False):
             color, marker = LOOK.get(name, (PINK, "o"))
             rows = rows.dropna(subset=[column]).sort_values(column)
-            ax.fill_between(
-                rows[column], rows[f"{metric} low"], rows[f"{metric} high"],
-                color=color, alpha=0.12, linewidth=0,
-            )  # fmt: skip
+            if f"{metric} low" in rows:
+                ax.fill_between(
+                    rows[column], rows[f"{metric} low"], rows[f"{metric} high"],
+                    color=color, alpha=0.12, linewidth=0,
+                )  # fmt: skip
             ax.plot(rows[column], rows[metric], color=color, marker=marker, label=name)
         if len(full):
             ax.axhline(full[metric].iloc[0], color=BLACK, linewidth=0.9, linestyle="--",

@@ -153,12 +153,14 @@ def load_or_compute(
 
 
 def example(
-    image: int | str = 0, *, model: str = "embedded", data: str | None = None
+    image: int | str = 0, *, model: str = "embedded", data: str | None = None,
+    image_root: str | None = None,
 ) -> Example:  # fmt: skip
     """One image: number `image` of a test split, or a path to a file.
 
     `data` is "scenes" (drawn on first use), "coco" or the path of a JSON in Karpathy's layout; by
-    default "coco" for models of the hub and "scenes" for the others.
+    default "coco" for models of the hub and "scenes" for the others. `image_root` is the folder of
+    the images, where they lie neither beside that JSON nor where COCO is downloaded to.
 
     Raises:
         ValueError: unknown data, or a number outside the split.
@@ -169,15 +171,16 @@ def example(
         if not path.is_file():
             raise FileNotFoundError(f"no image at {path}")
         return Example(image_id=0, path=path, references=())
-    data, root = data or default_data(model), None
+    data = data or default_data(model)
+    root = Path(image_root).expanduser() if image_root else None
     if data == "scenes":
         from lib.scenes import ensure_scenes
 
         listing = ensure_scenes("test", limit=image + 1, progress=False)
     elif data == "coco":
-        listing, root = karpathy_json(), coco_dir()
-    elif Path(data).is_file():
-        listing = Path(data)
+        listing, root = karpathy_json(), root or coco_dir()
+    elif Path(data).expanduser().is_file():
+        listing = Path(data).expanduser()
     else:
         raise ValueError(f"data must be 'scenes', 'coco' or a Karpathy JSON, got {data!r}")
     examples = read_karpathy(listing, "test", image_root=root, check_files=False)
@@ -261,12 +264,17 @@ def _grid(config: Any) -> tuple[int, int]:
     return side, side
 
 
-def _settings(model: str | models.Loaded, data: str | None, image: int | str, **more: Any) -> dict:
+def _settings(
+    model: str | models.Loaded, data: str | None, image: int | str, revision: str | None,
+    **more: Any,
+) -> dict:  # fmt: skip
     name = model if isinstance(model, str) else model.name
     data = data or default_data(name)
     folder = embedded_dir() if name == "embedded" or name.startswith("shape:") else Path(name)
     sums = folder / "SHA256SUMS"
     weights = hashlib.sha256(sums.read_bytes()).hexdigest()[:16] if sums.is_file() else None
+    if revision:
+        more["revision"] = revision
     return {"model": name, "weights": weights, "data": data, "image": image, **more} | {
         "format": _FORMAT
     }
@@ -287,8 +295,8 @@ def load(name: str, **options: Any) -> models.Loaded:
             logging.enable_progress_bar()
 
 
-def _loaded(model: str | models.Loaded) -> models.Loaded:
-    return load(model) if isinstance(model, str) else model
+def _loaded(model: str | models.Loaded, revision: str | None) -> models.Loaded:
+    return load(model, revision=revision) if isinstance(model, str) else model
 
 
 def _file(profile: str, name: str) -> Path:
@@ -300,17 +308,18 @@ def _file(profile: str, name: str) -> Path:
 
 def tokens(
     profile: str, *, model: str | models.Loaded = "embedded", data: str | None = None,
-    image: int | str = 0,
+    image: int | str = 0, image_root: str | None = None, revision: str | None = None,
 ) -> Tokens:  # fmt: skip
     """Visual tokens of one image in the vision layers Entropy-Prune merges.
 
-    `model` is a name for `lib.models.load`, loaded only if there is something to compute, or a
-    loaded model. Stored as unit tokens in float16; Figures 2, 4 and 5 share the file.
+    `model` (and `revision`) are for `lib.models.load`, used only if there is something to compute;
+    or `model` is a loaded one. `data`, `image`, `image_root`: see `example`. Stored as unit tokens
+    in float16; Figures 2, 4 and 5 share the file.
     """
 
     def compute() -> dict[str, Any]:
-        network, processor, name = _loaded(model)
-        shown = example(image, model=name, data=data)
+        network, processor, name = _loaded(model, revision)
+        shown = example(image, model=name, data=data, image_root=image_root)
         inputs = prepare(network, processor, shown, prompt(name, processor))
         layers = default_layers(network.config)
         states = _vision_states(network, inputs["pixel_values"], layers)
@@ -322,7 +331,9 @@ def tokens(
             "image_id": shown.image_id,
         }
 
-    stored = load_or_compute(_file(profile, "tokens"), _settings(model, data, image), compute)
+    stored = load_or_compute(
+        _file(profile, "tokens"), _settings(model, data, image, revision), compute
+    )
     return Tokens(
         stored["image"],
         torch.stack([unit_tokens(t) for t in torch.from_numpy(stored["tokens"])]),
@@ -334,7 +345,8 @@ def tokens(
 
 def centroids(
     profile: str, *, model: str | models.Loaded = "embedded", data: str | None = None,
-    image: int | str = 0, n_clusters: int = 32, random_state: int = 0,
+    image: int | str = 0, image_root: str | None = None, revision: str | None = None,
+    n_clusters: int = 32, random_state: int = 0,
 ) -> Centroids:  # fmt: skip
     """Gram matrices of one clustering's unit centroids in every layer of both networks.
 
@@ -343,8 +355,8 @@ def centroids(
     """
 
     def compute() -> dict[str, Any]:
-        network, processor, name = _loaded(model)
-        shown = example(image, model=name, data=data)
+        network, processor, name = _loaded(model, revision)
+        shown = example(image, model=name, data=data, image_root=image_root)
         inputs = prepare(network, processor, shown, prompt(name, processor))
         last = _feature_layer(network.config)
         vision = _vision_states(network, inputs["pixel_values"], range(last + 1))
@@ -362,7 +374,9 @@ def centroids(
             "image_id": shown.image_id,
         }
 
-    asked = _settings(model, data, image, n_clusters=n_clusters, random_state=random_state)
+    asked = _settings(
+        model, data, image, revision, n_clusters=n_clusters, random_state=random_state
+    )
     stored = load_or_compute(_file(profile, "centroids"), asked, compute)
     return Centroids(
         stored["image"],
@@ -376,7 +390,8 @@ def centroids(
 
 def attention(
     profile: str, *, model: str | models.Loaded = "embedded", data: str | None = None,
-    image: int | str = 0, question: str | None = None, max_new_tokens: int = 64,
+    image: int | str = 0, image_root: str | None = None, revision: str | None = None,
+    question: str | None = None, max_new_tokens: int = 64,
 ) -> Attention:  # fmt: skip
     """Attention of the generated tokens to system, image, instruction and earlier output.
 
@@ -386,8 +401,8 @@ def attention(
     """
 
     def compute() -> dict[str, Any]:
-        network, processor, name = _loaded(model)
-        shown = example(image, model=name, data=data)
+        network, processor, name = _loaded(model, revision)
+        shown = example(image, model=name, data=data, image_root=image_root)
         inputs = prepare(network, processor, shown, prompt(name, processor, question))
         answer = generate(network, inputs, max_new_tokens)
         shares, counts, maps = attention_shares(network, inputs, answer)
@@ -401,7 +416,9 @@ def attention(
             "image_id": shown.image_id,
         }
 
-    asked = _settings(model, data, image, question=question, max_new_tokens=max_new_tokens)
+    asked = _settings(
+        model, data, image, revision, question=question, max_new_tokens=max_new_tokens
+    )
     stored = load_or_compute(_file(profile, "attention"), asked, compute)
     return Attention(
         stored["image"],

@@ -2,8 +2,9 @@
 
 Three kinds of names: ``"embedded"``, the small LLaVA that ships in ``data/embedded``;
 ``"shape:llava-1.5-7b"``, the exact architecture of LLaVA-1.5-7B with random weights, for timing
-without a download; and any Hugging Face hub id or local folder. Image processors are always the
-PIL ones, so torchvision is not needed and pixels do not depend on whether it is installed.
+without a download (``"shape:tiny"`` is the same in tiny, for tests); and any Hugging Face hub id or
+local folder. Image processors are always the PIL ones, so torchvision is not needed and pixels do
+not depend on whether it is installed.
 """
 
 from __future__ import annotations
@@ -437,6 +438,29 @@ _SHAPES = {
             "num_attention_heads": 32,
             "num_key_value_heads": 32,
             "max_position_embeddings": 4096,
+            "rms_norm_eps": 1e-5,
+            "tie_word_embeddings": False,
+        },
+    },
+    # the same layout with next to no weights: checks in seconds what runs on the large one
+    "tiny": {
+        "vision": {
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 5,
+            "num_attention_heads": 2,
+            "image_size": 112,
+            "patch_size": 14,
+            "projection_dim": 16,
+        },
+        "text": {
+            "vocab_size": 2048,
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 1024,
             "rms_norm_eps": 1e-5,
             "tie_word_embeddings": False,
         },

@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import ConnectionPatch
 
 from lib.paths import figures_dir
+from lib.study import mark
 
 STYLE = Path(__file__).with_name("study.mplstyle")
 plt.style.use(STYLE)
@@ -73,7 +74,8 @@ def save(fig: Figure, name: str, profile: str, *, caption: str, alt: str) -> Pic
     """Write `figures/<profile>/<name>.png`, `.svg`, `.json` (caption, alt text); close `fig`.
 
     The bytes depend on the figure alone: no date, fixed ids. Each file appears whole. As the last
-    value of a notebook cell, what is returned shows the saved picture.
+    value of a notebook cell, what is returned shows the saved picture. What `lib.study.mark` says
+    of a profile stands under the title and opens caption and alt text.
 
     Raises:
         ValueError: a name that is no plain file name, or an empty caption or alt text.
@@ -83,6 +85,10 @@ def save(fig: Figure, name: str, profile: str, *, caption: str, alt: str) -> Pic
     for what, text in (("caption", caption), ("alt", alt)):
         if not text.strip():
             raise ValueError(f"{what} of figure {name!r} must not be empty")
+    if said := mark(profile):
+        fig.suptitle("\n".join(filter(None, [fig.get_suptitle(), f"({said})"])), x=0.01, ha="left")
+        first = f"{said[0].upper()}{said[1:]}."
+        caption, alt = f"{first} {caption.strip()}", f"{first} {alt.strip()}"
     folder = figures_dir(profile)
     folder.mkdir(parents=True, exist_ok=True)
     written = {}

@@ -1,5 +1,6 @@
 """Notebooks to reports: run one through papermill, turn it into a page, collect the pages.
 
+    python -m lib.report all --profile embedded       # compute, then every notebook, then pages
     python -m lib.report run notebooks/06_table1.ipynb --profile embedded
     python -m lib.report html --profile embedded      # pages and index of what has run
     python -m lib.report update notebooks/*.ipynb     # execute in place, to be committed
@@ -19,10 +20,12 @@ import logging
 import os
 import re
 import shutil
+import subprocess
 import sys
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +37,7 @@ from .results import write_atomically
 
 __all__ = [
     "NotebookFailed",
+    "everything",
     "execute",
     "index_page",
     "notebooks",
@@ -158,8 +162,13 @@ def execute(
 
 @contextlib.contextmanager
 def _kernel_environment() -> Iterator[None]:
-    """What the kernels of a report inherit: no telemetry, and no debugger warnings."""
-    wanted = {"PYDEVD_DISABLE_FILE_VALIDATION": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    """What the kernels of a report inherit: this very `lib`, no telemetry, no debugger warnings."""
+    here = str(Path(__file__).parents[1])
+    wanted = {
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "PYTHONPATH": os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")])),
+    }
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update(wanted)
     try:
@@ -307,6 +316,57 @@ def draw(profile: str, *, progress: bool = True) -> None:
             matplotlib.pyplot.close("all")
 
 
+def everything(
+    profile: str, *, jobs: int = 2, fresh: bool = False, device: str | None = None,
+    progress: bool = True,
+) -> list[Path]:  # fmt: skip
+    """The study of a profile, all its notebooks, their pages: `make reproduce` without Make.
+
+    jobs: notebooks that run at once, each with its own copy of the model if it needs one.
+    fresh: see `lib.study.run`. Pages need nbconvert; without it they can be written elsewhere from
+    the executed notebooks (`python -m lib.report html`). Returns what was executed.
+
+    Raises `NotebookFailed`, with every failure, when all the others have run.
+    """
+    import importlib.util
+
+    from tqdm.auto import tqdm
+
+    from . import study
+
+    chosen = study.load_profile(profile).notebooks.split()
+    todo = [p for p in notebooks() if not chosen or p.name[:2] in chosen]
+    root = Path(__file__).parents[1]
+    environment = {**os.environ, "ENTROPY_PRUNE_ROOT": str(paths.ROOT)}
+    quiet = [] if progress else ["--quiet"]
+    command = [sys.executable, "-m", "lib.study", "--profile", profile, *quiet]
+    command += ["--fresh"] * fresh + (["--device", device] if device else [])
+    if subprocess.run(command, cwd=root, env=environment).returncode:
+        raise NotebookFailed(f"the study of {profile!r} stopped (its message is above)")
+
+    def one(notebook: Path) -> str:
+        command = [sys.executable, "-m", "lib.report", "--quiet", "run", str(notebook)]
+        done = subprocess.run(
+            [*command, "--profile", profile], cwd=root, env=environment, capture_output=True,
+            text=True,
+        )  # fmt: skip
+        return done.stderr.strip() or f"{notebook.name} failed" if done.returncode else ""
+
+    failures = []
+    with (
+        ThreadPoolExecutor(jobs) as pool,
+        tqdm(total=len(todo), desc="notebooks", disable=not progress) as bar,
+    ):
+        for failure in pool.map(one, todo):
+            failures += [failure] if failure else []
+            bar.update()
+    if failures:
+        raise NotebookFailed("\n".join(failures))
+    if importlib.util.find_spec("nbconvert"):
+        write_pages(profile)
+    return [paths.reports_dir(profile) / notebook.name for notebook in todo]
+
+
 # ---------------------------------------------------------------------------- pages
 
 
@@ -324,6 +384,7 @@ a.anchor-link { display: none; }
 nav { font-size: .92rem; margin-bottom: 1rem; }
 img, svg { max-width: 100%; height: auto; }
 figure { margin: 1.5rem 0 2.2rem; }
+.banner { background: #fff3cd; border-left: 4px solid #d39e00; padding: .5rem .8rem; }
 figcaption, .note { font-size: .9rem; color: #4a5561; }
 pre, code { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, monospace;
   font-size: .84rem; }
@@ -396,7 +457,17 @@ def render(notebook: Path, *, profile: str | None = None) -> str:
     body = re.sub(r"(<table)", r'<div class="scroll">\1', body)
     body = re.sub(r"(</table>)", r"\1</div>", body)
     nav = '<nav><a href="index.html">All figures and tables</a></nav>'
-    return page(title, nav + body, style=HtmlFormatter().get_style_defs(".highlight"))
+    style = HtmlFormatter().get_style_defs(".highlight")
+    return page(title, nav + _banner(profile) + body, style=style)
+
+
+def _banner(profile: str | None) -> str:
+    """What a page of a profile with random weights says before anything else."""
+    from .study import UNSCORED, mark
+
+    said = mark(profile) if profile else ""
+    text = f"{said[:1].upper()}{said[1:]}: {UNSCORED}; times, FLOPs and memory are measured."
+    return f'<p class="banner">{html.escape(text)}</p>' if said else ""
 
 
 def _make_static(document: NotebookNode, profile: str | None, title: str) -> None:
@@ -475,6 +546,7 @@ def index_page(profile: str) -> str:
         "<h1>Entropy-Prune: the study, reproduced</h1>",
         f'<p class="note">Profile <code>{html.escape(profile)}</code>: '
         f"{html.escape(settings.description)}.</p>",
+        _banner(profile),
         f"<p>{ABSTRACT}</p>",
         "<h2>Notebooks</h2>",
         _contents(profile),
@@ -603,6 +675,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             one.add_argument("--profile", default="embedded")
         return one
 
+    whole = task("all", "compute a profile, execute its notebooks, write the pages")
+    whole.add_argument("--jobs", type=int, default=2, help="notebooks at once (default 2)")
+    whole.add_argument("--fresh", action="store_true", help="see python -m lib.study --help")
+    whole.add_argument("--device", help="of the study; default the GPU if there is one")
     task("run", "execute notebooks into reports/<profile>", files=True)
     task("page", "turn executed notebooks into HTML", files=True)
     task("index", "write index.html")
@@ -615,6 +691,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     began = time.monotonic()
     try:
         match options.task:
+            case "all":
+                made = everything(
+                    options.profile, jobs=options.jobs, fresh=options.fresh,
+                    device=options.device, progress=progress,
+                )  # fmt: skip
+                print(*map(_relative, made), sep="\n")
+                print(f"{time.monotonic() - began:.0f} s")
             case "run":
                 for notebook in options.notebooks:
                     made = run(notebook.resolve(), options.profile, progress=progress)

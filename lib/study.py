@@ -451,7 +451,7 @@ def run(
     document = {
         "profile": dataclasses.asdict(profile),
         "environment": environment(device=loaded.device) if made_here else earlier,
-        "code": code_digest() if made_here else before["code"],
+        "code": code_digest() if made_here else before.get("code"),
         "seconds": {name: round(seconds, 1) for name, seconds in clock.items()},
     }
     if agreement := _agreement(profile.profile, folder):
@@ -490,6 +490,8 @@ def table(
     """
     from . import metrics
 
+    if profile.random_weights:
+        raise ValueError(f"profile {profile.profile!r} has no scores to print: {UNSCORED}")
     folder, slugs = paths.results_dir(profile.profile), _table_1(profile)
     _caption(profile, _Lazy(profile, device), folder, progress, workers, only=slugs)
     records = {slug: read_records(folder / "captions" / slug) for slug in slugs}

@@ -76,7 +76,7 @@ def _is(row: Mapping[str, Any], slug: str, name: str) -> bool:
 def quality(profile: str, *, extra: bool = True) -> pd.DataFrame:
     """Kept share as measured and every metric with its 95 % interval, one row a method.
 
-    `attrs["notes"]` says why a column shows dashes.
+    `attrs["notes"]` says why columns show dashes.
     """
     scores = study.load_scores(profile)
     rows, notes = {}, {}
@@ -89,7 +89,10 @@ def quality(profile: str, *, extra: bool = True) -> pd.DataFrame:
         notes |= row["reasons"]
     frame = pd.DataFrame.from_dict(rows, orient="index").fillna(DASH)
     frame.index.name = "Method"
-    frame.attrs["notes"] = notes
+    frame.attrs["notes"] = {
+        ", ".join(name for name, why in notes.items() if why == reason): reason
+        for reason in dict.fromkeys(notes.values())
+    }
     return frame
 
 
@@ -148,7 +151,8 @@ def ratios(profile: str) -> pd.DataFrame:
     for (_, theirs), (slug, row) in zip(PAPER.iterrows(), mine.items()):
         cells: dict[str, float] = {}
         for name in ("BLEU-4", "CIDEr"):
-            cells[f"{name}, ours"] = 100 * row["values"][name] / (base[name] or np.nan)
+            if row["values"].get(name) is not None:
+                cells[f"{name}, ours"] = 100 * row["values"][name] / (base[name] or np.nan)
             cells[f"{name}, paper"] = 100 * theirs[name] / PAPER[name].iloc[0]
         with contextlib.suppress(NameError, KeyError):
             cost_of = {k: r["flops"]["exact"] + r["flops"]["vision"] + r["flops"]["scorer"]
@@ -165,7 +169,10 @@ def ratios(profile: str) -> pd.DataFrame:
 
 
 def differences(profile: str, *, metrics: Sequence[str] = ("BLEU-4", "CIDEr", "Object F1")):
-    """Paired bootstrap differences in points: value, 95 % interval, and a star where p < 0.05."""
+    """Paired bootstrap differences in points: value, 95 % interval, and a star where p < 0.05.
+
+    Empty where nothing was scored, as all that follows from scores.
+    """
     scores = study.load_scores(profile)
     label = {slug: row["label"] for slug, row in scores["methods"].items()}
     rows = {}
@@ -220,12 +227,16 @@ def sweep(profile: str) -> pd.DataFrame:
         line = {"label": row["label"], "keep": float(row["groups"]["sweep"]),
                 "kept": row["kept"]["mean"]}  # fmt: skip
         for name, value in row["values"].items():
+            if value is None:
+                continue
             low, high = row["intervals"].get(name) or (np.nan, np.nan)
             line |= {name: 100 * value, f"{name} low": 100 * low, f"{name} high": 100 * high}
         if slug in cost_of:
             flops = cost_of[slug]["flops"]
             line["GFLOPs"] = (flops["exact"] + flops["vision"] + flops["scorer"]) / 1e9
-            line["ms"] = 1e3 * cost_of[slug]["end_to_end"]["median"]
+            time = cost_of[slug]["end_to_end"]
+            line |= {"ms": 1e3 * time["median"], "ms low": 1e3 * time["low"],
+                     "ms high": 1e3 * time["high"]}  # fmt: skip
         rows.append(line)
     return pd.DataFrame(rows)
 
@@ -237,6 +248,15 @@ def budgets(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
     shown = table.map(lambda value: DASH if np.isnan(value) else f"{value:.1f}")
     shown.columns = [f"{100 * keep:g} %" for keep in table.columns]
     return shown.rename_axis(None)
+
+
+def measured(frame: pd.DataFrame, *names: str) -> str:
+    """The first of these columns that a sweep has, so that cost can stand where no score does.
+
+    >>> measured(pd.DataFrame({"ms": [1.0]}), "CIDEr", "ms")
+    'ms'
+    """
+    return next(name for name in names if name in frame.columns)
 
 
 def axes(frame: pd.DataFrame) -> list[tuple[str, str]]:
@@ -260,14 +280,14 @@ def losses(profile: str, *, metric: str = "CIDEr") -> pd.DataFrame:
 def ablation_numbers(profile: str, *, metric: str = "CIDEr") -> dict[str, pd.DataFrame]:
     """{ablation: frame with value, low, high}: each setting minus Entropy-Prune's default, paired.
 
-    In points of the metric; the sweep is left out.
+    In points of the metric; the sweep is left out, and so is what was not scored.
     """
     headings = {"place": "where it prunes"}
     found = study.load_scores(profile)["ablations"].values()
     groups: dict[str, dict[str, list[float]]] = {}
     for row in found:
         for group, setting in row["groups"].items():
-            if group != "sweep":
+            if group != "sweep" and row["versus"]:
                 rows = groups.setdefault(headings.get(group, group), {})
                 rows[setting] = row["versus"][metric][:3]
     columns = ["value", "low", "high"]
@@ -434,22 +454,30 @@ def numbers(profile: str) -> pd.DataFrame:
 
 def _about(profile: str) -> str:
     scores, settings = study.load_scores(profile), study.load_profile(profile)
-    return (
+    said = (
         f"Table 1 at {100 * settings.keep:g} % of the visual tokens: {settings.description}; "
-        f"{scores['images']} images, 95 % bootstrap intervals in brackets."
+        f"{scores['images']} images"
     )
+    if settings.random_weights:
+        return f"{said}. Only the cost is measured: {study.mark(profile)}; {study.UNSCORED}."
+    return f"{said}, 95 % bootstrap intervals in brackets."
 
 
 def _blocks(profile: str) -> list[tuple[str, pd.DataFrame]]:
-    blocks = [("Ours: quality", quality(profile))]
+    blocks = [(f"Ours: quality{_marked(profile)}", quality(profile))]
     with contextlib.suppress(FileNotFoundError):
         machine = study.load_efficiency(profile)["machine"]
         bill = cost(profile)
         where = f"batch 1, {machine_name(machine)}"
         blocks.append(("Ours: GFLOPs of one image", bill[list(FLOPS)].round(2)))
         blocks.append((f"Ours: time and memory, {where}", bill.drop(columns=list(FLOPS)).round(1)))
+        blocks = [*blocks[:1], *((title + _marked(profile), frame) for title, frame in blocks[1:])]
     title = "The paper: LLaVA-1.5-7B, COCO Karpathy test, RTX 3090 (as printed; not comparable)"
     return [*blocks, (title, PAPER)]
+
+
+def _marked(profile: str) -> str:
+    return f" ({study.RANDOM})" if study.mark(profile) else ""
 
 
 def _markdown(frame: pd.DataFrame) -> str:

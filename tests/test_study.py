@@ -1,6 +1,5 @@
 """What a profile needs is computed once, resumed after a kill, and computed anew when stale."""
 
-import dataclasses
 import json
 import shutil
 
@@ -61,8 +60,7 @@ def _records(folder):
 def test_every_profile_file_is_a_profile(path):
     profile = study.load_profile(path.stem)
     assert profile.profile == path.stem and profile.description
-    if profile.captions:
-        assert profile.ablation_limit <= (profile.limit or profile.ablation_limit)
+    assert profile.ablation_limit <= (profile.limit or profile.ablation_limit)
 
 
 def test_the_default_profile_is_the_embedded_one():
@@ -220,15 +218,6 @@ def test_fresh_computes_here_once_and_compares(root, monkeypatch):
     made.clear()
     tiny_study.run(fresh=True)
     assert made == []
-
-
-def test_a_profile_without_captions_measures_the_cost_alone(root):
-    shutil.rmtree(paths.results_dir("tiny"))
-    profile = dataclasses.replace(study.load_profile("tiny"), captions=False)
-    study.run(profile, device="cpu", progress=False)
-    assert {p.name for p in paths.results_dir("tiny").iterdir()} == {
-        "efficiency.json", "study.json",
-    }  # fmt: skip
 
 
 def test_missing_results_name_the_command(tmp_path, monkeypatch):
