@@ -78,6 +78,8 @@ class Profile:
     model, revision: see `lib.models.load`.
     json_path, image_root, split, limit: the images, see `lib.coco.read_karpathy`; without a
         `json_path`, a hub model captions COCO and any other model the generated scenes.
+    prompt: the question, put into the model's chat template. The published scores of a model belong
+        to one kind of prompt, so `paper` has its own; every manifest records the whole text.
     keep: share of visual tokens kept in Table 1.
     random_weights: the captions mean nothing: everything runs, but nothing is scored, and every
         figure, table and page says so first (see `mark`).

@@ -22,6 +22,7 @@ __all__ = [
     "PAPER",
     "ablation",
     "cost",
+    "credibility",
     "deviations",
     "differences",
     "paper",
@@ -34,6 +35,8 @@ __all__ = [
 DASH = "–"
 QUALITY = ("BLEU-4", "METEOR", "ROUGE-L", "CIDEr", "SPICE", study.OBJECT_F1)
 FLOPS = ("FastV formula", "SparseVLM formula", "full count", "scorer", "profiler")
+#: where the unpruned LLaVA-1.5-7B should land on COCO (README of pkunlp-icler/FastV)
+PUBLISHED_CIDER = (108, 110)
 #: Table 1 of the paper: LLaVA-1.5-7B, COCO, 50 % pruning, one RTX 3090
 PAPER = pd.DataFrame(
     [
@@ -132,6 +135,33 @@ def efficiency_rows(profile: str, *, batch: int = 1) -> dict[str, Mapping[str, A
     """`{slug: row}` of `efficiency.json` at one batch size."""
     rows = study.load_efficiency(profile)["rows"]
     return {row["slug"]: row for row in rows if row["batch"] == batch}
+
+
+def credibility(profile: str) -> str:
+    """Does the unpruned model score as published? One line, for LLaVA-1.5-7B on COCO's test split.
+
+    Nothing is said of other models and data, for which no score was published, or of random
+    weights.
+    """
+    settings = study.load_profile(profile)
+    name = Path(settings.model).name.lower()
+    on_coco = Path(settings.json_path or "dataset_coco.json").name == "dataset_coco.json"
+    here = "/" in settings.model and name.startswith("llava-1.5-7b") and on_coco
+    if not here or settings.random_weights or settings.split != "test":
+        return "does not apply: a score to compare with exists for LLaVA-1.5-7B on COCO alone"
+    value = study.load_scores(profile)["methods"]["unpruned"]["values"].get("CIDEr")
+    if value is None:
+        return "cannot be checked: CIDEr is not among the profile's metrics"
+    low, high = PUBLISHED_CIDER
+    score = round(100 * value, 1)
+    nearest = min(max(score, low), high)
+    verdict = "inside" if score == nearest else (
+        f"off by {score - nearest:+.1f}: check prompt, precision, image processor, references"
+    )  # fmt: skip
+    return (
+        f"unpruned CIDEr {score:.1f}; expected {low:g} to {high:g} (FastV's README: 108.7 on COCO "
+        f"2014, 110.4 on 2017); the paper's own {PAPER['CIDEr'].iloc[0]:.1f}. Verdict: {verdict}"
+    )
 
 
 def paper() -> pd.DataFrame:

@@ -1,6 +1,7 @@
 """Loading: the committed model sees, names mean what they say, broken folders are named."""
 
 import hashlib
+import re
 import shutil
 
 import numpy as np
@@ -219,3 +220,34 @@ def test_save_and_load_agree(tmp_path):
     for name, weight in model.state_dict().items():
         assert torch.allclose(weight, loaded.model.state_dict()[name], atol=1e-3, rtol=1e-3)
     assert loaded.processor.chat_template == models.CHAT_TEMPLATE
+
+
+def test_a_revision_reaches_processor_weights_and_configuration(monkeypatch):
+    from lib import study
+
+    profile = study.load_profile("paper")
+    assert re.fullmatch(r"[0-9a-f]{40}", profile.revision)
+    asked = []
+
+    def note(kind, result):
+        def from_pretrained(source, **options):
+            asked.append((kind, source, options.get("revision")))
+            return result
+
+        return type("Auto", (), {"from_pretrained": staticmethod(from_pretrained)})
+
+    class Stub:
+        def to(self, device):
+            return self
+
+        eval = lambda self: self  # noqa: E731
+
+    monkeypatch.setattr(models, "AutoProcessor", note("processor", object()))
+    monkeypatch.setattr(models, "AutoModelForImageTextToText", note("weights", Stub()))
+    monkeypatch.setattr(models, "AutoConfig", note("config", object()))
+    models.load(profile.model, revision=profile.revision, device="cpu")
+    models.read_config(profile.model, revision=profile.revision)
+    assert asked == [
+        (kind, "llava-hf/llava-1.5-7b-hf", profile.revision)
+        for kind in ("processor", "weights", "config")
+    ]

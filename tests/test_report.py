@@ -13,6 +13,7 @@ import pytest
 from lib import paths, plots, report, study, tables
 from tests import tiny_study
 
+PROFILES = paths.ROOT / "notebooks" / "profiles"
 PIXEL = (
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJg"
     "gg=="
@@ -230,6 +231,41 @@ def test_tables_say_what_they_lack(computed, monkeypatch):
     assert tables.interval(None, None) == "–"
     assert tables.benchmark("tiny").empty
     assert tables.ablation("tiny", "rollout").index[0] == "scaled (I + H/L)"
+
+
+@pytest.mark.parametrize(
+    "cider, verdict",
+    [
+        (1.092, "unpruned CIDEr 109.2; expected 108 to 110"),
+        (1.0796, "Verdict: inside"),
+        (1.10, "Verdict: inside"),
+        (1.104, "Verdict: off by +0.4: check prompt, precision, image processor, references"),
+        (0.998, "Verdict: off by -8.2: check prompt"),
+        (None, "cannot be checked: CIDEr is not among"),
+    ],
+)
+def test_the_unpruned_score_is_held_against_the_published_one(root, cider, verdict):
+    folder = paths.results_dir("paper")
+    folder.mkdir(parents=True)
+    document = {"methods": {"unpruned": {"values": {"BLEU-4": 0.3, "CIDEr": cider}}}}
+    (folder / "scores.json").write_text(json.dumps(document))
+    shutil.copy(PROFILES / "paper.yaml", root / "notebooks" / "profiles")
+    assert verdict in tables.credibility("paper")
+    assert "99.8" in tables.credibility("paper") or cider is None
+
+
+@pytest.mark.parametrize("name", ["embedded", "shape"])
+def test_other_models_are_not_held_against_it(root, name):
+    shutil.copy(PROFILES / f"{name}.yaml", root / "notebooks" / "profiles")
+    assert tables.credibility(name).startswith("does not apply")
+
+
+def test_other_data_are_not_held_against_it(root):
+    text = (PROFILES / "paper.yaml").read_text().replace("profile: paper", "profile: other")
+    other = root / "notebooks" / "profiles" / "other.yaml"
+    for line in ("split: val", "json_path: mine.json"):
+        other.write_text(text.replace("split: test", "") + f"{line}\n")
+        assert tables.credibility("other").startswith("does not apply")
 
 
 def test_every_table_of_the_notebooks_holds_the_stored_numbers(computed, monkeypatch):
