@@ -23,8 +23,11 @@ efficiency: {new_tokens: 2, repeats: 1, sweep: false}
 """
 
 
-def make_root(folder: Path) -> Path:
-    """A root with a tiny model, a profile and no results; set `lib.paths.ROOT` to it."""
+def make_root(folder: Path, *, image_size: int = 56) -> Path:
+    """A root with a tiny model, a profile and no results; set `lib.paths.ROOT` to it.
+
+    `image_size` in pixels makes (image_size / 14)² visual tokens.
+    """
     profiles = folder / "notebooks" / "profiles"
     profiles.mkdir(parents=True)
     (profiles / "tiny.yaml").write_text(PROFILE)
@@ -37,11 +40,11 @@ def make_root(folder: Path) -> Path:
     model = models.build_embedded(
         tokenizer,
         vision={"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 5,
-                "num_attention_heads": 2, "image_size": 56, "projection_dim": 16},
+                "num_attention_heads": 2, "image_size": image_size, "projection_dim": 16},
         text={"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4,
               "num_attention_heads": 2, "num_key_value_heads": 2},
     )  # fmt: skip
-    processor = models.build_processor(tokenizer, image_size=56)
+    processor = models.build_processor(tokenizer, image_size=image_size)
     models.save(model, processor, folder / "data" / "embedded")
     drawn = folder / "data" / "raw" / "scenes"
     scenes.ensure_scenes("test", limit=3, progress=False, folder=drawn)
