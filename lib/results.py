@@ -49,7 +49,7 @@ __all__ = [
 
 MANIFEST = "manifest.json"
 #: entries of a run that are noted but change no result at all
-HARMLESS = {"started", "processes"}
+HARMLESS = {"started", "processes", "throughput"}
 RECORDS = "records.jsonl"
 SHARD = re.compile(r"records\.rank-\d{4,}-of-\d{4,}\.jsonl")
 
@@ -254,6 +254,14 @@ class Manifest:
                     f"may change captions by rounding: {'; '.join(lines)}",
                     stacklevel=3,
                 )
+
+    def note(self, name: str, key: str, value: Any) -> None:
+        """Add `{name: {key: value}}` to the latest run, which is there if anything was recorded."""
+        with _locked(self.path.parent):
+            document = self.read()
+            if document["runs"]:
+                document["runs"][-1].setdefault(name, {})[key] = _plain(value, "note")
+                self._write(document)
 
     def _write(self, document: Mapping[str, Any]) -> None:
         write_atomically(self.path, json.dumps(document, indent=2, ensure_ascii=False) + "\n")

@@ -409,6 +409,43 @@ def test_bad_images_are_named_and_nothing_recorded_is_lost(kit, pictures, tmp_pa
         caption(*kit, [Picture(9, pictures[3].path, ())], **QUICK)
 
 
+# ------------------------------------------------------------------ throughput
+
+
+def test_a_run_notes_its_pace_and_what_it_waited(kit, pictures, tmp_path, monkeypatch, capsys):
+    prepare = captioning._Loader.prepare
+
+    def slow(self, examples):
+        time.sleep(0.3)
+        return prepare(self, examples)
+
+    monkeypatch.setattr(captioning._Loader, "prepare", slow)
+    caption(*kit, pictures, records=tmp_path, **QUICK | {"progress": True, "workers": 1})
+    (run,) = json.loads((tmp_path / "manifest.json").read_text())["runs"]
+    pace = run["throughput"]["rank 0"]
+    batches = -(-len(pictures) // 3)
+    assert pace["captions"] == len(pictures)
+    assert pace["images_per_second"] == pytest.approx(len(pictures) / pace["seconds"], rel=0.01)
+    assert pace["seconds"] >= 0.3 * batches and 0.3 < pace["waiting_share"] <= 1
+    said = capsys.readouterr()
+    assert f"{len(pictures)} captions in " in said.err and "waiting for prepared images" in said.err
+    assert said.out == ""
+    caption(*kit, pictures, records=tmp_path, **QUICK)  # nothing to do, nothing noted
+    assert json.loads((tmp_path / "manifest.json").read_text())["runs"] == [run]
+
+
+def test_paces_of_several_processes_add_up():
+    whole = captioning.Throughput.together(
+        [captioning.Throughput(30, 10.0, 1.0), captioning.Throughput(20, 8.0, 3.0)]
+    )
+    assert whole.entry() == {
+        "captions": 50, "seconds": 10.0, "images_per_second": 5.0, "waiting_share": 0.2,
+    }  # fmt: skip
+    assert str(whole) == (
+        "50 captions in 10.0 s: 5.0 images/s, 20.0% of the time waiting for prepared images"
+    )
+
+
 # ------------------------------------------------------------------ processes
 
 
@@ -496,6 +533,10 @@ def test_accelerate_launches_ranks_that_write_the_same_records(on_disk, by_one_p
     assert merged(tmp_path) == by_one_process
     run = json.loads((tmp_path / "unpruned" / "manifest.json").read_text())["runs"][0]
     assert run["processes"] == 2
+    assert {"rank 0", "rank 1"} == run["throughput"].keys()
+    assert (
+        sum(pace["captions"] for pace in run["throughput"].values()) == 96
+    )  # 48 images, 2 methods
 
 
 def run_rank(arguments, rank, world_size, port, report):
