@@ -534,9 +534,8 @@ def test_accelerate_launches_ranks_that_write_the_same_records(on_disk, by_one_p
     run = json.loads((tmp_path / "unpruned" / "manifest.json").read_text())["runs"][0]
     assert run["processes"] == 2
     assert {"rank 0", "rank 1"} == run["throughput"].keys()
-    assert (
-        sum(pace["captions"] for pace in run["throughput"].values()) == 96
-    )  # 48 images, 2 methods
+    # 48 images, 2 methods
+    assert sum(pace["captions"] for pace in run["throughput"].values()) == 96
 
 
 def run_rank(arguments, rank, world_size, port, report):
