@@ -18,12 +18,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.activations import SiLUActivation
 
 from lib.pruning import PrunedCache
 from lib.pruning.base import visual_tokens
 
+_SILU = (torch.nn.SiLU, SiLUActivation)
 #: Buffers grow in steps of this many positions, so that prompts of similar length share a graph.
 BUCKET = 64
 
@@ -71,11 +74,13 @@ class StaticDecoder:
     """Greedy generation with static caches of per-layer length.
 
     model: a LLaVA (or any model with `model.language_model` and `lm_head`) on one device.
-    compiled: fuse the small kernels of a layer with torch.compile (a minute at the first call).
+    compiled: write a layer's step out (`llama_step`) and fuse its small kernels with torch.compile;
+        half a minute at the first call, and other roundings. Without a GPU it is not compiled.
     capture_prefill: capture the prefill, too, when a shape comes for the second time; not for
         methods whose count depends on the image, nor for LLaVA-NeXT, whose images differ in length.
 
-    Raises `ValueError` for sampling or beam options, and if the model is spread over devices.
+    Raises `ValueError` for sampling or beam options, and if the model is spread over devices;
+    `TypeError` for `compiled` with layers that are not Llama's.
     """
 
     def __init__(
@@ -89,7 +94,12 @@ class StaticDecoder:
         self.model = model
         self.language = model.model.language_model
         self.device = devices.pop()
-        self._layer = torch.compile(_run_layer, dynamic=False) if compiled else _run_layer
+        self._weights = [_llama_weights(la) for la in self.language.layers] if compiled else None
+        self._fused = llama_step
+        if self.device.type == "cuda":
+            # at batch 1 the tuned kernels stream the weights faster than cuBLAS's
+            tuned = {"coordinate_descent_tuning": True}
+            self._fused = torch.compile(llama_step, dynamic=False, options=tuned)
         self._buffers: dict[tuple, _Buffers] = {}
         self._capture_prefill = capture_prefill
         self._prefills: dict[tuple, _Prefill] = {}
@@ -219,28 +229,36 @@ class StaticDecoder:
         shapes = tuple((name, t.shape, t.dtype) for name, t in sorted(given.items()))
         return each, options, shapes
 
+    def _placeholders(self, input_ids: Tensor, *_: Any, **__: Any) -> Tensor:
+        """Where the image tokens are, `(batch, positions, 1)`."""
+        return (input_ids == self.model.config.image_token_id).unsqueeze(-1)
+
     def _captured(self, given: dict[str, Tensor], *, images_each: int) -> _Prefill:
         """Capture `_first` for inputs of these shapes."""
         pruner = self._pruner
         inputs = {name: tensor.clone() for name, tensor in given.items()}
         keys = None if pruner is None else pruner.image_keys
-        graph = torch.cuda.CUDAGraph()
+        graph, inner = torch.cuda.CUDAGraph(), self.model.model
         try:
+            # transformers reads the number of image tokens back to compare it; the key has done so
+            inner.get_placeholder_mask = self._placeholders
             if pruner is not None:
                 pruner.images_each = images_each
                 if keys is not None:
                     pruner.image_keys = keys.to(self.device, copy=True)
-            stream = torch.cuda.Stream()
+            # the model goes before what a pruner does beside it on streams of its own
+            stream = torch.cuda.Stream(priority=-1)
             stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):  # warm-up: library handles, not to be captured
                 self._first(**inputs)
             torch.cuda.current_stream().wait_stream(stream)
-            with torch.cuda.graph(graph):
+            with torch.cuda.graph(graph, stream=stream):
                 output = self._first(**inputs)
             if keys is not None:
                 inputs["image_keys"] = pruner.image_keys
             return _Prefill(graph, inputs, output, None if pruner is None else pruner._last)
         finally:
+            del inner.get_placeholder_mask
             if pruner is not None:
                 pruner.images_each, pruner.image_keys = None, keys
 
@@ -332,8 +350,15 @@ class StaticDecoder:
             mask.index_fill_(3, place, 0)
         states = self.language.embed_tokens(buffers.token)
         rotary = self.language.rotary_emb(states, position_ids=buffers.positions)
-        for layer, slot, group in zip(self.language.layers, buffers.slots, buffers.group_of):
-            states = self._layer(layer, states, buffers.masks[group], rotary, slot)
+        for index, (slot, group) in enumerate(zip(buffers.slots, buffers.group_of)):
+            layer, mask = self.language.layers[index], buffers.masks[group]
+            if self._weights is None:
+                states = _run_layer(layer, states, mask, rotary, slot)
+            else:
+                states = self._fused(
+                    states, self._weights[index], slot.keys, slot.values, slot.place, mask, *rotary,
+                    eps=layer.input_layernorm.variance_epsilon, scale=layer.self_attn.scaling,
+                )  # fmt: skip
         logits = self.model.lm_head(self.language.norm(states))
         buffers.token.copy_(_greedy(logits))
         buffers.out.index_copy_(1, buffers.step, buffers.token)
@@ -362,6 +387,68 @@ def _run_layer(
         use_cache=True,
     )
     return out[0] if isinstance(out, tuple) else out
+
+
+def _llama_weights(layer: Any) -> tuple[Tensor, ...]:
+    """What `llama_step` multiplies with, in its order."""
+    attention, mlp = layer.self_attn, layer.mlp
+    if type(layer).__name__ != "LlamaDecoderLayer" or not isinstance(mlp.act_fn, _SILU):
+        raise TypeError(f"compiled=True is written for Llama's layers, not {type(layer).__name__}")
+    linear = [attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj]
+    linear += [mlp.gate_proj, mlp.up_proj, mlp.down_proj]
+    if any(module.bias is not None for module in linear):
+        raise TypeError("compiled=True is written for projections without bias")
+    return (
+        layer.input_layernorm.weight,
+        *(module.weight for module in linear[:4]),
+        layer.post_attention_layernorm.weight,
+        *(module.weight for module in linear[4:]),
+    )
+
+
+def llama_step(
+    states: Tensor,
+    weights: tuple[Tensor, ...],
+    keys: Tensor,
+    values: Tensor,
+    place: Tensor,
+    mask: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    *,
+    eps: float,
+    scale: float,
+) -> Tensor:
+    """One token through one Llama layer, `(batch, 1, D)`, on static keys and values.
+
+    The layer's forward without its modules: all weights are arguments, so that one compilation
+    serves every layer.
+    """
+    before, q, k, v, o, after, gate, up, down = weights
+    batch, width = states.shape[0], keys.shape[-1]
+
+    def norm(x: Tensor, weight: Tensor) -> Tensor:
+        wide = x.float()
+        wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
+        return weight * wide.to(x.dtype)
+
+    def heads(x: Tensor) -> Tensor:
+        return x.view(batch, 1, -1, width).transpose(1, 2)
+
+    def rotate(x: Tensor) -> Tensor:
+        left, right = x.chunk(2, -1)
+        return x * cos.unsqueeze(1) + torch.cat([-right, left], -1) * sin.unsqueeze(1)
+
+    hidden = norm(states, before)
+    keys[:, :, place] = rotate(heads(F.linear(hidden, k)))
+    values[:, :, place] = heads(F.linear(hidden, v))
+    query = rotate(heads(F.linear(hidden, q)))
+    mixed = F.scaled_dot_product_attention(
+        query, keys, values, mask, scale=scale, enable_gqa=query.shape[1] != keys.shape[1]
+    )
+    states = states + F.linear(mixed.transpose(1, 2).reshape(batch, 1, -1), o)
+    hidden = norm(states, after)
+    return states + F.linear(F.silu(F.linear(hidden, gate)) * F.linear(hidden, up), down)
 
 
 def _trim(out: Tensor, stops: Tensor | None, pad: int | None) -> Tensor:

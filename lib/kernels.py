@@ -113,6 +113,8 @@ def _gram_kernel(
         left_scale = tl.load(scale + item * size + rows, mask=rows < size, other=0.0)
         right_scale = tl.load(scale + item * size + cols, mask=cols < size, other=0.0)
         total *= left_scale[:, None] * right_scale[None, :]  # symmetric to the last bit
+    elif i == j:  # the three products are summed in another order on the other side
+        total = 0.5 * (total + tl.trans(total))
     total = tl.where(rows[:, None] == cols[None, :], 1.0, total)
     inside = (rows[:, None] < size) & (cols[None, :] < size)
     tl.store(out + rows[:, None] * size + cols[None, :], total, mask=inside)
@@ -168,14 +170,24 @@ def _factor(z, floor, BLOCK: tl.constexpr):
     rest the Schur complement, and the diagonal the pivots less one.
     """
     at = tl.arange(0, BLOCK)
-    for p in range(BLOCK):
+    for p in range(0, BLOCK, 2):  # two pivots at a time: the steps wait for each other
         row = tl.sum(tl.where(at[:, None] == p, z, 0.0), axis=0)
+        other = tl.sum(tl.where(at[:, None] == p + 1, z, 0.0), axis=0)
         pivot = tl.maximum(1.0 + tl.sum(tl.where(at == p, row, 0.0), axis=0), floor)
+        between = tl.sum(tl.where(at == p + 1, row, 0.0), axis=0)
+        corner = tl.sum(tl.where(at == p + 1, other, 0.0), axis=0)
         # by symmetry the column below the pivot is the row beyond it
         factor = tl.where(at > p, row, 0.0) / pivot
         row = tl.where(at == p, 1.0, row)
+        between /= pivot
+        other = tl.where(at == p, 0.0, other) - between * row
+        pivot = tl.maximum(1.0 + corner - between * between * pivot, floor)
+        following = tl.where(at > p + 1, other, 0.0) / pivot
+        other = tl.where(at == p + 1, 1.0, other)
         z = tl.where((at[:, None] > p) & (at[None, :] == p), 0.0, z)
         z -= factor[:, None] * row[None, :]
+        z = tl.where((at[:, None] > p + 1) & (at[None, :] == p + 1), 0.0, z)
+        z -= following[:, None] * other[None, :]
     diagonal = at[:, None] == at[None, :]
     less = tl.maximum(tl.sum(tl.where(diagonal, z, 0.0), axis=1), floor - 1.0)
     scale = tl.rsqrt(1.0 + less)

@@ -40,6 +40,22 @@ def test_without_a_pruner_and_with_reused_buffers(model):
     assert next(iter(decoder._buffers.values())) is buffers
 
 
+@pytest.mark.parametrize("name", [None, "random", "fastv"])
+def test_the_written_out_step_yields_the_same_tokens(model, name):
+    inputs, decoder = ragged(), StaticDecoder(model, compiled=True)
+    pruner = create(name) if name else FixedPrune(indices=[range(36)] * len(inputs["pixel_values"]))
+    with pruner(model):
+        expected = model.generate(**inputs, do_sample=False, max_new_tokens=12)
+        assert torch.equal(decoder.generate(**inputs, max_new_tokens=12), expected)
+
+
+def test_the_written_out_step_is_for_llama_alone():
+    model = tiny_llava()
+    model.model.language_model.layers[1].mlp.act_fn = torch.nn.GELU()
+    with pytest.raises(TypeError, match="written for Llama's layers"):
+        StaticDecoder(model, compiled=True)
+
+
 def test_layers_keep_their_own_lengths(model):
     decoder = StaticDecoder(tiny_llava(), compiled=False)
     inputs = one()

@@ -187,11 +187,6 @@ def test_tensors_off_the_gpu_and_those_with_gradients_are_left_alone():
     assert not GraphCache._suits([torch.ones(2)])
 
 
-def states_of(pruner, states, monkeypatch):
-    monkeypatch.setattr(type(pruner), "layer_states", lambda self, images: states)
-    return pruner.select(None)
-
-
 @pytest.mark.parametrize(
     "options",
     [
@@ -213,7 +208,7 @@ def test_every_option_of_the_scorer_is_part_of_its_key(monkeypatch, cache, optio
     for _ in range(3):
         for pruner in (default, other):
             plain = pruner._select(states)
-            assert torch.equal(states_of(pruner, states, monkeypatch), plain)
+            assert torch.equal(pruner.rank(states), plain)
     assert len(cache) == (2 if options else 1)
 
 
@@ -332,10 +327,10 @@ def test_captured_graphs_on_a_gpu(monkeypatch, inference):
         with torch.inference_mode(inference != (step == 3)):  # once the other way round
             states = [make("themes", 200, items=2, seed=9 * step + s).cuda().half() for s in (0, 1)]
             plain = pruner._select(states)
-            assert torch.equal(states_of(pruner, states, monkeypatch), plain)
+            assert torch.equal(pruner.rank(states), plain)
     assert len(cache) == 1
     small = [state[:1] for state in states]
-    assert torch.equal(states_of(pruner, small, monkeypatch), pruner._select(small))
+    assert torch.equal(pruner.rank(small), pruner._select(small))
 
 
 @needs_gpu

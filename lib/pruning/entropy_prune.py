@@ -8,7 +8,6 @@ from typing import Literal
 from torch import Tensor
 
 from ..selection import hierarchical, token_level
-from .base import ImageTokens
 from .capture import graphs
 from .states import StatePruner
 
@@ -61,10 +60,10 @@ class EntropyPrune(StatePruner, name="entropy"):
     def keeps_all(self) -> bool:
         return self.keep == 1 and (self.exact or self.core_clusters is None)
 
-    def select(self, images: ImageTokens) -> Tensor:
+    def rank(self, states: list[Tensor]) -> Tensor:
         # On CUDA a repeated call replays a captured graph: everything but the states is in the key.
         options = tuple(getattr(self, name) for name in self._options)
-        return graphs((type(self), options), self._select, self.layer_states(images))
+        return graphs((type(self), options), self._select, states)
 
     def _select(self, states: list[Tensor]) -> Tensor:
         tokens, size = states[-1], states[-1].shape[-2]

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..selection import STRATEGIES
-from .base import ImageTokens
 from .capture import graphs
 from .states import StatePruner
 
@@ -31,10 +30,10 @@ class SelectionPrune(StatePruner, name="selection"):
         if not self.cover >= 0:
             raise ValueError(f"cover must be at least 0, got {self.cover}")
 
-    def select(self, images: ImageTokens) -> Tensor:
+    def rank(self, states: list[Tensor]) -> Tensor:
         # On CUDA a repeated call replays a captured graph: everything but the states is in the key.
         key = (type(self), self.keep, self.strategy, self.cover, self.random_state)
-        return graphs(key, self._select, self.layer_states(images)[-1:])
+        return graphs(key, self._select, states[-1:])
 
     def _select(self, states: list[Tensor]) -> Tensor:
         options = {"cover": self.cover} if self.strategy == "adaptive" else {}

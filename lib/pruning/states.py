@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -28,6 +29,7 @@ class StatePruner(VisualPruner):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._ahead: tuple | None = None
         self.one_of(source=("vision", "language"))
         if self.layers is not None:
             self.layers = tuple(self.layers)  # JSON has lists
@@ -39,8 +41,20 @@ class StatePruner(VisualPruner):
                 value = getattr(self, option)
                 raise ValueError(f"{option} must be one of {allowed}, got {value!r}")
 
+    def rank(self, states: list[Tensor]) -> Tensor:
+        """The tokens to keep, bool `(n, N)`, from the states of the layers l1..l2."""
+        raise NotImplementedError
+
+    def select(self, images: ImageTokens) -> Tensor:
+        if self._ahead is None:
+            return self.rank(self.layer_states(images))
+        (stream, mask, _), self._ahead = self._ahead, None
+        torch.cuda.current_stream().wait_stream(stream)
+        return mask
+
     def attach(self, model: PreTrainedModel) -> None:
         self.forget("_states", [])
+        self.forget("_ahead")
         if self.source == "vision":
             self._attach_vision(model)
         else:
@@ -68,6 +82,36 @@ class StatePruner(VisualPruner):
 
         self.hook(tower, ask, before=True)
         self.hook(tower, collect, before=False)
+        blocks = getattr(tower, "vision_model", tower).encoder.layers
+        if wanted[-1] < len(blocks):
+            self._attach_ahead([blocks[index] for index in wanted], skip)
+
+    def _attach_ahead(self, blocks: list[nn.Module], skip: int) -> None:
+        """In a captured prefill rank as soon as the last state is there, on a stream of its own.
+
+        The rest of the vision tower, the projector and the language layers before `layer` do not
+        wait for the choice. Without a capture the host is the bottleneck and nothing is gained.
+        """
+        entering: list[Tensor] = []
+
+        def enter(module: nn.Module, args: tuple, kwargs: dict) -> None:
+            states = args[0] if args else kwargs["hidden_states"]
+            if not (states.is_cuda and torch.cuda.is_current_stream_capturing()):
+                return
+            if module is blocks[0]:
+                entering.clear()
+            entering.append(states[:, skip:])
+            groups = self._prefill.groups if self._prefill is not None else []
+            if module is not blocks[-1] or len(groups) != 1 or groups[0].count != len(states):
+                return
+            stream = torch.cuda.Stream()
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                # the states stay referenced until the streams meet again
+                self._ahead = stream, self.rank(list(entering)), list(entering)
+
+        for block in blocks:
+            self.hook(block, enter, before=True)
 
     def _attach_language(self, model: PreTrainedModel) -> None:
         first = max(0, self.layer - self.depth + 1)

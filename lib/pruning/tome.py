@@ -49,9 +49,9 @@ def merge(tokens: Tensor, metric: Tensor, sizes: Tensor, positions: Tensor, r: i
     weight = sizes[..., None].to(tokens.dtype)
     weighted = torch.cat([tokens * weight, weight], dim=-1)  # sums of tokens and of sizes
     kept, sums = weighted[:, source], weighted[:, target]
-    sums = sums.scatter_add(
-        1, partner[..., None].expand(-1, -1, sums.shape[-1]), rows(kept, merged)
-    )
+    # a product with the indicator: adding by index has no fixed order on a GPU
+    into = torch.arange(sums.shape[1], device=partner.device)[None, :, None] == partner[:, None]
+    sums = sums + into.to(sums.dtype) @ rows(kept, merged)
     out = torch.cat([rows(kept, rest), sums], dim=1)
     place = torch.cat([positions[:, source].gather(1, rest), positions[:, target]], dim=1)
     return Merged(out[..., :-1] / out[..., -1:], out[..., -1].round().to(sizes.dtype), place)
