@@ -60,7 +60,7 @@ REPORTING = {
 OBJECT_F1 = "Object F1"
 RANDOM = "random weights"
 #: why a profile with random weights has no scores
-UNSCORED = "the weights are random and the captions mean nothing, so nothing is scored"
+UNSCORED = "captions of random weights mean nothing, so they are not scored"
 #: what a study consists of, in order; "scores" alone needs the records, but no model
 STAGES = ("captions", "scores", "efficiency")
 #: Table 1's rows, in the paper's order; the rest of `methods` stands in Table 1's second part.

@@ -489,7 +489,8 @@ def _about(profile: str) -> str:
         f"{scores['images']} images"
     )
     if settings.random_weights:
-        return f"{said}. Only the cost is measured: {study.mark(profile)}; {study.UNSCORED}."
+        mark = study.mark(profile)
+        return f"{said}. {mark[0].upper()}{mark[1:]}: {study.UNSCORED}; the cost is measured."
     return f"{said}, 95 % bootstrap intervals in brackets."
 
 
