@@ -52,6 +52,12 @@ def _uniforms(
     return torch.stack(rows).to(device, dtype)
 
 
+@constants
+def _draws(seeds: tuple[int, ...], steps: int, device: torch.device) -> tuple[Tensor, ...]:
+    """`_uniforms` step by step: each (len(seeds), trials), float64."""
+    return _uniforms(seeds, steps, torch.float64, device).transpose(0, 1).contiguous().unbind()
+
+
 def item_seeds(random_state: int | Sequence[int], items: int) -> tuple[int, ...]:
     """One seed for all items (given an int), or one per item of the flattened batch."""
     seeds = (random_state,) if isinstance(random_state, int) else tuple(random_state)
@@ -60,44 +66,116 @@ def item_seeds(random_state: int | Sequence[int], items: int) -> tuple[int, ...]
     return seeds
 
 
-def _membership(labels: Tensor, n_clusters: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Indicator (..., N, M) and counts (..., M). torch's one_hot would synchronise a GPU."""
-    clusters = torch.arange(n_clusters, device=labels.device)
-    member = (labels.unsqueeze(-1) == clusters).to(dtype)
-    return member, member.sum(-2)
+def _seed(distance: Tensor, draws: Sequence[Tensor]) -> Tensor:
+    """Greedy k-means++: M centres (B, M) from pairwise squared distances (B, N, N).
 
-
-def _seed(distance: Tensor, n_clusters: int, uniforms: Tensor) -> Tensor:
-    """Greedy k-means++: M centres (B, M) from pairwise squared distances (B, N, N)."""
+    The distances are whole numbers, so that their sums in float64 are exact and no order of
+    summation can change a choice. What the M steps cost is calls more than arithmetic: they write
+    into the same buffers, and a single item, which is one image, is spared the offsets.
+    """
     batch, size, _ = distance.shape
-    uniforms = uniforms.expand(batch, -1, -1)
-    centre = (uniforms[:, 0, :1] * size).long().clamp_max(size - 1)
-    centres = [centre]
-    closest = distance.gather(1, centre.unsqueeze(-1).expand(-1, -1, size)).squeeze(1)
-    for step in range(1, n_clusters):
-        # Sums in float64, so that the order of summation cannot change a choice.
-        cumulative = closest.cumsum(-1, dtype=torch.float64)
-        targets = (uniforms[:, step] * cumulative[:, -1:]).contiguous()
-        trials = torch.searchsorted(cumulative, targets, right=True).clamp_max(size - 1)
-        rows = distance.gather(1, trials.unsqueeze(-1).expand(-1, -1, size))
-        rows = torch.minimum(rows, closest.unsqueeze(1))
-        best = rows.sum(-1, dtype=torch.float64).argmin(-1, keepdim=True)
-        centres.append(trials.gather(1, best))
-        closest = rows.gather(1, best.unsqueeze(-1).expand(-1, -1, size)).squeeze(1)
-    return torch.cat(centres, 1)
+    single = batch == 1
+    table = distance.reshape(-1, size)
+    table = table.double() if single else table  # else the few rows of a step are converted
+    item = torch.arange(batch, device=table.device)
+    offset, before = (item * size).unsqueeze(-1), item * _TRIALS
+    centre = (draws[0][:, 0] * size).long().clamp_max(size - 1).expand(batch)
+    closest = table[centre + item * size].double()
+    cumulative, target = torch.empty_like(closest), closest.new_empty(batch, _TRIALS)
+    at = torch.empty_like(target, dtype=torch.int64)
+    rows = table.new_empty(batch * _TRIALS, size)
+    nearer, sums = torch.empty_like(rows, dtype=torch.float64), torch.empty_like(target)
+    total, from_all = cumulative[:, -1:], closest.unsqueeze(1)
+    bounds, wanted = cumulative[0, :-1], target[0]
+    of_item, per_item = rows.view(batch, _TRIALS, size), nearer.view(batch, _TRIALS, size)
+    trials, best = [], []
+    for uniforms in draws[1:]:
+        torch.cumsum(closest, -1, out=cumulative)
+        torch.mul(uniforms, total, out=target)
+        if single:  # a draw on the total lands on the last token
+            tokens = places = torch.searchsorted(bounds, wanted, right=True)
+        else:
+            tokens = torch.searchsorted(cumulative, target, right=True).clamp_max_(size - 1)
+            places = torch.add(tokens, offset, out=at).view(-1)
+        torch.index_select(table, 0, places, out=rows)
+        torch.minimum(of_item, from_all, out=per_item)
+        torch.sum(per_item, -1, out=sums)
+        first = torch.argmin(sums, -1)
+        torch.index_select(nearer, 0, first if single else first + before, out=closest)
+        trials.append(tokens)
+        best.append(first)
+    if not trials:
+        return centre.unsqueeze(-1)
+    chosen = torch.stack(trials).view(-1, batch, _TRIALS).gather(-1, torch.stack(best)[..., None])
+    return torch.cat([centre.unsqueeze(-1), chosen.squeeze(-1).T], -1)
 
 
-def _refill(labels: Tensor, distance: Tensor, n_clusters: int) -> Tensor:
+def _member(labels: Tensor, n_clusters: int, dtype: torch.dtype) -> Tensor:
+    """Indicator (B, M, N). torch's one_hot would synchronise a GPU."""
+    clusters = torch.arange(n_clusters, device=labels.device).unsqueeze(-1)
+    return (labels.unsqueeze(-2) == clusters).to(dtype)
+
+
+def _sums(matrix: Tensor, labels: Tensor, n_clusters: int) -> Tensor:
+    """Sums (B, M, D) of the rows of `matrix` (B, N, D) over each cluster of `labels` (B, N)."""
+    if labels.device.type != "cpu":  # a GPU would add the rows in no fixed order
+        return _member(labels, n_clusters, matrix.dtype) @ matrix
+    batch, _, width = matrix.shape
+    sums = matrix.new_zeros(batch * n_clusters, width)
+    sums.index_add_(0, _apart(labels, n_clusters), matrix.reshape(-1, width))
+    return sums.view(batch, n_clusters, width)
+
+
+def _counts(labels: Tensor, n_clusters: int) -> Tensor:
+    """Tokens per cluster (B, M), int64."""
+    if labels.device.type != "cpu":
+        return _member(labels, n_clusters, torch.int64).sum(-1)
+    batch = len(labels)
+    counts = torch.bincount(_apart(labels, n_clusters), minlength=batch * n_clusters)
+    return counts.view(batch, n_clusters)
+
+
+def _apart(labels: Tensor, n_clusters: int) -> Tensor:
+    """Labels (B, N) with a range of their own for every item, flattened."""
+    items = torch.arange(0, len(labels) * n_clusters, n_clusters, device=labels.device)
+    return (labels + items.unsqueeze(-1)).flatten()
+
+
+def _within(sums: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """From the sums (B, M, N) of Gram matrices: of each token's row over its own cluster (B, N),
+    and of those over the cluster (B, M), which is the squared length of the sum of its tokens."""
+    own = sums.gather(1, labels.unsqueeze(1)).squeeze(1)
+    return own, _sums(own.unsqueeze(-1), labels, sums.shape[1]).squeeze(-1)
+
+
+def _nearest(distance: Tensor, empty: Tensor | None, unit: bool) -> tuple[Tensor, Tensor]:
+    """Whole distance (B, N) to the nearest cluster, and the first such cluster, from (B, M, N)."""
+    n_clusters = distance.shape[1]
+    bits = (n_clusters - 1).bit_length()
+    # One integer holds distance and cluster: a minimum costs a tenth of an argmin. Squared
+    # distances of unit tokens are at most 4 * 2^16.
+    whole = torch.int32 if unit and bits <= 12 else torch.int64
+    clusters = torch.arange(n_clusters, dtype=whole, device=distance.device).unsqueeze(-1)
+    key = distance.to(whole).bitwise_left_shift_(bits).bitwise_or_(clusters)
+    if empty is not None:
+        key.masked_fill_(empty.unsqueeze(-1), torch.iinfo(whole).max)
+    key = key.amin(1)
+    return key >> bits, (key & ((1 << bits) - 1)).long()
+
+
+def _refill(labels: Tensor, own: Tensor, counts: Tensor) -> Tensor:
     """Give each empty cluster the farthest token that does not represent its own cluster.
 
-    The nearest token of every cluster stays, so none is emptied. A token on its centroid is never
-    moved: with fewer distinct tokens than clusters, clusters stay empty. `distance` is (B, N, M).
+    `own` (B, N) are whole squared distances to the own centroid, `counts` (B, M) the tokens of the
+    clusters of `labels`. The nearest token of every cluster stays, so none is emptied. A token on
+    its centroid is never moved: with fewer distinct tokens than clusters, clusters stay empty.
     """
-    size = labels.shape[-1]
-    own = distance.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
-    member, counts = _membership(labels, n_clusters, distance.dtype)
-    nearest = torch.where(member > 0, distance, torch.inf).argmin(-2)  # (B, M)
-    protected = torch.zeros_like(own).scatter_add(-1, nearest, (counts > 0).to(own.dtype)) > 0
+    size, n_clusters = labels.shape[-1], counts.shape[-1]
+    bits = (size - 1).bit_length()
+    key = (own.long() << bits) | torch.arange(size, device=labels.device)
+    nearest = torch.full_like(counts, torch.iinfo(torch.int64).max)
+    nearest = nearest.scatter_reduce(-1, labels, key, "amin")
+    protected = nearest.gather(-1, labels) == key
     far, tokens = torch.where(protected, -1, own).sort(dim=-1, descending=True, stable=True)
     empty = counts == 0
     rank = (empty.cumsum(-1) - 1).clamp(0, size - 1)
@@ -106,6 +184,79 @@ def _refill(labels: Tensor, distance: Tensor, n_clusters: int) -> Tensor:
     clusters = torch.arange(n_clusters, device=labels.device).expand_as(target)
     padded = torch.cat([labels, labels[:, :1]], -1)
     return padded.scatter(-1, target, clusters)[:, :size]
+
+
+def _lloyd(matrix: Tensor, labels: Tensor, n_clusters: int, *, n_iter: int, unit: bool) -> Tensor:
+    """Labels (B, N) after up to `n_iter` iterations on Gram matrices (B, N, N).
+
+    On a CPU, which may look at the data, items at rest leave the batch.
+    """
+    eager = matrix.device.type == "cpu"
+    norms = matrix.diagonal(dim1=-2, dim2=-1)
+    grid = _GRID / norms.mean(-1, keepdim=True)
+    active, result = torch.arange(len(labels), device=labels.device), labels
+    counts = _counts(labels, n_clusters)
+    complete = (counts > 0).all(-1)
+    for iteration in range(n_iter):
+        sums = _sums(matrix, labels, n_clusters)
+        share = 1 / counts.clamp_min(1).to(sums.dtype)
+        lengths = _within(sums, labels)[1] * share.square()
+        scale = (grid * -2 * share).unsqueeze(-1)
+        if unit:
+            distance = sums.mul_(scale).add_((1 + lengths).mul_(grid).unsqueeze(-1))
+        else:
+            distance = sums.mul_(scale).add_((lengths * grid).unsqueeze(-1))
+            distance.add_((norms * grid).unsqueeze(-2))
+        distance.round_().clamp_min_(0)
+        full = eager and bool(complete.all())
+        own, following = _nearest(distance, None if full else counts == 0, unit)
+        counts = _counts(following, n_clusters)
+        complete = (counts > 0).all(-1)
+        refill = iteration % _REFILL_EVERY == 0 or iteration == n_iter - 1
+        if refill and not (eager and bool(complete.all())):
+            following = _refill(following, own, counts)
+            counts = _counts(following, n_clusters)
+        previous, labels = labels, following
+        if not eager:
+            result = labels
+            continue
+        # A fixed point is final, unless a later search for empty clusters could end it.
+        rest = (previous == labels).all(-1) & (complete | refill)
+        at_rest = int(rest.sum())
+        if at_rest == len(rest) or iteration == n_iter - 1:
+            result = result.index_copy(0, active, labels)
+            break
+        if 2 * at_rest >= len(rest):
+            result = result.index_copy(0, active, labels)
+            stay = (~rest).nonzero().squeeze(-1)
+            active, labels, matrix, norms, grid, counts, complete = (
+                part[stay] for part in (active, labels, matrix, norms, grid, counts, complete)
+            )
+    return result
+
+
+def cluster(
+    matrix: Tensor, n_clusters: int, *, random_state: int | Sequence[int], n_iter: int, unit: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """`kmeans` of validated Gram matrices (B, N, N), with a diagonal of ones if `unit`.
+
+    Returns labels (B, N), counts (B, M), distances (B, N) and the sums (B, M, N) of the rows of
+    `matrix` over the clusters.
+    """
+    batch, size, _ = matrix.shape
+    norms = matrix.diagonal(dim1=-2, dim2=-1)
+    pairwise = (norms.unsqueeze(-1) + norms.unsqueeze(-2)).sub_(matrix, alpha=2)
+    pairwise = pairwise.div_(norms.mean(-1)[:, None, None] / _GRID).round_().clamp_min_(0)
+    seeds = item_seeds(random_state, batch)
+    centres = _seed(pairwise, _draws(seeds, n_clusters, matrix.device))
+    rows = pairwise.view(-1, size).index_select(0, _apart(centres, size))
+    _, labels = _nearest(rows.view(batch, n_clusters, size), None, unit)
+    labels = _lloyd(matrix, labels, n_clusters, n_iter=n_iter, unit=unit)
+    sums, counts = _sums(matrix, labels, n_clusters), _counts(labels, n_clusters)
+    own, within = _within(sums, labels)
+    lengths = within / counts.clamp_min(1).square()
+    distances = norms - 2 * own / counts.gather(-1, labels) + lengths.gather(-1, labels)
+    return labels, counts, distances.clamp_min_(0), sums
 
 
 def clusters_of_unit_gram(
@@ -171,45 +322,22 @@ def kmeans(
         centroids = centroid_gram(matrix, labels, n_clusters, gram=True, check=False)
         return KMeans(labels, centroids, distances, counts, distances.sum(-1))
     lead = matrix.shape[:-2]
-    matrix = matrix.reshape(-1, size, size)
-    norms = matrix.diagonal(dim1=-2, dim2=-1)
-    unit = norms.mean(-1)[:, None, None] / _GRID
-
-    pairwise = norms.unsqueeze(-1) + norms.unsqueeze(-2) - 2 * matrix
-    pairwise = (pairwise / unit).round().clamp_min(0)
-    seeds = item_seeds(random_state, matrix.shape[0])
-    uniforms = _uniforms(seeds, n_clusters, torch.float64, matrix.device)
-    centres = _seed(pairwise, n_clusters, uniforms)
-    labels = pairwise.gather(1, centres.unsqueeze(-1).expand(-1, -1, size)).argmin(1)
-
-    def to_centroids(labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        member, counts = _membership(labels, n_clusters, matrix.dtype)
-        mean = member / counts.clamp_min(1).unsqueeze(-2)
-        product = matrix @ mean  # (B, N, M), token · centroid
-        lengths = (mean * product).sum(-2, keepdim=True)
-        return norms.unsqueeze(-1) - 2 * product + lengths, counts, mean, product
-
-    for iteration in range(n_iter):
-        distance, counts, _, _ = to_centroids(labels)
-        distance = (distance / unit).round().clamp_min(0)
-        distance = torch.where(counts.unsqueeze(-2) > 0, distance, torch.inf)
-        previous, labels = labels, distance.argmin(-1)
-        refill = iteration % _REFILL_EVERY == 0 or iteration == n_iter - 1
-        if refill:
-            labels = _refill(labels, distance, n_clusters)
-        # A fixed point of an iteration with refill is final; asking would make a GPU wait.
-        if refill and labels.device.type == "cpu" and torch.equal(previous, labels):
-            break
-
-    distance, counts, mean, product = to_centroids(labels)
-    distances = distance.gather(-1, labels.unsqueeze(-1)).squeeze(-1).clamp_min(0)
-    centroids = mean.mT @ product
+    labels, counts, distances, sums = cluster(
+        matrix.reshape(-1, size, size),
+        n_clusters,
+        random_state=random_state,
+        n_iter=n_iter,
+        unit=not gram,
+    )
+    per_token = 1 / counts.clamp_min(1).to(sums.dtype)
+    centroids = _sums(sums.mT, labels, n_clusters) * per_token.unsqueeze(-1)
+    centroids = centroids * per_token.unsqueeze(-2)
     centroids = (centroids + centroids.mT) / 2
     return KMeans(
         labels.reshape(*lead, size),
         centroids.reshape(*lead, n_clusters, n_clusters),
         distances.reshape(*lead, size),
-        counts.long().reshape(*lead, n_clusters),
+        counts.reshape(*lead, n_clusters),
         distances.sum(-1).reshape(lead),
     )
 
@@ -236,8 +364,9 @@ def centroid_gram(
     )
     if gram and (kernels := fast(tokens)) is not None:
         return kernels.centroid_gram(tokens, labels, n_clusters)
-    member, counts = _membership(labels, n_clusters, tokens.dtype)
-    mean = member / counts.clamp_min(1).unsqueeze(-2)
-    half = mean.mT @ tokens
-    product = half @ (mean if gram else half.mT)
-    return (product + product.mT) / 2
+    flat = labels.reshape(-1, labels.shape[-1])
+    counts = _counts(flat, n_clusters).clamp_min(1).unsqueeze(-1)
+    half = _sums(tokens.reshape(*flat.shape, -1), flat, n_clusters) / counts
+    product = _sums(half.mT, flat, n_clusters) / counts if gram else half @ half.mT
+    product = (product + product.mT) / 2
+    return product.reshape(*labels.shape[:-1], n_clusters, n_clusters)

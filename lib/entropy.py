@@ -121,6 +121,18 @@ def unit_tokens(tokens: Tensor, *, check: bool = True) -> Tensor:
             f"tokens must have shape (..., N, D) with N, D >= 1, got {tuple(tokens.shape)}"
         )
     tokens = tokens if tokens.dtype == torch.float64 else tokens.float()
+    if tokens.device.type != "cpu":  # looking at the norms would make the device wait
+        return _careful_unit(tokens, check)
+    norm = torch.linalg.vector_norm(tokens, dim=-1, keepdim=True)
+    reach = 1e12 if tokens.dtype == torch.float32 else 1e140
+    safe = (norm > 1 / reach) & (norm < reach)
+    if bool(safe.all()):
+        return tokens / norm
+    return torch.where(safe, tokens / torch.where(safe, norm, 1), _careful_unit(tokens, check))
+
+
+def _careful_unit(tokens: Tensor, check: bool) -> Tensor:
+    """Unit rows of tokens of any size, with no look at the data but for the checks."""
     # Dividing by the largest entry first keeps the squares from over- or underflowing.
     largest = tokens.abs().amax(-1, keepdim=True)
     if check:
@@ -179,7 +191,7 @@ def gram(tokens: Tensor, *, check: bool = True) -> Tensor:
         return kernels.gram(tokens)
     tokens = unit_tokens(tokens, check=check)
     product = tokens @ tokens.mT
-    product = (product + product.mT) / 2
+    product = (product + product.mT).div_(2)
     product.diagonal(dim1=-2, dim2=-1).fill_(1)
     return product
 
@@ -509,12 +521,14 @@ def entropy_operator(
     solver = _solver(solver, matrix.device)
     size, dtype = matrix.shape[-1], matrix.dtype
     chosen = _nodes(nodes, dtype)
-    working = matrix if solver == "cholesky" else matrix.double()
-    trace = working.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
     if solver == "eigh":
-        values, vectors = torch.linalg.eigh(working / trace)
-        operator = (vectors * -_xlogx(values).unsqueeze(-2)) @ vectors.mT
-        return ((operator + operator.mT) / 2).to(dtype)
+        values, vectors = torch.linalg.eigh(matrix.double())
+        trace = matrix.diagonal(dim1=-2, dim2=-1).double().sum(-1, keepdim=True)
+        scaled = vectors * -_xlogx(values / trace).unsqueeze(-2)
+        operator = scaled.to(dtype) @ vectors.mT.to(dtype)
+        return (operator + operator.mT).div_(2)
+    working = matrix
+    trace = working.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
     # K log K = (K - I) + ∫ t / (1 + t)² (K - I)² (K + t)⁻¹ dt at trace N; then back to trace 1.
     scaled = working * (size / trace)
     ones = torch.ones_like(scaled[..., 0])

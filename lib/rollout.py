@@ -39,6 +39,34 @@ def rollout(operators: Tensor | Iterable[Tensor], variant: str = "scaled") -> Te
     >>> rollout([torch.tensor([1.0, 2.0]), torch.tensor([0.5, 0.0])], "scores").tolist()
     [2.0, 2.0]
     """
+    layers = _checked(operators, variant)
+    if variant == "scores":
+        return _scores(layers)
+    return _product(layers, len(layers) if variant == "scaled" else 1)
+
+
+def importance(merged: Tensor, variant: str = "scaled") -> Tensor:
+    """Scores (..., M) of a merged rollout: its diagonal, or the vector itself for "scores"."""
+    return merged if variant == "scores" else torch.diagonal(merged, dim1=-2, dim2=-1)
+
+
+@full_precision
+def rolled_importance(operators: Tensor | Iterable[Tensor], variant: str = "scaled") -> Tensor:
+    """`importance(rollout(operators, variant), variant)` without the last product of matrices.
+
+    >>> rolled_importance([torch.eye(2), torch.eye(2)]).tolist()
+    [1.5, 1.5]
+    """
+    layers = _checked(operators, variant)
+    if variant == "scores" or len(layers) == 1:
+        return importance(_scores(layers) if variant == "scores" else layers[0], variant)
+    scale = len(layers) if variant == "scaled" else 1
+    merged = _product(layers[:-1], scale)
+    last = (layers[-1] * merged.mT).sum(-1)  # the diagonal of layers[-1] @ merged
+    return importance(merged) + last / scale
+
+
+def _checked(operators: Tensor | Iterable[Tensor], variant: str) -> list[Tensor]:
     if variant not in VARIANTS:
         raise ValueError(f"variant must be one of {VARIANTS}, got {variant!r}")
     layers = list(operators)
@@ -53,16 +81,18 @@ def rollout(operators: Tensor | Iterable[Tensor], variant: str = "scaled") -> Te
         wanted = "(..., M)" if variant == "scores" else "(..., M, M)"
         shapes = [tuple(layer.shape) for layer in layers]
         raise ValueError(f"every layer must have the same shape {wanted}, got {shapes}")
+    return layers
+
+
+def _scores(layers: list[Tensor]) -> Tensor:
     merged = layers[0]
-    scale = len(layers) if variant == "scaled" else 1
     for layer in layers[1:]:
-        if variant == "scores":
-            merged = merged + layer + merged * layer
-        else:
-            merged = merged + layer @ merged / scale
+        merged = merged + layer + merged * layer
     return merged
 
 
-def importance(merged: Tensor, variant: str = "scaled") -> Tensor:
-    """Scores (..., M) of a merged rollout: its diagonal, or the vector itself for "scores"."""
-    return merged if variant == "scores" else torch.diagonal(merged, dim1=-2, dim2=-1)
+def _product(layers: list[Tensor], scale: int) -> Tensor:
+    merged = layers[0]
+    for layer in layers[1:]:
+        merged = merged + layer @ merged / scale
+    return merged

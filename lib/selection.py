@@ -27,8 +27,7 @@ from lib.entropy import (
     leave_one_out,
     unit_tokens,
 )
-from lib.rollout import VARIANTS, importance
-from lib.rollout import rollout as merge
+from lib.rollout import VARIANTS, rolled_importance
 
 WEIGHTINGS = ("unit", "mass", "token-sum")
 
@@ -62,6 +61,21 @@ def _quantise(values: Tensor) -> Tensor:
     # Scores that differ by rounding alone must not be spread over the whole grid.
     span = torch.maximum(high - low, 1e-6 * torch.maximum(low.abs(), high.abs())).clamp_min(1e-30)
     return torch.where(finite, ((values - low) / span * _LEVELS).round(), values)
+
+
+def _best(values: Tensor, barred: Tensor) -> Tensor:
+    """Index (B,) of the largest of `values` (B, N) but for those where `barred` is -inf, not 0.
+
+    The first of those that `_quantise` would tie with it. The index is then barred, too.
+    """
+    high = (values + barred).amax(-1, keepdim=True)
+    low = (values - barred).amin(-1, keepdim=True)
+    span = torch.maximum(high - low, 1e-6 * high.abs())
+    ties = values + barred >= torch.add(high, span, alpha=-0.5 / _LEVELS)
+    positions = torch.arange(values.shape[-1], device=values.device)
+    pick = torch.where(ties, positions, values.shape[-1] - 1).amin(-1, keepdim=True)
+    barred.scatter_(-1, pick, -torch.inf)
+    return pick.squeeze(-1)
 
 
 def _order(values: Tensor, *, descending: bool) -> Tensor:
@@ -136,6 +150,7 @@ def _cluster_scores(
     labels: Tensor,
     counts: Tensor,
     *,
+    last: Tensor | None,
     rollout: str,
     weighting: str,
     solver: str,
@@ -143,38 +158,43 @@ def _cluster_scores(
 ) -> Tensor:
     """Importance (..., M) of the clusters from the tokens of one or more layers.
 
-    Views stacked in one tensor go through every step together.
+    Views stacked in one tensor go through every step together. `last` is the `centroid_gram` of the
+    last of views that are not.
     """
     n_clusters = counts.shape[-1]
-    merged = []
-    stacked = isinstance(views, Tensor)
-    several = len(views) > 1
-    if stacked:
-        labels, counts = labels.expand(views.shape[:-1]), counts.expand(len(views), *counts.shape)
-    for view in [views] if stacked else views:
-        if weighting == "token-sum":
-            scores = leave_one_out(view, gram=gram, solver=solver, check=False)
-            zeros = torch.zeros(counts.shape, dtype=scores.dtype, device=scores.device)
-            merged.append(zeros.scatter_add(-1, labels, scores))
-            continue
-        centroids = centroid_gram(view, labels, n_clusters, gram=gram, check=False)
+    stacked, several = isinstance(views, Tensor), len(views) > 1
+    options: dict[str, Any] = {"solver": solver, "check": False}
+    if weighting == "token-sum":
+        scores = [leave_one_out(v, gram=gram, **options) for v in ([views] if stacked else views)]
+        scores = scores[0] if stacked else torch.stack(scores)
+        zeros = scores.new_zeros(*scores.shape[:-1], n_clusters)
+        merged = zeros.scatter_add(-1, labels.expand(scores.shape), scores)
+    else:
+        if stacked:
+            labels = labels.expand(views.shape[:-1])
+            centroids = centroid_gram(views, labels, n_clusters, gram=gram, check=False)
+        else:
+            centroids = torch.stack(
+                [
+                    centroid_gram(view, labels, n_clusters, gram=gram, check=False)
+                    for view in views[:-1]
+                ]
+                + [last]
+            )
         length = centroids.diagonal(dim1=-2, dim2=-1).clamp_min(0).sqrt()
         # Unit centroids, as the Gram matrix of eq. 1 demands, or ones whose weight is their mass.
         weight = torch.where(length > 1e-6, 1 / length.clamp_min(1e-6), 0)
         if weighting == "mass":
             weight = weight * counts.to(weight.dtype).sqrt()
-        centroids = centroids * weight.unsqueeze(-1) * weight.unsqueeze(-2)
+        centroids = centroids.mul_(weight.unsqueeze(-1)).mul_(weight.unsqueeze(-2))
         if not several or rollout == "scores":
-            merged.append(leave_one_out(centroids, gram=True, solver=solver, check=False))
+            merged = leave_one_out(centroids, gram=True, **options)
         else:
-            merged.append(entropy_operator(centroids, gram=True, solver=solver, check=False))
-    if stacked:
-        merged, counts = list(merged[0].unbind()), counts[0]
-    if not several:
-        scores = merged[0]
+            merged = entropy_operator(centroids, gram=True, **options)
+    if several:
+        scores = rolled_importance(merged, "scores" if weighting == "token-sum" else rollout)
     else:
-        variant = "scores" if weighting == "token-sum" else rollout
-        scores = importance(merge(merged, variant), variant)
+        scores = merged[0]
     return torch.where(counts > 0, scores, -torch.inf)
 
 
@@ -283,13 +303,15 @@ def hierarchical(
             grams[-1], n_clusters, random_state=random_state, n_iter=n_iter
         )
     else:
-        labels, _, distances, counts, _ = kmeans(
+        last = kmeans(
             views[-1], n_clusters, random_state=random_state, n_iter=n_iter, gram=gram, check=check
         )
+        labels, distances, counts = last.labels, last.distances, last.counts
     scores = _cluster_scores(
         views if grams is None else grams,
         labels,
         counts,
+        last=None if grams is not None else last.centroid_gram,
         rollout=rollout,
         weighting=weighting,
         solver=solver,
@@ -364,14 +386,16 @@ def token_level(
             for view in views:
                 unit_tokens(view)
         operators = entropy_operator(grams, gram=True, solver=solver, check=False)
-        scores = importance(merge(operators, rollout), rollout)
+        scores = rolled_importance(operators, rollout)
         return _mask(top_k(scores, k, check=check), size)
     if len(views) == 1:
         scores = leave_one_out(views[0], method, **options)
     elif rollout == "scores":
-        scores = merge([leave_one_out(view, method, **options) for view in views], "scores")
+        each = [leave_one_out(view, method, **options) for view in views]
+        scores = rolled_importance(each, "scores")
     else:
-        scores = importance(merge([entropy_operator(view, **options) for view in views], rollout))
+        operators = [entropy_operator(view, **options) for view in views]
+        scores = rolled_importance(operators, rollout)
     return _mask(top_k(scores, k, check=check), size)
 
 
@@ -387,34 +411,36 @@ def _forward(matrix: Tensor, k: int, t: Tensor, w: Tensor, cover: Tensor | None 
     incremental Cholesky factor: O(Q N k²) in all.
     """
     batch, size, _ = matrix.shape
+    items = torch.arange(batch, device=matrix.device) * size
     diagonal = matrix.diagonal(dim1=-2, dim2=-1).unsqueeze(1) + t.unsqueeze(-1)  # (B, Q, N)
     pivots = diagonal
     factor = matrix.new_zeros(batch, len(t), k, size)
+    flat = matrix.reshape(-1, size)
+    uncovered = torch.empty_like(matrix) if cover is not None else None
     covered = matrix.new_zeros(batch, 1, size)
-    taken = torch.zeros(batch, size, dtype=torch.bool, device=matrix.device)
+    barred = matrix.new_zeros(batch, size)
     for step in range(k):
-        if (
-            step == 0 and cover is None
-        ):  # every single token has entropy 0: take the least redundant
+        if step == 0 and cover is None:
+            # every single token has entropy 0: take the least redundant
             gain = -matrix.square().sum(-1)
         else:
-            gain = ((pivots / diagonal).log() * w.unsqueeze(-1)).sum(-2)
+            gain = (pivots / diagonal).log_().mul_(w.unsqueeze(-1)).sum(-2)
             if cover is not None:
-                gain = gain + cover * (matrix - covered).clamp_min(0).sum(-1)
-        pick = _quantise(gain.masked_fill(taken, -torch.inf)).argmax(-1)  # the first of equals
-        taken = taken.scatter(-1, pick.unsqueeze(-1), True)
+                torch.sub(matrix, covered, out=uncovered)
+                gain = gain + cover * uncovered.clamp_min_(0).sum(-1)
+        pick = _best(gain, barred)
         at = pick[:, None, None]
-        row = matrix.gather(1, at.expand(-1, 1, size))  # (B, 1, N)
+        row = flat.index_select(0, pick + items).unsqueeze(1)  # (B, 1, N)
         if cover is not None:
-            covered = torch.maximum(covered, row)
+            torch.maximum(covered, row, out=covered)
         done = factor[:, :, :step]
         own = done.gather(-1, at.unsqueeze(-1).expand(-1, len(t), step, 1))
         new = row - (own.mT @ done).squeeze(-2)
         new = new * pivots.gather(-1, at.expand(-1, len(t), 1)).rsqrt()
         factor[:, :, step] = new
         # No eigenvalue of K_S + t is below t, so no pivot is.
-        pivots = torch.maximum(pivots - new.square(), t.unsqueeze(-1))
-    return taken
+        pivots = torch.maximum(pivots - new.square_(), t.unsqueeze(-1))
+    return barred < 0
 
 
 def _batched(tokens: Tensor, k: int, gram: bool, check: bool) -> tuple[Tensor, torch.Size]:
@@ -497,14 +523,14 @@ def renyi2_greedy(
     del random_state
     matrix, shape = _batched(tokens, k, gram, check)
     squares = matrix.square()
-    taken = torch.zeros(squares.shape[:-1], dtype=torch.bool, device=matrix.device)
+    flat, items = squares.view(-1, shape[-1]), torch.arange(len(squares), device=matrix.device)
+    barred = matrix.new_zeros(squares.shape[:-1])
     cost = squares.sum(-1)  # the first token is the least redundant one
     for step in range(k):
-        pick = _quantise((-cost).masked_fill(taken, -torch.inf)).argmax(-1, keepdim=True)
-        taken = taken.scatter(-1, pick, True)
-        row = squares.gather(1, pick.unsqueeze(-1).expand(-1, 1, shape[-1])).squeeze(1)
+        pick = _best(-cost, barred)
+        row = flat.index_select(0, pick + items * shape[-1])
         cost = row if step == 0 else cost + row
-    return taken.reshape(shape)
+    return (barred < 0).reshape(shape)
 
 
 # --- strategies for comparison --------------------------------------------------------------------

@@ -85,3 +85,53 @@ def best_subset(matrix: Tensor, k: int) -> float:
 def spearman(a: Tensor, b: Tensor) -> float:
     ranks = torch.stack([a.argsort().argsort(), b.argsort().argsort()]).double()
     return torch.corrcoef(ranks)[0, 1].item()
+
+
+def kmeans(matrix: Tensor, n_clusters: int, uniforms: Tensor, n_iter: int = 20) -> list[int]:
+    """Labels of one Gram matrix: greedy k-means++ and Lloyd token by token, with no early stop.
+
+    `uniforms` (M, trials). Every fifth iteration, the first and the last fill empty clusters.
+    """
+    size = matrix.shape[0]
+    norms = matrix.diagonal()
+    unit = norms.mean().item() / 2**16
+
+    def whole(distance: Tensor) -> list[int]:
+        return [int(value) for value in (distance / unit).round().clamp_min(0).tolist()]
+
+    pairs = [whole(norms[i] + norms - 2 * matrix[i]) for i in range(size)]
+    centres = [min(int(uniforms[0, 0].item() * size), size - 1)]
+    closest = pairs[centres[0]]
+    for row in uniforms[1:].tolist():
+        cumulative = list(itertools.accumulate(closest))
+        options = []
+        for uniform in row:
+            target = uniform * cumulative[-1]
+            token = min(sum(value <= target for value in cumulative), size - 1)
+            options.append((token, [min(a, b) for a, b in zip(pairs[token], closest)]))
+        token, closest = min(options, key=lambda option: sum(option[1]))  # the first of equals
+        centres.append(token)
+    labels = [min(range(n_clusters), key=lambda m: pairs[centres[m]][i]) for i in range(size)]
+    for iteration in range(n_iter):
+        members = [[i for i in range(size) if labels[i] == m] for m in range(n_clusters)]
+        far = 2**62
+        distance = []
+        for inside in members:
+            if not inside:
+                distance.append([far] * size)
+                continue
+            length = matrix[inside][:, inside].mean()
+            distance.append(whole(norms - 2 * matrix[:, inside].mean(-1) + length))
+        labels = [min(range(n_clusters), key=lambda m: distance[m][i]) for i in range(size)]
+        if iteration % 5 == 0 or iteration == n_iter - 1:
+            own = [distance[labels[i]][i] for i in range(size)]
+            nearest = set()
+            for m in set(labels):
+                inside = [i for i in range(size) if labels[i] == m]
+                nearest.add(min(inside, key=lambda i: own[i]))
+            free = [i for i in range(size) if i not in nearest and own[i] > 0]
+            free.sort(key=lambda i: -own[i])
+            empty = [m for m in range(n_clusters) if m not in set(labels)]
+            for m, i in zip(empty, free):
+                labels[i] = m
+    return labels

@@ -8,8 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib.clustering import centroid_gram, kmeans
+from lib.clustering import _uniforms, centroid_gram, kmeans
 from lib.entropy import gram
+from tests import reference
 from tests.reference import KINDS, make_tokens
 
 F64 = torch.float64
@@ -106,6 +107,39 @@ def test_batch_equals_single_and_any_leading_shape():
         alone = kmeans(batch[i, j], 9, random_state=3)
         assert torch.equal(together.labels[i, j], alone.labels)
         torch.testing.assert_close(together.distances[i, j], alone.distances, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("n_clusters", [1, 9, 30])
+def test_labels_are_those_of_the_straightforward_loop(kind, n_clusters):
+    tokens = torch.stack([make_tokens(kind, 60, seed) for seed in range(3)])
+    tokens[2, :40] = tokens[2, 0]  # the third item has fewer distinct tokens than clusters
+    seeds = [4, 5, 6]
+    uniforms = _uniforms(tuple(seeds), n_clusters, F64, tokens.device)
+    together = kmeans(tokens, n_clusters, random_state=seeds)
+    for item, seed in enumerate(seeds):
+        matrix = gram(tokens[item])
+        wanted = reference.kmeans(matrix, n_clusters, uniforms[item])
+        assert kmeans(tokens[item], n_clusters, random_state=seed).labels.tolist() == wanted
+        assert kmeans(matrix, n_clusters, random_state=seed, gram=True).labels.tolist() == wanted
+        assert together.labels[item].tolist() == wanted
+
+
+def test_few_iterations_are_those_of_the_straightforward_loop():
+    tokens = make_tokens("gaussian", 60)
+    uniforms = _uniforms((0,), 12, F64, tokens.device)[0]
+    for n_iter in range(1, 8):
+        wanted = reference.kmeans(gram(tokens), 12, uniforms, n_iter)
+        assert kmeans(tokens, 12, n_iter=n_iter).labels.tolist() == wanted
+
+
+def test_items_that_come_to_rest_at_different_times_do_not_disturb_each_other():
+    batch = torch.stack([make_tokens(k, 256, s)[:, -5:] for s in range(3) for k in KINDS]).float()
+    together = kmeans(batch, 40)
+    for item, tokens in enumerate(batch):
+        for a, b in zip(together, kmeans(tokens, 40)):
+            torch.testing.assert_close(a[item], b, rtol=1e-5, atol=1e-6)
+        assert torch.equal(together.labels[item], kmeans(tokens, 40).labels)
 
 
 def test_seeds():

@@ -17,6 +17,7 @@ from lib.entropy import (
     leave_one_out,
     matrix_entropy,
     mutual_information,
+    unit_tokens,
 )
 from tests import reference
 from tests.reference import KINDS, make_tokens
@@ -56,6 +57,21 @@ def test_gram_is_symmetric_with_unit_diagonal_and_independent_of_scale():
     scales = torch.logspace(-150, 150, 20, dtype=F64).unsqueeze(-1)
     torch.testing.assert_close(gram(tokens * scales), k, rtol=0, atol=2e-15)
     torch.testing.assert_close(k, reference.gram(tokens), rtol=0, atol=2e-15)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_tokens_of_extreme_size_leave_their_neighbours_alone(dtype):
+    tokens = make_tokens("gaussian", 12, dtype=dtype)
+    small, large = (1e-30, 1e30) if dtype == torch.float32 else (1e-200, 1e200)
+    mixed = tokens.clone()
+    mixed[3] *= small
+    mixed[8] *= large
+    ordinary = [i for i in range(12) if i not in (3, 8)]
+    got, wanted = unit_tokens(mixed), unit_tokens(tokens)
+    assert torch.equal(got[ordinary], wanted[ordinary])
+    torch.testing.assert_close(got, wanted, rtol=0, atol=4 * torch.finfo(dtype).eps)
+    exact = tokens.double() / tokens.double().norm(dim=-1, keepdim=True)
+    torch.testing.assert_close(got.double(), exact, rtol=0, atol=4 * torch.finfo(dtype).eps)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lib.entropy import entropy_operator, leave_one_out
-from lib.rollout import importance, rollout
+from lib.rollout import importance, rolled_importance, rollout
 from tests.reference import make_tokens, spearman
 
 F64 = torch.float64
@@ -115,3 +115,23 @@ def test_errors():
         rollout([torch.eye(2), torch.eye(3)])
     with pytest.raises(ValueError, match=r"same shape \(\.\.\., M, M\), got \[\(2, 3\)\]"):
         rollout([torch.ones(2, 3)])
+
+
+@pytest.mark.parametrize("variant", ["scaled", "literal", "scores"])
+@pytest.mark.parametrize("depth", [1, 2, 5])
+def test_importance_without_the_last_product(variant, depth):
+    score = leave_one_out if variant == "scores" else entropy_operator
+    layers = [score(tokens.expand(2, -1, -1)) for tokens in layers_of_one_image(depth)]
+    wanted = importance(rollout(layers, variant), variant)
+    torch.testing.assert_close(rolled_importance(layers, variant), wanted, rtol=0, atol=1e-14)
+    stacked = rolled_importance(torch.stack(layers), variant)
+    torch.testing.assert_close(stacked, wanted, rtol=0, atol=1e-14)
+
+
+def test_importance_refuses_what_the_rollout_refuses():
+    with pytest.raises(ValueError, match="variant must be one of"):
+        rolled_importance([torch.eye(2)], "sum")
+    with pytest.raises(ValueError, match="at least one layer"):
+        rolled_importance([])
+    with pytest.raises(ValueError, match="same shape"):
+        rolled_importance([torch.eye(2), torch.eye(3)])

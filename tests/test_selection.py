@@ -14,6 +14,8 @@ from lib.rollout import importance, rollout
 from lib.selection import (
     STRATEGIES,
     Selection,
+    _best,
+    _quantise,
     adaptive,
     coverage,
     dpp,
@@ -547,3 +549,19 @@ def test_errors():
     for call, message in cases:
         with pytest.raises(ValueError, match=message):
             call()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    values=st.lists(st.sampled_from([-3.0, -1e-7, 0.0, 1.0, 1 + 1e-6, 1 + 1e-4, 7.0]), min_size=2),
+    offset=st.sampled_from([0.0, 50.0, -50.0]),
+    data=st.data(),
+)
+def test_the_greedy_pick_is_the_first_of_the_quantised_maximum(values, offset, data):
+    scores = torch.tensor([values]).double() + offset
+    barred = data.draw(st.sets(st.integers(0, len(values) - 1), max_size=len(values) - 1))
+    taken = torch.tensor([[i in barred for i in range(len(values))]])
+    penalty = torch.zeros_like(scores).masked_fill(taken, -torch.inf)
+    wanted = _quantise(scores.masked_fill(taken, -torch.inf)).argmax(-1)
+    assert torch.equal(_best(scores, penalty), wanted)
+    assert penalty[0, wanted].item() == -torch.inf and (penalty < 0).sum() == taken.sum() + 1
