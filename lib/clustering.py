@@ -137,6 +137,8 @@ def _counts(labels: Tensor, n_clusters: int) -> Tensor:
 
 def _apart(labels: Tensor, n_clusters: int) -> Tensor:
     """Labels (B, N) with a range of their own for every item, flattened."""
+    if len(labels) == 1:
+        return labels[0]
     items = torch.arange(0, len(labels) * n_clusters, n_clusters, device=labels.device)
     return (labels + items.unsqueeze(-1)).flatten()
 
