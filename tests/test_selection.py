@@ -1,11 +1,10 @@
 """Algorithm 1 against a plain transcription, budgets, greedy choices against brute force."""
 
 import itertools
-import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from lib.clustering import kmeans
@@ -472,24 +471,48 @@ def test_strategies_refuse_bad_budgets_and_bad_tokens(name):
             STRATEGIES[name](bad, 3)
 
 
-@settings(max_examples=15, deadline=None)
+def clear(name, matrix, k):
+    """Whether no step of a rule has two candidates that are as good as each other."""
+
+    def best_are_apart(values, count):
+        ordered = sorted(values.values(), reverse=True)
+        span = ordered[0] - ordered[-1]
+        return len(ordered) <= count or ordered[count - 1] - ordered[count] > 1e-4 * span + 1e-9
+
+    value = {
+        "greedy": lambda m: reference.entropy(m),
+        "dpp": lambda m: torch.logdet(m + 1e-3 * torch.eye(len(m))).item(),
+        "renyi2-greedy": lambda m: -m.square().sum().item(),
+    }
+    if name == "one-shot":
+        return best_are_apart(dict(enumerate(reference.leave_one_out(matrix).tolist())), k)
+    kept = []
+    for _ in range(k):
+        values = {
+            i: value[name](matrix[[*kept, i]][:, [*kept, i]])
+            if kept
+            else -matrix[i].square().sum().item()
+            for i in range(len(matrix))
+            if i not in kept
+        }
+        if not best_are_apart(values, 1):
+            return False
+        kept.append(max(values, key=values.get))
+    return True
+
+
+@settings(max_examples=25, deadline=None)
 @given(st.sampled_from(KINDS), st.integers(2, 24), st.integers(0, 999), st.data())
 def test_permuting_distinct_tokens_permutes_the_choice(kind, size, seed, data):
-    # Seeding draws positions, so only the deterministic rules are equivariant.
+    # Seeding draws positions, so only the deterministic rules are equivariant. Near-ties go by
+    # index, and the choices after one may differ a lot.
     tokens = make_tokens("gaussian" if kind == "duplicated" else kind, size, seed)
     k = data.draw(st.integers(1, size))
     order = torch.randperm(size, generator=torch.Generator().manual_seed(seed))
     name = data.draw(st.sampled_from(["one-shot", "greedy", "dpp", "renyi2-greedy"]))
-    matrix = reference.gram(tokens)
+    assume(clear(name, reference.gram(tokens), k))
     a, b = STRATEGIES[name](tokens, k), STRATEGIES[name](tokens[order], k)
-    b = torch.zeros_like(a).scatter(0, order, b)
-    value = {
-        "one-shot": lambda m: leave_one_out(tokens)[m].sum().item(),
-        "greedy": lambda m: reference.entropy(matrix[m][:, m]),
-        "dpp": lambda m: torch.logdet(matrix[m][:, m] + 1e-3 * torch.eye(k)).item(),
-        "renyi2-greedy": lambda m: math.log(matrix[m][:, m].square().sum()),
-    }[name]
-    assert value(a) == pytest.approx(value(b), rel=2e-2, abs=2e-2)  # near-ties go by index
+    assert torch.equal(torch.zeros_like(a).scatter(0, order, b), a)
 
 
 def test_unchecked_calls_never_read_a_value():
