@@ -74,8 +74,9 @@ class StaticDecoder:
     """Greedy generation with static caches of per-layer length.
 
     model: a LLaVA (or any model with `model.language_model` and `lm_head`) on one device.
-    compiled: write a layer's step out (`llama_step`) and fuse its small kernels with torch.compile;
-        half a minute at the first call, and other roundings. Without a GPU it is not compiled.
+    compiled: write a layer's step out (`llama_heads`, `llama_rest`) and fuse its small kernels with
+        torch.compile; seconds at the first call of a batch size, and other roundings. Without a GPU
+        it is written out, but not compiled.
     capture_prefill: capture the prefill, too, when a shape comes for the second time; not for
         methods whose count depends on the image, nor for LLaVA-NeXT, whose images differ in length.
 
@@ -95,11 +96,12 @@ class StaticDecoder:
         self.language = model.model.language_model
         self.device = devices.pop()
         self._weights = [_llama_weights(la) for la in self.language.layers] if compiled else None
-        self._fused = llama_step
+        self._heads, self._rest = llama_heads, llama_rest
         if self.device.type == "cuda":
             # at batch 1 the tuned kernels stream the weights faster than cuBLAS's
-            tuned = {"coordinate_descent_tuning": True}
-            self._fused = torch.compile(llama_step, dynamic=False, options=tuned)
+            options = {"dynamic": False, "options": {"coordinate_descent_tuning": True}}
+            self._heads = torch.compile(llama_heads, **options)
+            self._rest = torch.compile(llama_rest, **options)
         self._buffers: dict[tuple, _Buffers] = {}
         self._capture_prefill = capture_prefill
         self._prefills: dict[tuple, _Prefill] = {}
@@ -131,9 +133,6 @@ class StaticDecoder:
         config = self.model.generation_config
         eos = config.eos_token_id if eos_token_id is None else eos_token_id
         pad = config.pad_token_id if pad_token_id is None else pad_token_id
-        # without padding no mask is needed; asked once, so that nothing else has to
-        if attention_mask is not None and bool(attention_mask.all()):
-            attention_mask = None
         token, cache, position = self.prefill(
             input_ids=input_ids, attention_mask=attention_mask, **inputs
         )
@@ -164,7 +163,8 @@ class StaticDecoder:
         What a captured prefill returns is overwritten by the next one.
         """
         given = {"input_ids": input_ids} | inputs
-        if attention_mask is not None:
+        # without padding no mask is needed; asked once, so that nothing else has to
+        if attention_mask is not None and not bool(attention_mask.all()):
             given["attention_mask"] = attention_mask
         key = self._prefill_key(given)
         if key is None or key != self._last_key:  # most shapes of a data set come once
@@ -355,10 +355,7 @@ class StaticDecoder:
             if self._weights is None:
                 states = _run_layer(layer, states, mask, rotary, slot)
             else:
-                states = self._fused(
-                    states, self._weights[index], slot.keys, slot.values, slot.place, mask, *rotary,
-                    eps=layer.input_layernorm.variance_epsilon, scale=layer.self_attn.scaling,
-                )  # fmt: skip
+                states = self._written_out(index, states, mask, rotary, slot)
         logits = self.model.lm_head(self.language.norm(states))
         buffers.token.copy_(_greedy(logits))
         buffers.out.index_copy_(1, buffers.step, buffers.token)
@@ -366,6 +363,22 @@ class StaticDecoder:
         buffers.positions.add_(1)
         for place in buffers.places:
             place.add_(1)
+
+    def _written_out(
+        self, index: int, states: Tensor, mask: Tensor, rotary: tuple[Tensor, Tensor], slot: _Slot
+    ) -> Tensor:
+        """One Llama layer, its small kernels fused on both sides of the attention."""
+        layer, (first, second) = self.language.layers[index], self._weights[index]
+        query, key, value = self._heads(
+            states, first, *rotary, eps=layer.input_layernorm.variance_epsilon
+        )
+        keys, values = slot.update(key, value)
+        mixed = F.scaled_dot_product_attention(
+            query, keys, values, mask, scale=layer.self_attn.scaling,
+            enable_gqa=query.shape[1] != keys.shape[1],
+        )  # fmt: skip
+        eps = layer.post_attention_layernorm.variance_epsilon
+        return self._rest(states, mixed, second, eps=eps)
 
 
 def _greedy(logits: Tensor) -> Tensor:
@@ -389,8 +402,8 @@ def _run_layer(
     return out[0] if isinstance(out, tuple) else out
 
 
-def _llama_weights(layer: Any) -> tuple[Tensor, ...]:
-    """What `llama_step` multiplies with, in its order."""
+def _llama_weights(layer: Any) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """What `llama_heads` and `llama_rest` multiply with, in their order."""
     attention, mlp = layer.self_attn, layer.mlp
     if type(layer).__name__ != "LlamaDecoderLayer" or not isinstance(mlp.act_fn, _SILU):
         raise TypeError(f"compiled=True is written for Llama's layers, not {type(layer).__name__}")
@@ -398,56 +411,46 @@ def _llama_weights(layer: Any) -> tuple[Tensor, ...]:
     linear += [mlp.gate_proj, mlp.up_proj, mlp.down_proj]
     if any(module.bias is not None for module in linear):
         raise TypeError("compiled=True is written for projections without bias")
-    return (
-        layer.input_layernorm.weight,
-        *(module.weight for module in linear[:4]),
-        layer.post_attention_layernorm.weight,
-        *(module.weight for module in linear[4:]),
-    )
+    q, k, v, o, *others = (module.weight for module in linear)
+    before, after = layer.input_layernorm.weight, layer.post_attention_layernorm.weight
+    return (before, q, k, v), (o, after, *others)
 
 
-def llama_step(
-    states: Tensor,
-    weights: tuple[Tensor, ...],
-    keys: Tensor,
-    values: Tensor,
-    place: Tensor,
-    mask: Tensor,
-    cos: Tensor,
-    sin: Tensor,
-    *,
-    eps: float,
-    scale: float,
-) -> Tensor:
-    """One token through one Llama layer, `(batch, 1, D)`, on static keys and values.
+def _normed(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Llama's RMS norm."""
+    wide = x.float()
+    wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
+    return weight * wide.to(x.dtype)
 
-    The layer's forward without its modules: all weights are arguments, so that one compilation
-    serves every layer.
+
+def llama_heads(
+    states: Tensor, weights: tuple[Tensor, ...], cos: Tensor, sin: Tensor, *, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Rotated queries and keys, and values, of one token: `(batch, heads, 1, head_dim)` each.
+
+    A Llama layer's forward up to its attention, without its modules: all weights are arguments, so
+    that one compilation serves every layer and every length of the cache.
     """
-    before, q, k, v, o, after, gate, up, down = weights
-    batch, width = states.shape[0], keys.shape[-1]
+    norm, q, k, v = weights
+    batch, width = states.shape[0], cos.shape[-1]
+    hidden = _normed(states, norm, eps)
 
-    def norm(x: Tensor, weight: Tensor) -> Tensor:
-        wide = x.float()
-        wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
-        return weight * wide.to(x.dtype)
-
-    def heads(x: Tensor) -> Tensor:
-        return x.view(batch, 1, -1, width).transpose(1, 2)
+    def heads(weight: Tensor) -> Tensor:
+        return F.linear(hidden, weight).view(batch, 1, -1, width).transpose(1, 2)
 
     def rotate(x: Tensor) -> Tensor:
         left, right = x.chunk(2, -1)
         return x * cos.unsqueeze(1) + torch.cat([-right, left], -1) * sin.unsqueeze(1)
 
-    hidden = norm(states, before)
-    keys[:, :, place] = rotate(heads(F.linear(hidden, k)))
-    values[:, :, place] = heads(F.linear(hidden, v))
-    query = rotate(heads(F.linear(hidden, q)))
-    mixed = F.scaled_dot_product_attention(
-        query, keys, values, mask, scale=scale, enable_gqa=query.shape[1] != keys.shape[1]
-    )
-    states = states + F.linear(mixed.transpose(1, 2).reshape(batch, 1, -1), o)
-    hidden = norm(states, after)
+    return rotate(heads(q)), rotate(heads(k)), heads(v)
+
+
+def llama_rest(states: Tensor, mixed: Tensor, weights: tuple[Tensor, ...], *, eps: float) -> Tensor:
+    """The forward of a Llama layer behind its attention, whose output is `mixed`."""
+    o, norm, gate, up, down = weights
+    mixed = mixed.transpose(1, 2).reshape(states.shape[0], 1, -1)
+    states = states + F.linear(mixed, o)
+    hidden = _normed(states, norm, eps)
     return states + F.linear(F.silu(F.linear(hidden, gate)) * F.linear(hidden, up), down)
 
 

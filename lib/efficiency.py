@@ -19,6 +19,8 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from lib.selection import proportions
+
 FORMULAS = ("fastv", "sparsevlm", "exact")
 
 
@@ -137,10 +139,9 @@ def scorer_flops(shape: Shape, options: Mapping[str, Any], *, nodes: int = 24) -
         return gram + 2.0 * n * k**2  # incremental Cholesky of a greedy rule, one node
     if options["level"] == "token":
         return gram + layers * (9.0 * n**3 + (2.0 * n**2 * nodes if layers == 1 else 2.0 * n**2))
-    cores = options["core_clusters"] or -(
-        -round(options["keep"] * n) // options["tokens_per_cluster"]
-    )
-    clusters = options["n_clusters"] or min(n, 2 * cores)
+    named = ("n_clusters", "core_clusters", "tokens_per_cluster")
+    budget = max(1, round(options["keep"] * n))
+    clusters, *_ = proportions(n, budget, **{name: options[name] for name in named})
     lloyd = 20 * 2.0 * n**2 * clusters
     centroids = layers * 2.0 * (n**2 * clusters + n * clusters**2)
     return gram + lloyd + centroids + layers * (9.0 * clusters**3 + 2.0 * clusters**2 * nodes)
@@ -236,6 +237,7 @@ def latency(
     new_tokens: int = 64,
     warmup: int = 2,
     repeats: int = 5,
+    generate_repeats: int | None = None,
 ) -> dict[str, Any]:
     """Where the time of a caption goes, for one batch of prompts.
 
@@ -244,13 +246,15 @@ def latency(
     as `Timing` dictionaries, with `kept` (share of visual tokens, measured), `cache_bytes`,
     `peak_bytes` (GPU only, over an end-to-end call) and `flops_counted` of the prefill. Every
     method runs with the attention implementation the model has. With a `lib.decoding.StaticDecoder`
-    also `static_end_to_end`, `static_decode` and `static_agreement`, the share of its tokens that
-    equal those of `generate` (below 1 in half precision where two logits nearly tie).
+    also `static_prefill`, `static_end_to_end`, `static_decode` and `static_agreement`, the share of
+    its tokens that equal those of `generate` (below 1 in half precision where two logits nearly
+    tie). generate_repeats: repeats of `generate` if other than `repeats`; 0 leaves it out.
     """
     device = inputs["input_ids"].device
     batch = inputs["input_ids"].shape[0]
     options = {"do_sample": False, "max_new_tokens": new_tokens}
     often = {"device": device, "warmup": warmup, "repeats": repeats}
+    generate_repeats = repeats if generate_repeats is None else generate_repeats
     result: dict[str, Any] = {"batch": batch, "new_tokens": new_tokens}
     with torch.inference_mode(), ExitStack() as stack:
         # every run yields all the tokens, whatever they are
@@ -266,8 +270,21 @@ def latency(
         def vision() -> Any:
             return model.model.get_image_features(inputs["pixel_values"])
 
-        result["vision"] = asdict(measure(vision, **often))
-        result["prefill"] = asdict(measure(prefill, **often))
+        def generate() -> torch.Tensor:
+            return model.generate(**inputs, **options)[:, -new_tokens:]
+
+        def static() -> torch.Tensor:
+            return decoder.generate(**inputs, max_new_tokens=new_tokens)[:, -new_tokens:]
+
+        def timed(name: str, function: Callable[[], Any], **other: Any) -> None:
+            result[name] = asdict(measure(function, **(often | other)))
+
+        def per_token(whole: str, first: str) -> dict[str, Any]:
+            seconds = result[whole]["median"] - result[first]["median"]
+            return {"median": seconds / max(1, new_tokens - 1), "per": "token", "repeats": repeats}
+
+        timed("vision", vision)
+        timed("prefill", prefill)
         result["scorer"] = asdict(_scorer_time(pruner, prefill, device, repeats))
         cache = prefill().past_key_values
         result["cache_bytes"] = sum(
@@ -277,30 +294,20 @@ def latency(
         )
         shares = [] if pruner is None else [m.float().mean().item() for m in pruner.kept_masks]
         result["kept"] = sum(shares) / len(shares) if shares else 1.0
+        result["flops_counted"] = counted_flops(prefill) / batch
         del cache
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
-        whole = measure(lambda: model.generate(**inputs, **options), **often)
-        result["peak_bytes"] = torch.cuda.max_memory_allocated() if device.type == "cuda" else None
-        result["end_to_end"] = asdict(whole)
-        result["flops_counted"] = counted_flops(prefill) / batch
+        if generate_repeats:
+            timed("end_to_end", generate, repeats=generate_repeats, warmup=min(warmup, 1))
+            result["decode"] = per_token("end_to_end", "prefill")
         if decoder is not None:
-
-            def static() -> torch.Tensor:
-                return decoder.generate(**inputs, max_new_tokens=new_tokens)
-
-            fast = measure(static, **often)
-            result["static_end_to_end"] = asdict(fast)
-            same = static()[:, -new_tokens:] == model.generate(**inputs, **options)[:, -new_tokens:]
-            result["static_agreement"] = same.float().mean().item()
-
-    def step(total: Timing) -> dict[str, Any]:
-        seconds = (total.median - result["prefill"]["median"]) / max(1, new_tokens - 1)
-        return {"median": seconds, "per": "token", "repeats": repeats}
-
-    result["decode"] = step(whole)
-    if decoder is not None:
-        result["static_decode"] = step(fast)
+            timed("static_prefill", lambda: decoder.prefill(**inputs))
+            timed("static_end_to_end", static)
+            result["static_decode"] = per_token("static_end_to_end", "static_prefill")
+        result["peak_bytes"] = torch.cuda.max_memory_allocated() if device.type == "cuda" else None
+        if decoder is not None and generate_repeats:
+            result["static_agreement"] = (static() == generate()).float().mean().item()
     return result
 
 

@@ -542,22 +542,45 @@ def one_shot(tokens: Tensor, k: int, *, random_state: int = 0, **options: Any) -
     return token_level(tokens, k, **options)
 
 
+def proportions(
+    size: int,
+    k: int,
+    *,
+    n_clusters: int | None = None,
+    core_clusters: int | None = None,
+    tokens_per_cluster: int | None = None,
+) -> tuple[int, int, int]:
+    """M, k_c and t_pc of Algorithm 1 for a budget of k of N = `size` tokens; those given are kept.
+
+    By default k_c = N / 8, but no more than the budget and no more than 72, its value at the
+    576 tokens of LLaVA-1.5, so that the cost grows slowly beyond; t_pc is what the budget needs of
+    each core cluster, and M = 2 k_c. The paper: M = 32, k_c = 16, t_pc = 2 at N = 256. These values
+    were chosen on validation scenes, see `data/results/embedded-val/clusters.json`.
+
+    >>> proportions(256, 128), proportions(256, 32), proportions(576, 288)
+    ((64, 32, 4), (64, 32, 1), (144, 72, 4))
+    >>> proportions(256, 128, tokens_per_cluster=2)
+    (128, 64, 2)
+    """
+    if core_clusters is not None:
+        cores = core_clusters
+    elif tokens_per_cluster is not None:
+        cores = -(-k // tokens_per_cluster)
+    else:
+        cores = min(k, max(1, size // 8), 72)
+    per_cluster = tokens_per_cluster or -(-k // cores)
+    return n_clusters or min(size, 2 * cores), cores, per_cluster
+
+
 def algorithm_1(
-    tokens: Tensor, k: int, *, tokens_per_cluster: int = 2, random_state: int = 0, **options: Any
-) -> Tensor:
-    """Algorithm 1 at a budget of exactly k, with the paper's proportions M = 2 k_c, t_pc = 2."""
+    tokens: Tensor, k: int, *, tokens_per_cluster: int | None = None, random_state: int = 0,
+    **options: Any,
+) -> Tensor:  # fmt: skip
+    """Algorithm 1 at a budget of exactly k, with the numbers of `proportions`."""
     size = tokens.shape[-2]
     _check_k(k, size, tokens.shape)
-    core = max(1, min(-(-k // tokens_per_cluster), size))
-    return hierarchical(
-        tokens,
-        min(2 * core, size),
-        core,
-        tokens_per_cluster,
-        budget=k,
-        random_state=random_state,
-        **options,
-    ).mask
+    numbers = proportions(size, k, tokens_per_cluster=tokens_per_cluster)
+    return hierarchical(tokens, *numbers, budget=k, random_state=random_state, **options).mask
 
 
 def k_medoids(tokens: Tensor, k: int, *, random_state: int = 0, **options: Any) -> Tensor:

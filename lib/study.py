@@ -290,7 +290,7 @@ def ablations(profile: Profile, config: Any) -> dict[str, Method]:
     of keep rates. One entry can serve several groups.
     """
     from . import pruning
-    from .selection import STRATEGIES
+    from .selection import STRATEGIES, proportions
 
     keep, tail = profile.ablation_keep, percent(profile.ablation_keep)
     table: dict[str, Method] = {"unpruned": Method("Unpruned", None, {}, {"sweep": "1"})}
@@ -312,19 +312,18 @@ def ablations(profile: Profile, config: Any) -> dict[str, Method]:
 
     patches = (config.vision_config.image_size // config.vision_config.patch_size) ** 2
     budget = max(1, int(keep * patches + 0.5))
-    default = max(1, -(-budget // 2))  # k_c at t_pc = 2
-    for per_cluster in (1, 2, 4):
-        cores = max(1, -(-budget // per_cluster))
-        for factor in (1.5, 2, 3):
-            clusters = min(patches, int(factor * cores))
-            if clusters < cores or (factor != 2 and per_cluster != 2):
-                continue
-            standard = per_cluster == 2 and clusters == min(patches, 2 * default)
+    standard = proportions(patches, budget)
+    _, usual_cores, usual = standard
+    numbers = {(min(patches, int(f * usual_cores)), usual_cores, usual) for f in (1.5, 2, 3)}
+    numbers |= {proportions(patches, budget, tokens_per_cluster=t) for t in (1, 2, 4)}
+    for clusters, cores, per_cluster in sorted(numbers, key=lambda n: (n[2], n[0])):
+        if clusters >= cores:
+            named = {"n_clusters": clusters, "core_clusters": cores,
+                     "tokens_per_cluster": per_cluster}  # fmt: skip
+            is_usual = (clusters, cores, per_cluster) == standard
             vary(
-                "clusters", None if standard else f"m{clusters}-k{cores}-t{per_cluster}",
-                f"M={clusters}, k_c={cores}, t_pc={per_cluster}",
-                **({} if standard else {"n_clusters": clusters, "core_clusters": cores,
-                                        "tokens_per_cluster": per_cluster}),
+                "clusters", None if is_usual else f"m{clusters}-k{cores}-t{per_cluster}",
+                f"M={clusters}, k_c={cores}, t_pc={per_cluster}", **({} if is_usual else named),
             )  # fmt: skip
 
     last = _feature(config)

@@ -7,7 +7,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from ..selection import hierarchical, token_level
+from ..selection import hierarchical, proportions, token_level
 from .capture import graphs
 from .states import StatePruner
 
@@ -21,8 +21,8 @@ class EntropyPrune(StatePruner, name="entropy"):
     level: "cluster" is Algorithm 1; "token" ranks single tokens by exact leave-one-out.
     count: "exact" keeps `budget(N)` tokens, filled from the core clusters by their distance to
         the centroid; "adaptive" is the paper's dynamic count, at most k_c * t_pc.
-    n_clusters, core_clusters, tokens_per_cluster: M, k_c and t_pc. By default k_c follows from
-        `keep` (k_c * t_pc is the budget) and M = 2 k_c, the paper's proportions.
+    n_clusters, core_clusters, tokens_per_cluster: M, k_c and t_pc; those left out follow from the
+        number of tokens and the budget, see `lib.selection.proportions`.
     rollout: "scaled" (I + H/L), "literal" (eq. 6) or "scores"; see `lib.rollout`.
     weighting: how a centroid counts, see `lib.selection.hierarchical`.
     """
@@ -31,7 +31,7 @@ class EntropyPrune(StatePruner, name="entropy"):
     count: Literal["exact", "adaptive"] = "exact"
     n_clusters: int | None = None
     core_clusters: int | None = None
-    tokens_per_cluster: int = 2
+    tokens_per_cluster: int | None = None
     rollout: Literal["scaled", "literal", "scores"] = "scaled"
     weighting: Literal["unit", "mass", "token-sum"] = "unit"
     random_state: int = 0
@@ -43,8 +43,9 @@ class EntropyPrune(StatePruner, name="entropy"):
         self.one_of(level=("cluster", "token"), count=("exact", "adaptive"))
         if self.level == "token" and self.count == "adaptive":
             raise ValueError("level='token' has no adaptive count; use count='exact'")
-        if self.tokens_per_cluster < 1:
-            raise ValueError(f"tokens_per_cluster must be >= 1, got {self.tokens_per_cluster}")
+        for name in ("n_clusters", "core_clusters", "tokens_per_cluster"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name} must be >= 1, got {value}")
 
     #: what `_select` depends on
     _options = (
@@ -71,12 +72,13 @@ class EntropyPrune(StatePruner, name="entropy"):
         layers = states if len(states) > 1 else None
         if self.level == "token":
             return token_level(tokens, keep, layers=layers, rollout=self.rollout, check=False)
-        cores = self.core_clusters or max(1, -(-keep // self.tokens_per_cluster))
+        numbers = proportions(
+            size, keep, n_clusters=self.n_clusters, core_clusters=self.core_clusters,
+            tokens_per_cluster=self.tokens_per_cluster,
+        )  # fmt: skip
         return hierarchical(
             tokens,
-            self.n_clusters or min(size, 2 * cores),
-            cores,
-            self.tokens_per_cluster,
+            *numbers,
             layers=layers,
             rollout=self.rollout,
             budget=keep if self.exact else "adaptive",
