@@ -2,8 +2,9 @@
 
 Distances between unit tokens and centroids follow from the Gram matrix alone (kernel k-means with
 a linear kernel), so clustering N tokens of width D costs O(N²D) once and O(N²M) per iteration.
-Everything is batched with static shapes: an item's result does not depend on its neighbours, and
-with `check=False` a CUDA call never waits for the host.
+Everything is batched: an item's result does not depend on its neighbours. With `check=False` a CUDA
+call never waits for the host; on a CPU, where looking at the data costs nothing, items that have
+come to rest are left alone.
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ def _seed(distance: Tensor, draws: Sequence[Tensor]) -> Tensor:
     rows = table.new_empty(batch * _TRIALS, size)
     nearer, sums = torch.empty_like(rows, dtype=torch.float64), torch.empty_like(target)
     total, from_all = cumulative[:, -1:], closest.unsqueeze(1)
-    bounds, wanted = cumulative[0, :-1], target[0]
+    bounds, wanted = cumulative[:, :-1].squeeze(0), target.squeeze(0)
     of_item, per_item = rows.view(batch, _TRIALS, size), nearer.view(batch, _TRIALS, size)
     trials, best = [], []
     for uniforms in draws[1:]:
@@ -106,8 +107,9 @@ def _seed(distance: Tensor, draws: Sequence[Tensor]) -> Tensor:
         best.append(first)
     if not trials:
         return centre.unsqueeze(-1)
-    chosen = torch.stack(trials).view(-1, batch, _TRIALS).gather(-1, torch.stack(best)[..., None])
-    return torch.cat([centre.unsqueeze(-1), chosen.squeeze(-1).T], -1)
+    chosen = torch.stack(trials).view(len(trials), batch, _TRIALS)
+    chosen = chosen.gather(-1, torch.stack(best).unsqueeze(-1)).squeeze(-1)
+    return torch.cat([centre.unsqueeze(-1), chosen.T], -1)
 
 
 def _member(labels: Tensor, n_clusters: int, dtype: torch.dtype) -> Tensor:

@@ -152,6 +152,11 @@ def test_seeds():
     assert torch.equal(pair[1], results[2])
 
 
+def test_an_empty_batch_gives_an_empty_result():
+    result = kmeans(torch.empty(0, 10, 4), 3)
+    assert result.labels.shape == (0, 10) and result.centroid_gram.shape == (0, 3, 3)
+
+
 def test_gram_input_and_unchecked_input_give_the_same():
     tokens = make_tokens("clustered", 40)
     wanted = kmeans(tokens, 6)

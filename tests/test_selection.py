@@ -471,6 +471,11 @@ def test_strategies_refuse_bad_budgets_and_bad_tokens(name):
             STRATEGIES[name](bad, 3)
 
 
+@pytest.mark.parametrize("name", sorted(STRATEGIES))
+def test_an_empty_batch_gives_an_empty_mask(name):
+    assert STRATEGIES[name](torch.empty(0, 10, 4), 3).shape == (0, 10)
+
+
 def clear(name, matrix, k):
     """Whether no step of a rule has two candidates that are as good as each other."""
 
