@@ -64,6 +64,30 @@ def test_the_results_are_the_stored_table(tmp_path, monkeypatch):
         assert line in stored, line
 
 
+def test_the_speed_table_is_the_stored_one():
+    block = re.search(r"<!-- speed -->\n(.*?)<!-- /speed -->", README, re.S)[1]
+    path = ROOT / "data" / "results" / "shape" / "benchmark.json"
+    rows = [r for r in json.loads(path.read_text())["rows"] if r["new_tokens"] == 64]
+    rows = {(row["method"], row["batch"]): row for row in rows}
+    shown = [[c.strip() for c in line.split("|")[1:-1]] for line in block.splitlines()[2:]]
+    methods = ["unpruned", "random", "tome", "fastv", "entropy", "entropy-layer2", "entropy-token"]
+    assert len(shown) == len(methods)
+    for (label, *cells), name in zip(shown, methods):
+
+        def ms(batch, field, digits=1):
+            row = rows.get((name, batch), {})
+            return f"{1e3 * row[field]['median']:,.{digits}f}" if field in row else "–"
+
+        assert cells == [
+            "–" if name == "unpruned" else ms(1, "scorer", 2),
+            *(ms(batch, "static_prefill") for batch in (1, 8, 32)),
+            ms(1, "static_decode", 2),
+            ms(1, "end_to_end", 0),
+            ms(1, "static_end_to_end", 0),
+            f"{rows[name, 1]['cache_bytes'] / 1e6:.0f}",
+        ], label
+
+
 def test_the_budgets_are_the_stored_ones():
     block = re.search(r"<!-- budgets -->\n(.*?)<!-- /budgets -->", README, re.S)[1]
     path = ROOT / "data" / "results" / "embedded-val" / "budgets.json"
