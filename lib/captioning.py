@@ -313,16 +313,18 @@ class SharedVision:
 def weights_digest(model: torch.nn.Module, *, samples: int = 64) -> str:
     """A fingerprint of a model's weights: SHA-256 over a fixed sample of every parameter.
 
-    Names, shapes and up to `samples` evenly spaced values of every parameter and persistent buffer
-    enter, as float32, so the fingerprint does not depend on the device. Cheap for models of any
-    size, and different after any training step.
+    Names, shapes and up to `samples` evenly spaced values of every parameter and persistent buffer,
+    the first and the last among them, enter as float32, so the fingerprint does not depend on the
+    device. Cheap for models of any size, and different after any training step.
     """
     entries = []
     for name, tensor in sorted(model.state_dict().items()):
         values: list[float] | None = None
         if not tensor.is_meta and tensor.numel():
             flat = tensor.detach().reshape(-1)
-            index = torch.linspace(0, flat.numel() - 1, min(samples, flat.numel())).long()
+            count, last = min(samples, flat.numel()), flat.numel() - 1
+            # whole numbers: float32 would round the last index of 2^24 values and more past the end
+            index = torch.arange(count) * last // max(count - 1, 1)
             values = flat[index.to(flat.device)].float().cpu().tolist()
         entries.append([name, list(tensor.shape), repr(values)])
     return digest(entries)
