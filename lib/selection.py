@@ -563,12 +563,12 @@ def proportions(
     (128, 64, 2)
     """
     if core_clusters is not None:
-        cores = core_clusters
+        cores, per_cluster = core_clusters, tokens_per_cluster or -(-k // core_clusters)
     elif tokens_per_cluster is not None:
-        cores = -(-k // tokens_per_cluster)
+        cores, per_cluster = -(-k // tokens_per_cluster), tokens_per_cluster
     else:
-        cores = min(k, max(1, size // 8), 72)
-    per_cluster = tokens_per_cluster or -(-k // cores)
+        per_cluster = -(-k // min(k, max(1, size // 8), 72))
+        cores = k // per_cluster  # k_c * t_pc, the adaptive count's bound, stays within the budget
     return n_clusters or min(size, 2 * cores), cores, per_cluster
 
 

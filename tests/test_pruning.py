@@ -222,8 +222,8 @@ def as_lists(mask):
 def test_entropy_prune_is_algorithm_1_on_the_vision_tower(model, count):
     inputs = ragged()
     layers = vision_states(model, inputs, 1, 4)
-    expected = hierarchical(  # 36 tokens, 18 of them kept: k_c = 36 // 8, t_pc = ceil(18 / 4)
-        layers[-1], 8, 4, 5, layers=layers, budget=18 if count == "exact" else "adaptive"
+    expected = hierarchical(  # 36 tokens, 18 of them kept: t_pc = ceil(18 / (36 // 8)), k_c = 18 // 5
+        layers[-1], 6, 3, 5, layers=layers, budget=18 if count == "exact" else "adaptive"
     )
     with EntropyPrune(keep=0.5, count=count)(model) as pruner:
         model(**inputs)
@@ -249,7 +249,7 @@ def test_entropy_prune_on_language_layers(model):
     states = model(**inputs, output_hidden_states=True).hidden_states
     where = inputs["input_ids"][0] == IMAGE
     layers = [states[i][:, where] for i in (1, 2)]
-    expected = hierarchical(layers[-1], 8, 4, 5, layers=layers, budget=18).mask
+    expected = hierarchical(layers[-1], 6, 3, 5, layers=layers, budget=18).mask
     with EntropyPrune(source="language", layer=2, layers=(1, 2))(model) as pruner:
         model(**inputs)
     assert [k.tolist() for k in pruner.kept] == as_lists(expected)
