@@ -56,7 +56,7 @@ EXECUTED := $(patsubst notebooks/%,$(REPORT)/%,$(if $(CHOSEN),$(foreach n,$(CHOS
 PAGES := $(EXECUTED:.ipynb=.html)
 # What decides the captions; a change here computes anew what it concerns.
 REPORTING := $(addprefix lib/,__init__.py bench.py benchmark.py cocoeval.py curves.py decoding.py doctor.py download.py \
-  figures.py kernels.py paths.py plots.py report.py scene_pool.py spice.py tables.py training.py)
+  figures.py kernels.py paths.py plots.py report.py scaling.py scene_pool.py spice.py tables.py training.py)
 COMPUTING := $(filter-out $(REPORTING),$(wildcard lib/*.py lib/pruning/*.py))
 # Written when this machine has computed the profile; not committed, so a fresh clone computes.
 STUDIED := build/study/$(PROFILE)

@@ -55,7 +55,7 @@ __all__ = [
 REPORTING = {
     "__init__", "bench", "benchmark", "cocoeval", "curves", "decoding", "doctor", "download",
     "efficiency", "figures", "kernels", "metrics", "paths", "plots", "report", "results",
-    "scene_pool", "spice", "study", "tables", "training",
+    "scaling", "scene_pool", "spice", "study", "tables", "training",
 }  # fmt: skip
 OBJECT_F1 = "Object F1"
 RANDOM = "random weights"

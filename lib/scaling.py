@@ -1,0 +1,153 @@
+"""How captioning speeds up over several processes: the same images with 1, 2, 4 ... of them.
+
+    python -m lib.scaling --model shape:llava-1.5-7b --profile shape --processes 1 2 4
+
+One process a GPU (or, with --cpu, several on the processor), launched by accelerate one count after
+another on the same machine. Writes data/results/<profile>/scaling.json: images a second, of the
+loop alone (loading the model is not in it), the gain over the first count, and whether the merged
+records equal the first count's, timings aside.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lib import paths
+from lib.efficiency import machine
+from lib.results import MANIFEST, RECORDS, canonical, read_records, write_atomically
+
+
+class LaunchFailed(RuntimeError):
+    """A run with some number of processes failed; the message ends with what it printed."""
+
+
+def command(processes: int, options: argparse.Namespace, folder: Path) -> list[str]:
+    """The command that captions with so many processes into `folder`."""
+    launch = []
+    if processes > 1:
+        with socket.socket() as free:  # a port nobody listens on
+            free.bind(("", 0))
+            port = free.getsockname()[1]
+        # --multi_gpu is what accelerate calls torchrun, and works on CPUs, too
+        launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1"]
+        launch += ["--num_processes", str(processes), "--main_process_port", str(port)]
+        launch += ["--mixed_precision", "no", "--dynamo_backend", "no"]
+    return [
+        sys.executable, *launch, "-m", "lib.captioning", "--model", options.model,
+        "--split", options.split, "--limit", str(options.images), "--method", options.method,
+        "--batch-size", str(options.batch_size), "--max-new-tokens", str(options.new_tokens),
+        "--results-dir", str(folder), "--quiet", *(["--cpu"] if options.cpu else []),
+    ]  # fmt: skip
+
+
+def run(processes: int, options: argparse.Namespace, folder: Path) -> tuple[dict[str, Any], list]:
+    """One count of processes: its row, and the merged records without their timings.
+
+    Raises `LaunchFailed`.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    root = Path(__file__).parents[1]
+    python_path = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
+    done = subprocess.run(
+        command(processes, options, folder), cwd=root, capture_output=True, text=True,
+        env={**os.environ, "ENTROPY_PRUNE_ROOT": str(paths.ROOT), "PYTHONPATH": python_path},
+    )  # fmt: skip
+    if done.returncode:
+        raise LaunchFailed(f"{processes} processes failed:\n{(done.stderr or done.stdout)[-2000:]}")
+    (method,) = (path for path in folder.iterdir() if path.is_dir())
+    manifest = json.loads((method / MANIFEST).read_text(encoding="utf-8"))
+    noted = manifest["runs"][-1]["throughput"]
+    ranks = [noted[name] for name in sorted(noted, key=lambda name: int(name.split()[-1]))]
+    seconds = max(rank["seconds"] for rank in ranks)
+    captions = sum(rank["captions"] for rank in ranks)
+    row = {
+        "processes": processes,
+        "captions": captions,
+        "seconds": seconds,
+        "images_per_second": captions / seconds,
+        "waiting_share": sum(rank["waiting_share"] for rank in ranks) / len(ranks),
+        "ranks": ranks,
+    }
+    return row, canonical(read_records(method / RECORDS))
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Every count of processes in turn; the document of scaling.json, written after each."""
+    path = paths.results_dir(options.profile) / "scaling.json"
+    document: dict[str, Any] = {
+        "model": options.model,
+        "machine": machine(),
+        "images": options.images,
+        "batch_size": options.batch_size,
+        "new_tokens": options.new_tokens,
+        "method": options.method,
+        "rows": [],
+    }
+    first = None
+    for processes in options.processes:
+        row, records = run(processes, options, paths.ROOT / "build" / "scaling" / str(processes))
+        first = first or (row, records)
+        row["gain"] = row["images_per_second"] / first[0]["images_per_second"]
+        row["same_records"] = records == first[1]
+        document["rows"].append(row)
+        write_atomically(path, json.dumps(document, indent=1) + "\n")
+        print(line(row), flush=True)
+    return document
+
+
+def line(row: Mapping[str, Any]) -> str:
+    """One row as text."""
+    same = "the same captions" if row["same_records"] else "OTHER captions"
+    return (
+        f"{row['processes']} processes: {row['images_per_second']:.2f} images/s, "
+        f"{row['gain']:.2f} times the first, {row['waiting_share']:.1%} waiting, {same}"
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; see `python -m lib.scaling --help`."""
+    parser = argparse.ArgumentParser(
+        prog="python -m lib.scaling",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--model", default="embedded")
+    parser.add_argument("--profile", default="embedded", help="whose results folder to write to")
+    parser.add_argument("--processes", nargs="+", type=int, default=[1, 2, 4])
+    parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--split", default="test")
+    parser.add_argument("--method", default="unpruned")
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--new-tokens", type=int, default=64)
+    parser.add_argument("--cpu", action="store_true", help="stay off GPUs")
+    options = parser.parse_args(argv)
+    if min(options.processes) < 1:
+        parser.error(f"--processes must be at least 1, got {min(options.processes)}")
+    if not options.cpu:
+        import torch
+
+        found = torch.cuda.device_count()
+        if max(options.processes) > found:
+            parser.error(
+                f"{max(options.processes)} processes need as many GPUs, found {found}; "
+                "name fewer, or pass --cpu"
+            )
+    try:
+        measure(options)
+    except LaunchFailed as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
