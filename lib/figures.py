@@ -280,11 +280,18 @@ def _settings(
     }
 
 
-def load(name: str, **options: Any) -> models.Loaded:
-    """`lib.models.load` without its progress bar, which a notebook would keep."""
+def load(name: str, *, profile: str | None = None, **options: Any) -> models.Loaded:
+    """`lib.models.load` without its progress bar, which a notebook would keep.
+
+    A `profile` says in which precision and where, with its `dtype` and `device_map`.
+    """
     from transformers.utils import logging
 
-    from lib import models
+    from lib import models, study
+
+    if profile in study.profile_names():
+        settings = study.load_profile(profile)
+        options |= {"dtype": settings.dtype, "device_map": settings.device_map}
 
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
@@ -295,8 +302,10 @@ def load(name: str, **options: Any) -> models.Loaded:
             logging.enable_progress_bar()
 
 
-def _loaded(model: str | models.Loaded, revision: str | None) -> models.Loaded:
-    return load(model, revision=revision) if isinstance(model, str) else model
+def _loaded(model: str | models.Loaded, revision: str | None, profile: str | None) -> models.Loaded:
+    if not isinstance(model, str):
+        return model
+    return load(model, revision=revision, profile=profile)
 
 
 def _file(profile: str, name: str) -> Path:
@@ -318,7 +327,7 @@ def tokens(
     """
 
     def compute() -> dict[str, Any]:
-        network, processor, name = _loaded(model, revision)
+        network, processor, name = _loaded(model, revision, profile)
         shown = example(image, model=name, data=data, image_root=image_root)
         inputs = prepare(network, processor, shown, prompt(name, processor))
         layers = default_layers(network.config)
@@ -355,7 +364,7 @@ def centroids(
     """
 
     def compute() -> dict[str, Any]:
-        network, processor, name = _loaded(model, revision)
+        network, processor, name = _loaded(model, revision, profile)
         shown = example(image, model=name, data=data, image_root=image_root)
         inputs = prepare(network, processor, shown, prompt(name, processor))
         last = _feature_layer(network.config)
@@ -401,7 +410,7 @@ def attention(
     """
 
     def compute() -> dict[str, Any]:
-        network, processor, name = _loaded(model, revision)
+        network, processor, name = _loaded(model, revision, profile)
         shown = example(image, model=name, data=data, image_root=image_root)
         inputs = prepare(network, processor, shown, prompt(name, processor, question))
         answer = generate(network, inputs, max_new_tokens)

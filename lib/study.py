@@ -75,7 +75,7 @@ class Profile:
     """The parameters of a profile, as `notebooks/profiles/<name>.yaml` gives them.
 
     profile, description: its name, and one line for people.
-    model, revision: see `lib.models.load`.
+    model, revision, dtype, device_map: see `lib.models.load`; the notebooks load the same.
     json_path, image_root, split, limit: the images, see `lib.coco.read_karpathy`; without a
         `json_path`, a hub model captions COCO and any other model the generated scenes.
     prompt: the question, put into the model's chat template. The published scores of a model belong
@@ -95,6 +95,7 @@ class Profile:
     model: str = "embedded"
     revision: str | None = None
     dtype: str | None = None
+    device_map: str | None = None
     split: str = "test"
     limit: int | None = 200
     json_path: str | None = None
@@ -473,7 +474,7 @@ class _Lazy:
 
         made = models.load(
             self.profile.model, device=self.where, dtype=self.profile.dtype,
-            revision=self.profile.revision,
+            revision=self.profile.revision, device_map=self.profile.device_map,
         )  # fmt: skip
         import torch
 

@@ -1,6 +1,7 @@
 """What the figures take from a model, checked against the model's own outputs."""
 
 import copy
+import dataclasses
 import json
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lib import figures, models
+from lib import figures, models, study
 from lib.coco import Example
 from lib.entropy import gram, unit_tokens
 from lib.pruning import create
@@ -289,3 +290,23 @@ def test_models_whose_tokens_do_not_line_up_are_refused():
     with pytest.raises(TypeError, match="vision_feature_select_strategy='default'"):
         figures.default_layers(config)
     assert list(figures.default_layers(tiny.tiny_llava().config)) == [1, 2, 3, 4]
+
+
+def test_a_profile_says_in_which_precision_and_where_its_model_is_loaded(monkeypatch):
+    asked = []
+    monkeypatch.setattr(models, "load", lambda name, **options: asked.append((name, options)))
+    settings = study.load_profile("paper")
+    shared = dataclasses.replace(settings, dtype="float16", device_map="auto")
+    monkeypatch.setattr(study, "load_profile", lambda name: shared)
+    figures.load("some/model", revision="abc", profile="paper")
+    figures.load("embedded")
+    figures.load("embedded", profile="no such profile")
+    options = {"dtype": "float16", "device_map": "auto"}
+    assert asked == [
+        ("some/model", {"revision": "abc", **options}), ("embedded", {}), ("embedded", {}),
+    ]  # fmt: skip
+    asked.clear()
+    assert study._Lazy(shared, None).profile.device_map == "auto"
+    with pytest.raises(AttributeError):  # the stand-in returns nothing to look at
+        _ = study._Lazy(shared, None).loaded
+    assert asked[0][1] == {"device": None, "revision": settings.revision, **options}

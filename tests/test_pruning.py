@@ -222,7 +222,8 @@ def as_lists(mask):
 def test_entropy_prune_is_algorithm_1_on_the_vision_tower(model, count):
     inputs = ragged()
     layers = vision_states(model, inputs, 1, 4)
-    expected = hierarchical(  # 36 tokens, 18 of them kept: t_pc = ceil(18 / (36 // 8)), k_c = 18 // 5
+    # 36 tokens, 18 of them kept: t_pc = ceil(18 / (36 // 8)), k_c = 18 // 5
+    expected = hierarchical(
         layers[-1], 6, 3, 5, layers=layers, budget=18 if count == "exact" else "adaptive"
     )
     with EntropyPrune(keep=0.5, count=count)(model) as pruner:

@@ -72,19 +72,19 @@ def test_the_speed_table_is_the_stored_one():
     shown = [[c.strip() for c in line.split("|")[1:-1]] for line in block.splitlines()[2:]]
     methods = ["unpruned", "random", "tome", "fastv", "entropy", "entropy-layer2", "entropy-token"]
     assert len(shown) == len(methods)
+
+    def ms(row, field, digits=1):
+        return f"{1e3 * row[field]['median']:,.{digits}f}" if field in row else "–"
+
     for (label, *cells), name in zip(shown, methods):
-
-        def ms(batch, field, digits=1):
-            row = rows.get((name, batch), {})
-            return f"{1e3 * row[field]['median']:,.{digits}f}" if field in row else "–"
-
+        first = rows[name, 1]
         assert cells == [
-            "–" if name == "unpruned" else ms(1, "scorer", 2),
-            *(ms(batch, "static_prefill") for batch in (1, 8, 32)),
-            ms(1, "static_decode", 2),
-            ms(1, "end_to_end", 0),
-            ms(1, "static_end_to_end", 0),
-            f"{rows[name, 1]['cache_bytes'] / 1e6:.0f}",
+            "–" if name == "unpruned" else ms(first, "scorer", 2),
+            *(ms(rows.get((name, batch), {}), "static_prefill") for batch in (1, 8, 32)),
+            ms(first, "static_decode", 2),
+            ms(first, "end_to_end", 0),
+            ms(first, "static_end_to_end", 0),
+            f"{first['cache_bytes'] / 1e6:.0f}",
         ], label
 
 
