@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import html
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -359,34 +359,293 @@ def machine_name(machine: Mapping[str, Any]) -> str:
 
 # ---------------------------------------------------------------------------- the large model
 
+#: methods of `lib.benchmark` by their names in tables and legends
+BENCHMARKED = {
+    "unpruned": "Unpruned",
+    "random": "RandomPrune",
+    "tome": "ToMe",
+    "fastv": "FastV (layer 2)",
+    "entropy": "Entropy-Prune",
+    "entropy-layer2": "Entropy-Prune at layer 2",
+    "entropy-token": "Entropy-Prune, token level",
+    "adaptive": "Entropy + coverage (ours)",
+}
+#: the parts of `benchmark.json`, and what measures each
+BENCHMARK_PARTS = {
+    "rows": "--batches 1 8 32 --compiled",
+    "growth": "--methods --growth 144 576 1296 2304 --batches 1 8",
+    "agreement": "--agreement",
+    "leave_one_out": "--methods --leave-one-out",
+}
+#: shapes by the names of their models
+SHAPES = {"llava-1.5-7b": "LLaVA-1.5-7B"}
+#: times of a row, in columns of these names; `static_` ones are of the fast path
+TIMES = ("vision", "scorer", "prefill", "static_prefill", "decode", "static_decode",
+         "end_to_end", "static_end_to_end")  # fmt: skip
 
-def benchmark_rows(profile: str) -> list[dict[str, Any]]:
-    """Rows of `benchmark.json` (see `lib.benchmark`), none if it was not measured."""
+
+def benchmark_record(profile: str) -> dict[str, Any]:
+    """`benchmark.json` of a profile (see `lib.benchmark`), empty if nothing was measured."""
     path = paths.results_dir(profile) / "benchmark.json"
-    if not path.is_file():
-        return []
-    return json.loads(path.read_text(encoding="utf-8"))["rows"]
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
-def benchmark_where(profile: str) -> str:
-    """Device and precision of `benchmark.json`."""
-    document = json.loads((paths.results_dir(profile) / "benchmark.json").read_text())
-    return f"{machine_name(document['machine'])}, {document['dtype']}"
+def benchmark_missing(record: Mapping[str, Any], profile: str) -> str:
+    """The parts and methods that the record lacks, with the commands that measure them."""
+    command = f"python -m lib.benchmark --profile {profile}"
+    with contextlib.suppress(ValueError):  # a folder of results need not be a profile's
+        command += f" --model {record.get('model') or study.load_profile(profile).model}"
+    lines = [
+        f"{part}: not measured\n  {command} {options}"
+        for part, options in BENCHMARK_PARTS.items()
+        if not record.get(part)
+    ]
+    if rows := record.get("rows"):
+        lines += [
+            f"{label}: not measured\n  {command} {BENCHMARK_PARTS['rows']} --methods {name}"
+            for name, label in BENCHMARKED.items()
+            if name not in {row["method"] for row in rows}
+        ]
+    return "\n".join(lines) or f"every part was measured: {', '.join(BENCHMARK_PARTS)}"
 
 
-def benchmark(profile: str) -> pd.DataFrame:
-    """The benchmark in ms, one row a batch size, method and keep rate; empty if not measured."""
-    rows = []
-    for row in benchmark_rows(profile):
-        cells = {"batch": row["batch"], "method": row["method"], "keep": row["keep"]}
-        for name in ("vision", "scorer", "prefill", "decode", "end_to_end", "static_end_to_end"):
-            if row.get(name):
-                cells[name.replace("_", " ")] = round(1e3 * row[name]["median"], 1)
-        if row.get("peak_bytes"):
-            cells["peak (GB)"] = round(row["peak_bytes"] / 1e9, 2)
-        cells["kept (%)"] = round(100 * row["kept"], 1)
-        rows.append(cells)
-    return pd.DataFrame(rows)
+def benchmark_where(record: Mapping[str, Any]) -> str:
+    """Model, device and precision of a record in words."""
+    model, machine = record["model"], machine_name(record["machine"])
+    if model.startswith("shape:"):
+        name = model.removeprefix("shape:")
+        model = f"{SHAPES.get(name, name)}'s configuration with random weights"
+    return f"{model}, {machine}, {record.get('dtype', 'float32')}"
+
+
+def benchmark(record: Mapping[str, Any], part: str = "rows") -> pd.DataFrame:
+    """Measurements of a part (`rows` or `growth`) as numbers, one row each, methods in order.
+
+    Times in ms: the columns `TIMES` with ` low` and ` high` quartiles; `decode` is per token, and
+    it and `end_to_end` are missing where a single token was generated. `cache` and `peak` in GB
+    of the batch; `analytic` (prefill, vision tower and scorer, operations) and `counted` (PyTorch's
+    counter) in TFLOPs an image; `scorer share` of the time to the first token on the fast path in
+    per cent. Empty, with these columns, if nothing was measured.
+    """
+    order = list(BENCHMARKED)
+    found = sorted(
+        record.get(part, ()),
+        key=lambda r: (r["batch"], -r["keep"] if "keep" in r else 0, order.index(r["method"])),
+    )
+    columns = ["label", "batch", "keep", "kept", "tokens", "new tokens"]
+    columns += [f"{name}{end}" for name in TIMES for end in ("", " low", " high")]
+    columns += ["cache", "peak", "analytic", "counted", "scorer share"]
+    return pd.DataFrame([_benchmark_row(row) for row in found], columns=columns)
+
+
+def _benchmark_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    new = row.get("new_tokens", 2)
+    cells = {"label": BENCHMARKED[row["method"]], "batch": row["batch"], "kept": row["kept"],
+             "keep": row.get("keep", row["kept"]), "tokens": row.get("tokens"),
+             "new tokens": new}  # fmt: skip
+    for name in TIMES:
+        # a single token has no time per further token
+        if row.get(name) and (new > 1 or not name.endswith(("decode", "end_to_end"))):
+            for key, end in (("median", ""), ("low", " low"), ("high", " high")):
+                cells[f"{name}{end}"] = 1e3 * row[name].get(key, row[name]["median"])
+    for name, source in (("cache", "cache_bytes"), ("peak", "peak_bytes")):
+        cells[name] = row[source] / 1e9 if row.get(source) else np.nan
+    if flops := row.get("flops"):
+        cells["analytic"] = (flops["exact"] + flops["vision"] + flops["scorer"]) / 1e12
+    cells["counted"] = row.get("flops_counted", np.nan) / 1e12
+    if "static_prefill" in cells:
+        cells["scorer share"] = 100 * cells["scorer"] / cells["static_prefill"]
+    return cells
+
+
+def at_keep(frame: pd.DataFrame, keep: float) -> pd.DataFrame:
+    """The rows of `benchmark` at one keep rate, and the unpruned model's."""
+    return frame[(frame["label"] == "Unpruned") | (frame["keep"] == keep)]
+
+
+def swept(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `benchmark` of the batch size with the most keep rates, for methods with several.
+
+    The unpruned model is among them. Empty if no method was measured at several keep rates.
+    """
+    rates = frame.groupby(["batch", "label"])["keep"].nunique()
+    if not (rates > 1).any():
+        return frame.iloc[:0]
+    batch = rates.groupby("batch").sum().idxmax()
+    names = ["Unpruned", *rates[batch][rates[batch] > 1].index]
+    return frame[(frame["batch"] == batch) & frame["label"].isin(names)]
+
+
+def benchmark_times(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """A table a batch size: medians in ms by method, through `generate` and on the fast path.
+
+    frame: of `at_keep`. Dashes where a path was not measured.
+    """
+    both = (("", "generate"), ("static_", "fast"))
+    shown = {("vision", "tower"): ("vision", 1), ("scorer", ""): ("scorer", 2)}
+    for title, name, digits in (("first token", "prefill", 1), ("a further token", "decode", 2),
+                                ("end to end", "end_to_end", 0)):  # fmt: skip
+        shown |= {(title, path): (f"{prefix}{name}", digits) for prefix, path in both}
+    return {
+        f"Batch {batch}": pd.DataFrame(
+            {title: _dashed(rows[name], digits) for title, (name, digits) in shown.items()}
+        )
+        for batch, rows in frame.set_index("label").rename_axis(None).groupby("batch")
+    }
+
+
+def benchmark_resources(frame: pd.DataFrame) -> pd.DataFrame:
+    """Memory of a batch in GB, and TFLOPs of an image to the first token, by method.
+
+    frame: of `at_keep`. Dashes where a batch size was not measured.
+    """
+    columns = {}
+    by_batch = dict(list(frame.set_index("label").groupby("batch")))
+    for title, name, digits in (("peak GB, batch", "peak", 1), ("cache GB, batch", "cache", 2)):
+        for batch, rows in by_batch.items():
+            columns[(title, str(batch))] = _dashed(rows[name], digits)
+    images = frame.drop_duplicates("label").set_index("label")  # the same at every batch size
+    for name, title in (("analytic", "formula"), ("counted", "profiler")):
+        columns[("TFLOPs an image", title)] = _dashed(images[name], 2)
+    return _in_order(pd.DataFrame(columns)).rename_axis(None).fillna(DASH)
+
+
+def _dashed(values: pd.Series, digits: int) -> pd.Series:
+    return values.map(lambda value: DASH if pd.isna(value) else f"{value:,.{digits}f}")
+
+
+def _in_order(table: pd.DataFrame) -> pd.DataFrame:
+    """The methods in the order of `BENCHMARKED`."""
+    return table.loc[[name for name in BENCHMARKED.values() if name in table.index]]
+
+
+def speedups(frame: pd.DataFrame) -> pd.DataFrame:
+    """How many times faster than the unpruned model of the same batch, on the fast path.
+
+    frame: of `at_keep`. Dashes where either was not measured.
+    """
+    parts = {"first token": "static_prefill", "end to end": "static_end_to_end"}
+    columns = {}
+    for title, name in parts.items():
+        for batch, rows in frame.groupby("batch"):
+            values = rows.set_index("label")[name]
+            columns[(title, f"batch {batch}")] = values.get("Unpruned", np.nan) / values
+    table = _in_order(pd.DataFrame(columns)).drop(index="Unpruned", errors="ignore")
+    return table.rename_axis(None).apply(_dashed, digits=2)
+
+
+def benchmark_findings(record: Mapping[str, Any], *, keep: float) -> list[str]:
+    """What the record says in sentences; what was not measured is left out."""
+    frame = at_keep(benchmark(record), keep)
+    return [
+        *_spread(frame),
+        *_fast_path(frame),
+        *_language_model(frame),
+        *_scorer(frame, benchmark(record, "growth")),
+        *_definition(record),
+        *_agreement(record),
+    ]
+
+
+def _median(frame: pd.DataFrame, label: str, batch: int, column: str) -> float:
+    """One number of the benchmark, nan if it was not measured."""
+    found = frame[(frame["label"] == label) & (frame["batch"] == batch)][column]
+    return float(found.iloc[0]) if len(found) else np.nan
+
+
+def _spread(frame: pd.DataFrame) -> Iterator[str]:
+    first = frame["static_prefill"]
+    off = 100 * np.maximum(
+        frame["static_prefill high"] - first, first - frame["static_prefill low"]
+    )
+    if len(off := (off / first).dropna()):
+        yield (
+            f"Spread: the quartiles of the time to the first token on the fast path lie within "
+            f"{off.max():.1f} % of the median, for half of the rows within {off.median():.1f} %."
+        )
+
+
+def _fast_path(frame: pd.DataFrame) -> Iterator[str]:
+    for batch in frame["batch"].unique():
+        plain, fast, step, fast_step = (
+            _median(frame, "Unpruned", batch, name)
+            for name in ("end_to_end", "static_end_to_end", "decode", "static_decode")
+        )
+        if not np.isnan(plain / fast):
+            new = frame.loc[frame["label"] == "Unpruned", "new tokens"].max()
+            yield (
+                f"Fast path at batch {batch}, unpruned: {new} tokens in {fast:,.0f} ms against "
+                f"{plain:,.0f} ms through generate, {plain / fast:.1f} times faster; a further "
+                f"token in {fast_step:.1f} ms against {step:.1f} ms."
+            )
+
+
+def _language_model(frame: pd.DataFrame) -> Iterator[str]:
+    for batch in frame["batch"].unique()[-1:]:
+        before, after = (
+            _median(frame, label, batch, "static_prefill") - _median(frame, label, batch, "vision")
+            for label in ("Unpruned", "Entropy-Prune")
+        )
+        if not np.isnan(before / after):
+            yield (
+                f"Prefill of the language model at batch {batch}, Entropy-Prune, the scorer "
+                f"included: {before:.0f} ms to {after:.0f} ms, {before / after:.2f} times faster "
+                f"(time to the first token on the fast path less the vision tower)."
+            )
+
+
+def _scorer(frame: pd.DataFrame, growth: pd.DataFrame) -> Iterator[str]:
+    """The cost of each entropy scorer an image, and its largest share anywhere."""
+    for label, rows in frame.groupby("label", sort=False):
+        if not label.startswith("Entropy"):
+            continue
+        costs = ", ".join(
+            f"{cost / batch:.2f} at batch {batch}"
+            for cost, batch in zip(rows["scorer"], rows["batch"])
+        )
+        said = f"Scorer of {label}: {costs} (ms an image)"
+        shares = {f"batch {b}": s for b, s in zip(rows["batch"], rows["scorer share"])}
+        grown = growth[growth["label"] == label]
+        shares |= {
+            f"{n} visual tokens, batch {b}": s
+            for n, b, s in zip(grown["tokens"], grown["batch"], grown["scorer share"])
+        }
+        shares = {where: share for where, share in shares.items() if not np.isnan(share)}
+        if shares:
+            most = max(shares, key=shares.__getitem__)
+            said += f"; at most {shares[most]:.1f} % of the time to the first token ({most})"
+        yield f"{said}."
+
+
+def _definition(record: Mapping[str, Any]) -> Iterator[str]:
+    for row in record.get("leave_one_out", ()):
+        yield (
+            f"Exact leave-one-out entropy of {row['tokens']} tokens: "
+            f"{1e3 * row['exact']['median']:.2f} ms, by its definition "
+            f"{1e3 * row['naive']['median']:,.0f} ms: {row['ratio']:,.0f} times faster, the "
+            f"largest error {row['largest_error_over_spread']:.0e} of their spread."
+        )
+
+
+def _agreement(record: Mapping[str, Any]) -> Iterator[str]:
+    rows = record.get("agreement", ())
+    if rows:
+        each = rows[0]["batch"] * rows[0]["tokens"]
+        apart = [
+            f"{BENCHMARKED[r['method']]} {100 * r['same']:.1f} %" for r in rows if r["same"] < 1
+        ]
+        result = f"the same but for {', '.join(apart)}" if apart else "every one the same"
+        yield (
+            f"Tokens of the fast path against those of generate, {rows[0]['dtype']}, "
+            f"{len(rows)} method{'s' if len(rows) > 1 else ''}, {each} tokens each: {result}."
+        )
+    shares = [r["static_agreement"] for r in record.get("rows", ()) if r.get("static_agreement")]
+    if shares:
+        low, high = (round(100 * f(shares)) for f in (min, max))
+        yield (
+            f"The same in {record.get('dtype', 'float32')}, as timed: {low} to {high} %; where two "
+            f"logits nearly tie, rounding decides, and later tokens follow from it."
+        )
 
 
 # ---------------------------------------------------------------------------- in words
@@ -420,13 +679,15 @@ def describe_split(frame: pd.DataFrame) -> str:
     return f"Stacked bars of the time of one caption: {'; '.join(parts)}."
 
 
-def describe_rows(rows: Sequence[Mapping[str, Any]], field: str) -> str:
-    """Benchmark rows as text."""
-    parts = [
-        f"{row['method']} at batch {row['batch']}: {1e3 * row[field]['median']:.1f} ms"
-        for row in rows
-    ]
-    return f"{field.replace('_', ' ')}: {'; '.join(parts)}."
+def describe_benchmark(frame: pd.DataFrame, name: str, what: str, *, by: str = "batch") -> str:
+    """A column of `benchmark` as text, the values of `by` in order for each method."""
+    parts = []
+    for label, rows in frame.dropna(subset=[name]).groupby("label", sort=False):
+        values = ", ".join(
+            f"{y:.3g} at {x:g}" for x, y in rows.sort_values(by)[[by, name]].itertuples(index=False)
+        )
+        parts.append(f"{label} {values}")
+    return f"{what}: {'; '.join(parts)}." if parts else f"{what}: not measured."
 
 
 # ---------------------------------------------------------------------------- files

@@ -229,7 +229,7 @@ def test_tables_say_what_they_lack(computed, monkeypatch):
     with pytest.raises(ValueError, match="no ablation 'colour'; there are clusters, layers"):
         tables.ablation("tiny", "colour")
     assert tables.interval(None, None) == "–"
-    assert tables.benchmark("tiny").empty
+    assert tables.benchmark_record("tiny") == {}
     assert tables.ablation("tiny", "rollout").index[0] == "scaled (I + H/L)"
 
 
@@ -289,19 +289,6 @@ def test_every_table_of_the_notebooks_holds_the_stored_numbers(computed, monkeyp
     assert tables.budgets(sweep, "BLEU-4").loc["Unpruned", "50 %"] == "–"
     assert "RandomPrune: " in tables.describe_sweep(sweep, "BLEU-4")
     assert "Unpruned" in tables.describe_split(bill)
-
-
-def test_the_benchmark_of_the_large_model_is_shown_where_it_was_measured(root):
-    rows = [{"batch": 8, "method": "fastv", "keep": 0.5, "kept": 0.5, "peak_bytes": 15e9,
-             "prefill": {"median": 0.082}, "end_to_end": {"median": 1.2}}]  # fmt: skip
-    folder = paths.results_dir("shape")
-    folder.mkdir(parents=True)
-    document = {"rows": rows, "dtype": "bfloat16", "machine": {"device": "H200", "threads": None}}
-    (folder / "benchmark.json").write_text(json.dumps(document))
-    (line,) = tables.benchmark("shape").to_dict("records")
-    assert line["prefill"] == 82 and line["peak (GB)"] == 15 and line["kept (%)"] == 50
-    assert tables.benchmark_where("shape") == "one H200, bfloat16"
-    assert "fastv at batch 8: 82.0 ms" in tables.describe_rows(rows, "prefill")
 
 
 # ---- the root of nbval
