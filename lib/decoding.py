@@ -107,6 +107,12 @@ class StaticDecoder:
         self._prefills: dict[tuple, _Prefill] = {}
         self._last_key: tuple | None = None
 
+    def clear(self) -> None:
+        """Forget captured graphs and buffers, and give their memory back."""
+        self._prefills.clear()
+        self._buffers.clear()
+        self._last_key = None
+
     @torch.inference_mode()
     def generate(
         self,

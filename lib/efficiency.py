@@ -296,7 +296,10 @@ def latency(
         result["kept"] = sum(shares) / len(shares) if shares else 1.0
         result["flops_counted"] = counted_flops(prefill) / batch
         del cache
+        if decoder is not None:
+            decoder.clear()  # what another method captured is not this one's memory
         if device.type == "cuda":
+            torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
         if generate_repeats:
             timed("end_to_end", generate, repeats=generate_repeats, warmup=min(warmup, 1))

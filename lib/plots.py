@@ -463,7 +463,8 @@ def rank_agreement(
         fontsize=7.5,
         color="#8a4b20",
     )
-    axes[0, -1].legend(loc="center right", bbox_to_anchor=(1, 0.36))
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    fig.legend(handles, labels, loc="outside lower center", ncols=len(labels))
     return _claim(fig, title)
 
 

@@ -409,6 +409,24 @@ def benchmark_missing(record: Mapping[str, Any], profile: str) -> str:
     return "\n".join(lines) or f"every part was measured: {', '.join(BENCHMARK_PARTS)}"
 
 
+def scaling(profile: str) -> pd.DataFrame:
+    """Images a second by number of processes (see `lib.scaling`), empty if not measured."""
+    path = paths.results_dir(profile) / "scaling.json"
+    if not path.is_file():
+        return pd.DataFrame()
+    rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    frame = pd.DataFrame(
+        {
+            "images/s": [row["images_per_second"] for row in rows],
+            "gain": [row["gain"] for row in rows],
+            "waiting for images (%)": [100 * row["waiting_share"] for row in rows],
+            "same captions": [row["same_records"] for row in rows],
+        },
+        index=pd.Index([row["processes"] for row in rows], name="processes"),
+    )
+    return frame.round(2)
+
+
 def benchmark_where(record: Mapping[str, Any]) -> str:
     """Model, device and precision of a record in words."""
     model, machine = record["model"], machine_name(record["machine"])

@@ -38,6 +38,9 @@ def test_without_a_pruner_and_with_reused_buffers(model):
     (buffers,) = decoder._buffers.values()
     decoder.generate(**inputs, max_new_tokens=7)
     assert next(iter(decoder._buffers.values())) is buffers
+    decoder.clear()
+    assert not decoder._buffers
+    assert torch.equal(decoder.generate(**inputs, max_new_tokens=7), expected)
 
 
 @pytest.mark.parametrize("name", [None, "random", "fastv"])

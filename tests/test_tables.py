@@ -1,5 +1,7 @@
 """The benchmark of the large model in tables and sentences, from a record of known numbers."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -141,3 +143,19 @@ def test_a_record_that_is_partial_or_missing_says_what_measures_the_rest(record)
 def test_no_record_is_an_empty_one(tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "ROOT", tmp_path)
     assert tables.benchmark_record("paper") == {}
+
+
+def test_scaling_has_a_row_a_number_of_processes(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables.paths, "ROOT", tmp_path)
+    assert tables.scaling("p").empty
+    rows = [
+        {"processes": n, "images_per_second": 8.0 * n, "gain": float(n), "waiting_share": 0.01 * n,
+         "same_records": n < 4}
+        for n in (1, 2, 4)
+    ]  # fmt: skip
+    path = tmp_path / "data" / "results" / "p" / "scaling.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"rows": rows}))
+    frame = tables.scaling("p")
+    assert frame.index.tolist() == [1, 2, 4]
+    assert frame.loc[2].tolist() == [16.0, 2.0, 2.0, True] and not frame.loc[4, "same captions"]
