@@ -2,18 +2,22 @@
 
     python -m lib.bench
 
-Prints a table and stores nothing. Medians of interleaved repetitions; the naive leave-one-out is
-timed on evenly spread tokens and scaled to all N, since every token costs the same: one
-eigen-decomposition of an (N-1) x (N-1) matrix. Captions are those of `lib.captioning.caption` by
-the embedded model on its own scenes, from the image files to the text, in batches on two threads.
+Prints a table; that of one run is kept in data/results/embedded/bench.json. Medians of interleaved
+repetitions; the naive leave-one-out is timed on evenly spread tokens and scaled to all N, since
+every token costs the same: one eigen-decomposition of an (N-1) x (N-1) matrix. Captions are those
+of `lib.captioning.caption` by the embedded model on its own scenes, from the image files to the
+text, in batches on two threads.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,8 +26,10 @@ from torch import Tensor
 from lib import coco, models, scenes
 from lib.captioning import caption
 from lib.clustering import kmeans
+from lib.efficiency import machine
 from lib.entropy import gram, leave_one_out
 from lib.pruning import create
+from lib.results import write_atomically
 
 NAIVE_TOKENS = 48  # timed per size; all of them would take minutes
 CAPTIONS = 64  # scenes
@@ -122,38 +128,53 @@ def captioning_ratio(
     return full, pruned, statistics.median(a / b for a, b in pairs)
 
 
-def main() -> None:
-    """Print every ratio beside what the project asks for."""
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, CPU, one run")
-    header = f"{'what':<34}{'plain':>12}{'ours':>12}{'ratio':>9}{'asked':>8}   agreement"
-    print(header + "\n" + "-" * len(header))
+def rows() -> Iterator[dict[str, Any]]:
+    """Every ratio as it is measured: seconds of both, the ratio, what was asked, a remark."""
+
+    def row(what: str, plain: float, ours: float, asked: float, remark: str, **more: float) -> dict:
+        values = {"what": what, "plain": plain, "ours": ours, "ratio": plain / ours}
+        return values | {"asked": asked, "remark": remark} | more
+
     for size, asked in ((256, 50), (576, 150)):
         naive, exact, error = leave_one_out_ratio(size)
-        print(
-            f"{f'leave-one-out, N={size}, float64':<34}{naive * 1e3:>9.0f} ms{exact * 1e3:>9.1f} ms"
-            f"{naive / exact:>8.0f}x{asked:>7}x   |dS| <= {error:.0e}",
-            flush=True,
-        )
+        name = f"leave-one-out, N={size}, float64"
+        yield row(name, naive, exact, asked, f"|dS| <= {error:.0e}")
     theirs, ours, inertia = kmeans_ratio(576, 4096, 32)
-    print(
-        f"{'k-means, N=576, D=4096, M=32':<34}{theirs * 1e3:>9.0f} ms{ours * 1e3:>9.1f} ms"
-        f"{theirs / ours:>8.1f}x{3:>7}x   inertia ratio {inertia:.3f}",
-        flush=True,
-    )
+    yield row("k-means, N=576, D=4096, M=32", theirs, ours, 3, f"inertia ratio {inertia:.3f}")
     # the first of the split: no others need to be drawn
     listing = scenes.ensure_scenes("test", limit=CAPTIONS)
     examples = coco.read_karpathy(listing, "test")[:CAPTIONS]
     full, pruned, ratio = captioning_ratio(models.load("embedded", device="cpu"), examples)
-    full, pruned = (seconds / len(examples) * 1e3 for seconds in (full, pruned))
-    print(
-        f"{'a caption, 50 % kept, batch 16':<34}{full:>9.1f} ms{pruned:>9.1f} ms"
-        f"{ratio:>8.2f}x{1.15:>7}x   {len(examples)} scenes, two threads"
-    )
+    each = (full / len(examples), pruned / len(examples))
+    remark = f"{len(examples)} scenes, two threads"
+    yield row("a caption, 50 % kept, batch 16", *each, 1.15, remark, ratio=ratio)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Print every ratio beside what the project asks for; `--record FILE` keeps them as JSON."""
+    parser = argparse.ArgumentParser(prog="python -m lib.bench", description=main.__doc__)
+    parser.add_argument("--record", type=Path, help="write the ratios here, too")
+    options = parser.parse_args(argv)
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, CPU, one run")
+    header = f"{'what':<34}{'plain':>12}{'ours':>12}{'ratio':>9}{'asked':>8}   remark"
+    print(header + "\n" + "-" * len(header))
+    measured = []
+    for row in rows():
+        measured.append(row)
+        print(
+            f"{row['what']:<34}{1e3 * row['plain']:>9.1f} ms{1e3 * row['ours']:>9.1f} ms"
+            f"{row['ratio']:>8.{0 if row['ratio'] > 20 else 2}f}x{row['asked']:>7}x"
+            f"   {row['remark']}",
+            flush=True,
+        )
     print(
         f"The naive scores are timed on {NAIVE_TOKENS} of the N tokens and scaled; "
         "our k-means includes the Gram matrix, scikit-learn's has n_init=1; "
         "plain captions are unpruned."
     )
+    if options.record:
+        document = {"machine": machine(), "rows": measured}
+        write_atomically(options.record, json.dumps(document, indent=1) + "\n")
 
 
 if __name__ == "__main__":

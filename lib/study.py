@@ -268,9 +268,11 @@ def methods(profile: Profile) -> dict[str, Method]:
     table = {"unpruned": Method("Unpruned", None)}
     for name, label in LABELS.items():
         table[f"{name}-{tail}"] = Method(label, name, {"keep": keep})
+    # the paper's t_pc: nothing fills up small clusters here, so more from each would leave fewer
     table[f"entropy-adaptive-{tail}"] = Method(
-        "Entropy-Prune, adaptive count", "entropy", {"keep": keep, "count": "adaptive"}
-    )
+        "Entropy-Prune, adaptive count", "entropy",
+        {"keep": keep, "count": "adaptive", "tokens_per_cluster": 2},
+    )  # fmt: skip
     # two layers already mix the visual tokens: chance at that layer is the control for the others
     table[f"random-layer2-{tail}"] = Method(
         "RandomPrune at FastV's layer", "random", {"keep": keep, "layer": 2}

@@ -1,5 +1,7 @@
 """The ratios of `make bench` come from runs of what they name, on small inputs."""
 
+import json
+
 import pytest
 import torch
 
@@ -70,8 +72,18 @@ def test_every_ratio_is_printed_beside_what_is_asked(study, monkeypatch, capsys)
     monkeypatch.setattr(bench.scenes, "ensure_scenes", lambda split, limit: None)
     monkeypatch.setattr(bench.coco, "read_karpathy", lambda listing, split: study[1])
     monkeypatch.setattr(bench.models, "load", lambda name, device: study[0])
-    bench.main()
+    bench.main([])
     lines = capsys.readouterr().out.splitlines()
     (line,) = [line for line in lines if line.startswith("a caption")]
     assert "200.0 ms" in line and "100.0 ms" in line and "2.00x" in line and "1.15x" in line
-    assert sum("100x" in line for line in lines) == 2 and sum("5.0x" in line for line in lines) == 1
+    assert sum("100x" in line for line in lines) == 2
+    assert sum("5.00x" in line for line in lines) == 1
+
+
+def test_what_is_printed_is_what_is_recorded(monkeypatch, tmp_path, capsys):
+    row = {"what": "a thing", "plain": 0.5, "ours": 0.25, "ratio": 2.0, "asked": 1.5, "remark": "!"}
+    monkeypatch.setattr(bench, "rows", lambda: iter([row]))
+    bench.main(["--record", str(tmp_path / "bench.json")])
+    assert json.loads((tmp_path / "bench.json").read_text())["rows"] == [row]
+    (line,) = (x for x in capsys.readouterr().out.splitlines() if x.startswith("a thing"))
+    assert line.split() == ["a", "thing", "500.0", "ms", "250.0", "ms", "2.00x", "1.5x", "!"]
