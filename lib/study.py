@@ -402,16 +402,27 @@ def shipped_dir(profile: str) -> Path:
     return paths.raw_dir() / "shipped" / profile
 
 
+#: records of a profile that other commands measure: `lib.bench`, `lib.benchmark`, `lib.scaling`
+MEASURED = ("bench.json", "benchmark.json", "scaling.json")
+
+
 def set_aside(profile: str) -> None:
-    """Move a profile's results out of the way, once: what follows is computed on this machine."""
+    """Move a profile's results out of the way, once: what follows is computed on this machine.
+
+    What the study does not compute (`MEASURED`) stays.
+    """
     shipped, results = shipped_dir(profile), paths.results_dir(profile)
     if shipped.exists():
         return
     shipped.parent.mkdir(parents=True, exist_ok=True)
-    if results.exists():
-        results.rename(shipped)
-    else:
+    if not results.exists():
         shipped.mkdir()
+        return
+    results.rename(shipped)
+    results.mkdir()
+    for name in MEASURED:
+        if (shipped / name).is_file():
+            shutil.copy2(shipped / name, results / name)
 
 
 def run(

@@ -301,8 +301,10 @@ def test_the_reference_holds_what_came_with_the_checkout(computed, tmp_path, mon
     made = report.reference_root(tmp_path / "nbval")
     results = made / "data" / "results" / "tiny"
     assert results.resolve() == paths.results_dir("tiny").resolve()
+    (paths.results_dir("tiny") / "benchmark.json").write_text("{}")
     study.set_aside("tiny")
-    (paths.results_dir("tiny")).mkdir()
+    # what the study does not compute stays where it was
+    assert [path.name for path in paths.results_dir("tiny").iterdir()] == ["benchmark.json"]
     (paths.results_dir("tiny") / "study.json").write_text("{}")
     report.reference_root(tmp_path / "nbval")
     assert results.resolve() == study.shipped_dir("tiny").resolve()
