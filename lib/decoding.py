@@ -113,6 +113,9 @@ class StaticDecoder:
         self._buffers.clear()
         self._last_key = None
 
+    #: devices whose work can be captured
+    _captures = ("cuda",)
+
     @torch.inference_mode()
     def generate(
         self,
@@ -217,7 +220,7 @@ class StaticDecoder:
     def _prefill_key(self, given: dict[str, Any]) -> tuple | None:
         """What a captured prefill depends on besides values; None if it cannot be captured."""
         config, pruner = self.model.config, self._pruner
-        if not self._capture_prefill or self.device.type != "cuda":
+        if not self._capture_prefill or self.device.type not in self._captures:
             return None
         if config.model_type != "llava" or not all(isinstance(t, Tensor) for t in given.values()):
             return None

@@ -1,9 +1,11 @@
 """The static decoder yields what `generate` yields, for every method and any batch."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 
-from lib.decoding import StaticDecoder
+from lib.decoding import StaticDecoder, _Prefill
 from lib.pruning import FixedPrune, available, create
 from tests.tiny import batch, one, prompt, ragged, tiny_llava
 
@@ -107,6 +109,81 @@ def test_known_image_counts_find_the_same_tokens(model, name, each):
     assert torch.equal(*logits)
     assert len(kept[0]) == len(kept[1]) == 2 * each
     assert all(torch.equal(a, b) for a, b in zip(*kept))
+
+
+class Pretended(StaticDecoder):
+    """Decides on a CPU as on a GPU what to capture; a replay runs the prefill again."""
+
+    _captures = ("cpu",)
+    captured = replayed = 0
+
+    def _captured(self, given, *, images_each):
+        inputs = {name: tensor.clone() for name, tensor in given.items()}
+        pruner, decoder = self._pruner, self
+        if pruner is not None and pruner.image_keys is not None:
+            inputs["image_keys"] = pruner.image_keys.clone()
+        output = list(self._first(**given))
+        self.captured += 1
+
+        class Graph:
+            def replay(self):
+                decoder.replayed += 1
+                now = {k: v for k, v in inputs.items() if k != "image_keys"}
+                if pruner is not None:
+                    pruner.images_each = images_each
+                output[:] = decoder._first(**now)
+                if pruner is not None:
+                    pruner.images_each = None
+
+        return _Prefill(Graph(), inputs, output, None if pruner is None else pruner._last)
+
+
+@pytest.mark.parametrize("name", [None, "random", "fastv", "entropy", "tome"])
+def test_a_shape_that_comes_again_is_captured_once_and_replayed(model, name):
+    decoder = Pretended(model)
+    with create(name)(model) if name else nullcontext():
+        for seed in range(4):
+            inputs = batch(
+                [prompt(before=3, after=4, seed=seed + s) for s in range(2)], 2, seed=seed
+            )
+            expected = model.generate(**inputs, do_sample=False, max_new_tokens=4)
+            assert torch.equal(decoder.generate(**inputs, max_new_tokens=4), expected)
+        assert (decoder.captured, decoder.replayed) == (1, 3)
+        other = one()
+        for _ in range(2):  # another shape takes its place
+            decoder.generate(**other, max_new_tokens=2)
+        assert (decoder.captured, decoder.replayed) == (2, 4) and len(decoder._prefills) == 1
+
+
+def test_other_options_and_new_keys_are_not_mixed_up(model):
+    decoder, inputs = Pretended(model), one()
+    with create("random", keep=0.5)(model) as pruner:
+        for key in (None, None, 3, 3, 4):
+            pruner.image_keys = None if key is None else torch.tensor([key])
+            expected = model.generate(**inputs, do_sample=False, max_new_tokens=3)
+            assert torch.equal(decoder.generate(**inputs, max_new_tokens=3), expected)
+        assert decoder.captured == 2
+        pruner.keep = 0.25
+        assert torch.equal(
+            decoder.generate(**inputs, max_new_tokens=3),
+            model.generate(**inputs, do_sample=False, max_new_tokens=3),
+        )
+        assert decoder.captured == 2 and len(decoder._prefills) == 0
+
+
+def test_what_depends_on_the_data_is_not_captured(model):
+    decoder = Pretended(model)
+    with create("entropy", count="adaptive")(model):
+        for _ in range(3):
+            decoder.generate(**one(), max_new_tokens=2)
+    # rows with different numbers of images
+    several = batch([prompt(before=2, images=n, after=3) for n in (1, 2)], 3)
+    for _ in range(3):
+        decoder.generate(**several, max_new_tokens=2)
+    plain = Pretended(model, capture_prefill=False)
+    for _ in range(3):
+        plain.generate(**one(), max_new_tokens=2)
+    assert decoder.captured == plain.captured == 0
 
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
