@@ -130,11 +130,9 @@ def load_image(path: str | Path) -> Image.Image:
 class _Loader:
     """Prepares batches in background threads, in order, a few batches ahead.
 
-    Threads suffice: decoding, resizing and tensor work release the interpreter lock. COCO-sized
-    JPEGs (640 × 480) to LLaVA-1.5's 336 pixels: 90 images a second with one thread and 157 with two
-    on two free cores, 1.7 times as many, where a 7B model captions some ten. What a run waited is
-    noted with it (`Throughput`). Each thread has its own copy of the processor, because fast
-    tokenizers cannot be shared while they pad.
+    Threads suffice: decoding, resizing and tensor work release the interpreter lock, and what a run
+    waited all the same is noted with it (`Throughput`). Each thread has its own copy of the
+    processor, because fast tokenizers cannot be shared while they pad.
     """
 
     def __init__(self, processor: Any, prompt: str, workers: int, pin: bool) -> None:

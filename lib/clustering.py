@@ -156,7 +156,7 @@ def _nearest(distance: Tensor, empty: Tensor | None, unit: bool) -> tuple[Tensor
     """Whole distance (B, N) to the nearest cluster, and the first such cluster, from (B, M, N)."""
     n_clusters = distance.shape[1]
     bits = (n_clusters - 1).bit_length()
-    # One integer holds distance and cluster: a minimum costs a tenth of an argmin. Squared
+    # One integer holds distance and cluster: a minimum is far cheaper than an argmin. Squared
     # distances of unit tokens are at most 4 * 2^16.
     whole = torch.int32 if unit and bits <= 12 else torch.int64
     clusters = torch.arange(n_clusters, dtype=whole, device=distance.device).unsqueeze(-1)

@@ -97,7 +97,7 @@ class StaticDecoder:
         self.device = devices.pop()
         self._weights = [_llama_weights(la) for la in self.language.layers] if compiled else None
         self._heads, self._rest = llama_heads, llama_rest
-        if self.device.type == "cuda":
+        if compiled and self.device.type == "cuda":
             # at batch 1 the tuned kernels stream the weights faster than cuBLAS's
             options = {"dynamic": False, "options": {"coordinate_descent_tuning": True}}
             self._heads = torch.compile(llama_heads, **options)

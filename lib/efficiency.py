@@ -242,11 +242,12 @@ def latency(
     """Where the time of a caption goes, for one batch of prompts.
 
     Returns `vision`, `prefill` (to the first token, the vision tower and the scorer included),
-    `scorer`, `decode` (per token) and `end_to_end` (`new_tokens` greedy tokens through `generate`)
-    as `Timing` dictionaries, with `kept` (share of visual tokens, measured), `cache_bytes`,
-    `peak_bytes` (GPU only, over an end-to-end call) and `flops_counted` of the prefill. Every
-    method runs with the attention implementation the model has. With a `lib.decoding.StaticDecoder`
-    also `static_prefill`, `static_end_to_end`, `static_decode` and `static_agreement`, the share of
+    `scorer`, `decode` (per token behind the first, if there is one) and `end_to_end` (`new_tokens`
+    greedy tokens through `generate`) as `Timing` dictionaries, with `kept` (share of visual tokens,
+    measured), `cache_bytes`, `peak_bytes` (GPU only, over an end-to-end call) and `flops_counted`
+    of the prefill. Every method runs with the attention implementation the model has. With a
+    `lib.decoding.StaticDecoder` also the same of the fast path, `static_prefill`, `static_decode`
+    and `static_end_to_end`, and `static_agreement`, the share of
     its tokens that equal those of `generate` (below 1 in half precision where two logits nearly
     tie). generate_repeats: repeats of `generate` if other than `repeats`; 0 leaves it out.
     """
@@ -281,7 +282,7 @@ def latency(
 
         def per_token(whole: str, first: str) -> dict[str, Any]:
             seconds = result[whole]["median"] - result[first]["median"]
-            return {"median": seconds / max(1, new_tokens - 1), "per": "token", "repeats": repeats}
+            return {"median": seconds / (new_tokens - 1), "per": "token", "repeats": repeats}
 
         timed("vision", vision)
         timed("prefill", prefill)
@@ -303,11 +304,13 @@ def latency(
             torch.cuda.reset_peak_memory_stats()
         if generate_repeats:
             timed("end_to_end", generate, repeats=generate_repeats, warmup=min(warmup, 1))
-            result["decode"] = per_token("end_to_end", "prefill")
+            if new_tokens > 1:
+                result["decode"] = per_token("end_to_end", "prefill")
         if decoder is not None:
             timed("static_prefill", lambda: decoder.prefill(**inputs))
             timed("static_end_to_end", static)
-            result["static_decode"] = per_token("static_end_to_end", "static_prefill")
+            if new_tokens > 1:
+                result["static_decode"] = per_token("static_end_to_end", "static_prefill")
         result["peak_bytes"] = torch.cuda.max_memory_allocated() if device.type == "cuda" else None
         if decoder is not None and generate_repeats:
             result["static_agreement"] = (static() == generate()).float().mean().item()

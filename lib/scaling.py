@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from lib import paths
+from lib.captioning import Throughput
 from lib.efficiency import machine
 from lib.results import MANIFEST, RECORDS, canonical, read_records, write_atomically
 
@@ -67,16 +68,10 @@ def run(processes: int, options: argparse.Namespace, folder: Path) -> tuple[dict
     manifest = json.loads((method / MANIFEST).read_text(encoding="utf-8"))
     noted = manifest["runs"][-1]["throughput"]
     ranks = [noted[name] for name in sorted(noted, key=lambda name: int(name.split()[-1]))]
-    seconds = max(rank["seconds"] for rank in ranks)
-    captions = sum(rank["captions"] for rank in ranks)
-    row = {
-        "processes": processes,
-        "captions": captions,
-        "seconds": seconds,
-        "images_per_second": captions / seconds,
-        "waiting_share": sum(rank["waiting_share"] for rank in ranks) / len(ranks),
-        "ranks": ranks,
-    }
+    whole = Throughput.together(
+        [Throughput(r["captions"], r["seconds"], r["waiting_share"] * r["seconds"]) for r in ranks]
+    )
+    row = {"processes": processes, **whole.entry(), "ranks": ranks}
     return row, canonical(read_records(method / RECORDS))
 
 
