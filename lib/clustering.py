@@ -323,7 +323,7 @@ def kmeans(
         labels, counts, distances = clusters_of_unit_gram(
             matrix, n_clusters, random_state=random_state, n_iter=n_iter
         )
-        centroids = centroid_gram(matrix, labels, n_clusters, gram=True, check=False)
+        centroids = fast(matrix).centroid_gram(matrix, labels, n_clusters, unit=True)
         return KMeans(labels, centroids, distances, counts, distances.sum(-1))
     lead = matrix.shape[:-2]
     labels, counts, distances, sums = cluster(

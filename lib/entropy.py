@@ -531,8 +531,8 @@ def entropy_operator(
     trace = working.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
     # K log K = (K - I) + ∫ t / (1 + t)² (K - I)² (K + t)⁻¹ dt at trace N; then back to trace 1.
     scaled = working * (size / trace)
-    ones = torch.ones_like(scaled[..., 0])
-    k_log_k = scaled - torch.diag_embed(ones)
+    k_log_k = scaled.clone()
+    k_log_k.diagonal(dim1=-2, dim2=-1).sub_(1)
     if (kernels := fast(scaled)) is not None:
         if nodes is None:
             t, weights = _fitted(size, scaled.dtype, scaled.device)
@@ -542,7 +542,7 @@ def entropy_operator(
         between = kernels.resolvent_sum(scaled, t, weights)
         operator = (scaled * math.log(size) - k_log_k - k_log_k @ between @ k_log_k) / size
         return (operator + operator.mT) / 2
-    for t, w, solved in _blocks(scaled, chosen, ones):
+    for t, w, solved in _blocks(scaled, chosen, torch.ones_like(scaled[..., 0])):
         root = (t * w).sqrt() / (1 + t)
         tall = (solved * root[:, None, None]).flatten(-3, -2)  # (..., q · N, N)
         k_log_k = k_log_k + tall.mT @ tall

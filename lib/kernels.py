@@ -7,7 +7,8 @@ static, nothing waits for the host, and an item's result does not depend on the 
 
 Float32 only. Matrix products run on the tensor cores: half-precision tokens as they are (their
 products are exact in float32), float32 as three TF32 products, indicators with the other factor in
-three bfloat16 parts. Cosines err by a few 1e-6, which the tensor cores' own sums cause.
+two float16 parts (22 bits of a number up to one) or three of bfloat16 (all). Cosines err by a few
+1e-6, which the tensor cores' own sums cause.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from torch import Tensor
 #: largest N; labels and distances share 32 bits, and integer sums stay below 2^31
 MAX_TOKENS = 4096
 _BLOCK = 64  # order of the pivot blocks of the sweep
-_TILE = 64  # tokens and clusters in one tile of an assignment
+_TILE = 64  # tokens in one tile of an assignment
 _BUDGET = 2**28  # floats in the sweep's buffer; larger batches run in chunks
 _GRID = tl.constexpr(65536.0)
 _LABEL_BITS = tl.constexpr(12)
@@ -52,6 +53,18 @@ def _on_device(function: _Function) -> _Function:
 def _round(x):
     """Round to the nearest integer, ties to even; |x| < 2^22."""
     return (x + _MAGIC) - _MAGIC
+
+
+@triton.jit
+def _plus_dot(total, values, member, UNIT: tl.constexpr):
+    """total + values @ member, of an indicator; UNIT: |values| <= 1, for which float16 serves."""
+    kind: tl.constexpr = tl.float16 if UNIT else _PART
+    indicator = member.to(kind)
+    for _ in tl.static_range(2 if UNIT else 3):
+        part = values.to(kind)
+        values -= part.to(tl.float32)
+        total = tl.dot(part, indicator, total)
+    return total
 
 
 # --- Gram matrices --------------------------------------------------------------------------------
@@ -477,8 +490,9 @@ def _assign_kernel(
         cols = tl.program_id(1) * COLS + tl.arange(0, COLS)
         depth = tl.arange(0, DEPTH)
         product = tl.zeros((ROWS, COLS), dtype=tl.float32)
-        count = tl.zeros((COLS,), dtype=tl.float32)
-        within = tl.zeros((COLS,), dtype=tl.float32)
+        # added up over the tokens at the end: a sum across threads in each step would hold it up
+        counts = tl.zeros((DEPTH, COLS), dtype=tl.int32)
+        withins = tl.zeros((DEPTH, COLS), dtype=tl.float32)
         for start in range(0, size, DEPTH):
             tokens = start + depth
             label = tl.load(packed + tokens, mask=tokens < size, other=0) & _LABEL_MASK
@@ -488,17 +502,11 @@ def _assign_kernel(
             inside = (rows[:, None] < size) & (tokens[None, :] < size)
             values = tl.load(place, mask=inside, other=0.0)
             member = label[:, None] == cols[None, :]
-            indicator = member.to(_PART)
-            # three bfloat16 parts hold all 24 bits of a float32
-            high = values.to(_PART)
-            values -= high.to(tl.float32)
-            middle = values.to(_PART)
-            low = (values - middle.to(tl.float32)).to(_PART)
-            product = tl.dot(high, indicator, product)
-            product = tl.dot(middle, indicator, product)
-            product = tl.dot(low, indicator, product)
-            count += tl.sum(member.to(tl.float32), axis=0)
-            within += tl.sum(tl.where(member, sums[:, None], 0.0), axis=0)
+            product = _plus_dot(product, values, member, True)
+            counts += member.to(tl.int32)
+            withins += tl.where(member, sums[:, None], 0.0)
+        count = tl.sum(counts, axis=0).to(tl.float32)
+        within = tl.sum(withins, axis=0)
         there = tl.maximum(count, 1.0)
         distance = 1.0 - 2.0 * (product / there[None, :]) + (within / (there * there))[None, :]
         whole = tl.maximum(_round(distance * _GRID), 0.0).to(tl.int32)
@@ -509,58 +517,71 @@ def _assign_kernel(
 
 
 @triton.jit(do_not_specialize=["clusters"])
-def _refill_kernel(
-    packed, following, done, size, clusters,
-    BLOCK: tl.constexpr, BINS: tl.constexpr, ROWS: tl.constexpr,
+def _empty_kernel(
+    packed, following, done, missing, vacant, size, clusters,
+    BLOCK: tl.constexpr, BINS: tl.constexpr,
 ):  # fmt: skip
-    """`lib.clustering._refill` of one item where a cluster is empty; and is it at rest?"""
+    """How many clusters are empty, and which; without any, whether the labels are at rest."""
     item = tl.program_id(0).to(tl.int64)
+    count = 0
     if tl.load(done + item) == 0:
+        at = tl.arange(0, BLOCK)
+        inside = at < size
+        key = tl.load(following + item * size + at, mask=inside, other=0)
+        label = tl.where(inside, key & _LABEL_MASK, -1)
+        bins = tl.arange(0, BINS)
+        tokens = tl.histogram(tl.where(inside, label, BINS - 1), BINS)
+        empty = (tokens == 0) & (bins < clusters)
+        rank = tl.cumsum(empty.to(tl.int32), axis=0) - 1
+        tl.store(vacant + item * clusters + rank, bins, mask=empty)
+        count = tl.sum(empty.to(tl.int32), axis=0)
+        if count == 0:
+            before = tl.load(packed + item * size + at, mask=inside, other=0) & _LABEL_MASK
+            changed = tl.sum(((before != label) & inside).to(tl.int32), axis=0)
+            tl.store(done + item, (changed == 0).to(tl.int32))
+    tl.store(missing + item, count)
+
+
+@triton.jit
+def _spare_kernel(packed, following, missing, size, BLOCK: tl.constexpr, ROWS: tl.constexpr):
+    """The distances of tokens that are not the nearest of their cluster to `packed`, else -1."""
+    item = tl.program_id(1).to(tl.int64)
+    if tl.load(missing + item) > 0:
         packed += item * size
         following += item * size
         at = tl.arange(0, BLOCK)
         inside = at < size
         key = tl.load(following + at, mask=inside, other=0)
-        label = tl.where(inside, key & _LABEL_MASK, -1)
-        own = key >> _LABEL_BITS
-        bins = tl.arange(0, BINS)
-        count = tl.histogram(tl.where(inside, label, BINS - 1), BINS)
-        empty = (count == 0) & (bins < clusters)
-        missing = tl.sum(empty.to(tl.int32), axis=0)
-        if missing > 0:
-            rank_of_empty = tl.cumsum(empty.to(tl.int32), axis=0) - 1
-            # Tokens that are not the nearest of their own cluster, the farthest first: first mark
-            # them in the label bits' place above, then rank the marked ones.
-            for start in range(0, size, ROWS):
-                rows = start + tl.arange(0, ROWS)
-                mine = tl.load(following + rows, mask=rows < size, other=0)
-                nearer = (label[None, :] == (mine & _LABEL_MASK)[:, None]) & inside[None, :]
-                far = (mine >> _LABEL_BITS)[:, None]
-                before = (own[None, :] < far) | (
-                    (own[None, :] == far) & (at[None, :] < rows[:, None])
-                )
-                spare = tl.sum((nearer & before).to(tl.int32), axis=1) > 0
-                tl.store(packed + rows, tl.where(spare, mine >> _LABEL_BITS, -1), rows < size)
-            tl.debug_barrier()
-            spare = tl.load(packed + at, mask=inside, other=-1)
-            for start in range(0, size, ROWS):
-                rows = start + tl.arange(0, ROWS)
-                mine = tl.load(packed + rows, mask=rows < size, other=-1)
-                before = (spare[None, :] > mine[:, None]) | (
-                    (spare[None, :] == mine[:, None]) & (at[None, :] < rows[:, None])
-                )
-                rank = tl.sum((before & inside[None, :]).to(tl.int32), axis=1)
-                takes = empty[None, :] & (rank_of_empty[None, :] == rank[:, None])
-                takes = takes & (mine > 0)[:, None]
-                cluster = tl.sum(tl.where(takes, bins[None, :], 0), axis=1)
-                moved = tl.sum(takes.to(tl.int32), axis=1) > 0
-                old = tl.load(following + rows, mask=rows < size, other=0)
-                new = tl.where(moved, cluster, old)
-                tl.store(following + rows, new, mask=rows < size)
-        else:
-            before = tl.load(packed + at, mask=inside, other=0) & _LABEL_MASK
-            changed = tl.sum(((before != label) & inside).to(tl.int32), axis=0)
-            tl.store(done + item, (changed == 0).to(tl.int32))
+        rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+        mine = tl.load(following + rows, mask=rows < size, other=0)
+        same = ((key & _LABEL_MASK)[None, :] == (mine & _LABEL_MASK)[:, None]) & inside[None, :]
+        own, far = (key >> _LABEL_BITS)[None, :], (mine >> _LABEL_BITS)[:, None]
+        before = (own < far) | ((own == far) & (at[None, :] < rows[:, None]))
+        spare = tl.sum((same & before).to(tl.int32), axis=1) > 0
+        tl.store(packed + rows, tl.where(spare, mine >> _LABEL_BITS, -1), mask=rows < size)
+
+
+@triton.jit(do_not_specialize=["clusters"])
+def _move_kernel(
+    packed, following, missing, vacant, size, clusters, BLOCK: tl.constexpr, ROWS: tl.constexpr
+):
+    """Give the empty clusters the spare tokens, the farthest first."""
+    item = tl.program_id(1).to(tl.int64)
+    count = tl.load(missing + item)
+    if count > 0:
+        packed += item * size
+        at = tl.arange(0, BLOCK)
+        inside = at < size
+        spare = tl.load(packed + at, mask=inside, other=-1)
+        rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+        mine = tl.load(packed + rows, mask=rows < size, other=-1)
+        before = (spare[None, :] > mine[:, None]) | (
+            (spare[None, :] == mine[:, None]) & (at[None, :] < rows[:, None])
+        )
+        rank = tl.sum((before & inside[None, :]).to(tl.int32), axis=1)
+        moves = (mine > 0) & (rank < count)
+        cluster = tl.load(vacant + item * clusters + rank, mask=moves, other=0)
+        tl.store(following + item * size + rows, cluster, mask=moves & (rows < size))
 
 
 @triton.jit(do_not_specialize=["clusters"])
@@ -570,15 +591,17 @@ def _lengths_kernel(
     """Tokens per cluster and squared lengths of the centroids."""
     item = tl.program_id(1).to(tl.int64)
     cols = tl.program_id(0) * COLS + tl.arange(0, COLS)
-    count = tl.zeros((COLS,), dtype=tl.int32)
-    within = tl.zeros((COLS,), dtype=tl.float32)
+    members = tl.zeros((DEPTH, COLS), dtype=tl.int32)
+    withins = tl.zeros((DEPTH, COLS), dtype=tl.float32)
     for start in range(0, size, DEPTH):
         tokens = start + tl.arange(0, DEPTH)
         label = tl.load(packed + item * size + tokens, mask=tokens < size, other=0) & _LABEL_MASK
         sums = tl.load(own + item * size + tokens, mask=tokens < size, other=0.0)
         member = (label[:, None] == cols[None, :]) & (tokens < size)[:, None]
-        count += tl.sum(member.to(tl.int32), axis=0)
-        within += tl.sum(tl.where(member, sums[:, None], 0.0), axis=0)
+        members += member.to(tl.int32)
+        withins += tl.where(member, sums[:, None], 0.0)
+    count = tl.sum(members, axis=0)
+    within = tl.sum(withins, axis=0)
     there = tl.maximum(count, 1).to(tl.float32)
     inside = cols < clusters
     tl.store(counts + item * clusters + cols, count, mask=inside)
@@ -615,7 +638,8 @@ def kmeans(
     options = {"dtype": torch.int32, "device": matrix.device}
     packed = torch.empty(items, size, **options)
     following = torch.empty(items, size, **options)
-    done = torch.zeros(items, **options)
+    done, missing = torch.zeros(2, items, **options)
+    vacant = torch.empty(items, n_clusters, **options)
     counts = torch.empty(items, n_clusters, dtype=torch.int64, device=matrix.device)
     own = torch.empty(items, size, dtype=torch.float32, device=matrix.device)
     lengths = torch.empty(items, n_clusters, dtype=torch.float32, device=matrix.device)
@@ -633,10 +657,10 @@ def kmeans(
         steps * trials if len(uniforms) > 1 else 0,
         TRIALS=trials,
         BLOCK=block,
-        num_warps=4,
+        num_warps=8,
     )
     rows = (triton.cdiv(size, 16), items)
-    tiles = (triton.cdiv(size, _TILE), triton.cdiv(n_clusters, 64), items)
+    tiles = (triton.cdiv(size, _TILE), triton.cdiv(n_clusters, 16), items)
     bins = 2 * triton.next_power_of_2(n_clusters)
     for iteration in range(n_iter):
         _own_kernel[rows](matrix, packed, following, own, done, size, ROWS=16, COLS=128)
@@ -649,19 +673,23 @@ def kmeans(
             size,
             n_clusters,
             ROWS=_TILE,
-            COLS=64,
-            DEPTH=64,
+            COLS=16,
+            DEPTH=128,
         )
         if iteration % refill_every == 0 or iteration == n_iter - 1:
-            _refill_kernel[(items,)](
-                packed, following, done, size, n_clusters, BLOCK=block, BINS=bins, ROWS=16
+            _empty_kernel[(items,)](
+                packed, following, done, missing, vacant, size, n_clusters, BLOCK=block, BINS=bins
+            )
+            _spare_kernel[rows](packed, following, missing, size, BLOCK=block, ROWS=16)
+            _move_kernel[rows](
+                packed, following, missing, vacant, size, n_clusters, BLOCK=block, ROWS=16
             )
         packed, following = following, packed
     # At rest both hold the same labels, so the last one written to serves in any case.
     done.zero_()
     _own_kernel[rows](matrix, packed, following, own, done, size, ROWS=16, COLS=128)
-    _lengths_kernel[(triton.cdiv(n_clusters, 64), items)](
-        packed, own, counts, lengths, size, n_clusters, COLS=64, DEPTH=64
+    _lengths_kernel[(triton.cdiv(n_clusters, 16), items)](
+        packed, own, counts, lengths, size, n_clusters, COLS=16, DEPTH=128
     )
     labels = torch.empty(items, size, dtype=torch.int64, device=matrix.device)
     distances = torch.empty_like(own)
@@ -674,16 +702,16 @@ def kmeans(
 @triton.jit(do_not_specialize=["clusters"])
 def _average_kernel(
     x, labels, out, size, height, clusters, per_item, along, across,
-    BLOCK: tl.constexpr, DEPTH: tl.constexpr,
+    UNIT: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
     """One tile of the means over each cluster's columns of x (height, size) with given strides."""
     item = tl.program_id(2).to(tl.int64)
     x += item * per_item
     labels += item * size
-    rows = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    cols = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    total = tl.zeros((BLOCK, BLOCK), dtype=tl.float32)
-    count = tl.zeros((BLOCK,), dtype=tl.float32)
+    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    cols = tl.program_id(1) * COLS + tl.arange(0, COLS)
+    total = tl.zeros((ROWS, COLS), dtype=tl.float32)
+    counts = tl.zeros((DEPTH, COLS), dtype=tl.int32)
     for start in range(0, size, DEPTH):
         tokens = start + tl.arange(0, DEPTH)
         label = tl.load(labels + tokens, mask=tokens < size, other=-1).to(tl.int32)
@@ -691,36 +719,32 @@ def _average_kernel(
         inside = (rows[:, None] < height) & (tokens[None, :] < size)
         values = tl.load(place, mask=inside, other=0.0)
         member = label[:, None] == cols[None, :]
-        indicator = member.to(_PART)
-        high = values.to(_PART)
-        values -= high.to(tl.float32)
-        middle = values.to(_PART)
-        low = (values - middle.to(tl.float32)).to(_PART)
-        total = tl.dot(high, indicator, total)
-        total = tl.dot(middle, indicator, total)
-        total = tl.dot(low, indicator, total)
-        count += tl.sum(member.to(tl.float32), axis=0)
-    total /= tl.maximum(count, 1.0)[None, :]
+        total = _plus_dot(total, values, member, UNIT)
+        counts += member.to(tl.int32)
+    total /= tl.maximum(tl.sum(counts, axis=0), 1).to(tl.float32)[None, :]
     inside = (rows[:, None] < height) & (cols[None, :] < clusters)
     place = out + item * height * clusters + rows[:, None] * clusters + cols[None, :]
     tl.store(place, total, mask=inside)
 
 
 @_on_device
-def centroid_gram(matrix: Tensor, labels: Tensor, n_clusters: int) -> Tensor:
-    """`lib.clustering.centroid_gram` (..., M, M) of Gram matrices (..., N, N), labels (..., N)."""
+def centroid_gram(matrix: Tensor, labels: Tensor, n_clusters: int, *, unit: bool = False) -> Tensor:
+    """`lib.clustering.centroid_gram` (..., M, M) of Gram matrices (..., N, N), labels (..., N).
+
+    `unit` says that no entry exceeds one, which takes two products instead of three.
+    """
     lead, size = matrix.shape[:-2], matrix.shape[-1]
     items = lead.numel()
     matrix, labels = matrix.contiguous(), labels.contiguous()
     half = matrix.new_empty(items, size, n_clusters)
     out = matrix.new_empty(*lead, n_clusters, n_clusters)
-    tiles, tokens = triton.cdiv(n_clusters, _TILE), triton.cdiv(size, _TILE)
-    launch = {"BLOCK": _TILE, "DEPTH": 64, "num_warps": 4}
-    _average_kernel[(tokens, tiles, items)](
+    launch = {"UNIT": unit, "ROWS": _TILE, "COLS": 32, "DEPTH": 128, "num_warps": 4}
+    columns = triton.cdiv(n_clusters, 32)
+    _average_kernel[(triton.cdiv(size, _TILE), columns, items)](
         matrix, labels, half, size, size, n_clusters, size * size, size, 1, **launch
     )
     # the other side: the same of the transpose
-    _average_kernel[(tiles, tiles, items)](
+    _average_kernel[(triton.cdiv(n_clusters, _TILE), columns, items)](
         half, labels, out, size, n_clusters, n_clusters, size * n_clusters, 1, n_clusters, **launch
     )
     return (out + out.mT) / 2

@@ -172,7 +172,7 @@ def _cluster_scores(
     else:
         if stacked:
             labels = labels.expand(views.shape[:-1])
-            centroids = centroid_gram(views, labels, n_clusters, gram=gram, check=False)
+            centroids = fast(views).centroid_gram(views, labels, n_clusters, unit=True)
         else:
             centroids = torch.stack(
                 [
