@@ -8,6 +8,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+TRITON := $(VENV)/.triton
 JOBS ?= 2
 PROFILE ?= embedded
 
@@ -31,9 +32,15 @@ $(READY): requirements.lock pyproject.toml
 	@touch $@
 
 .PHONY: test
-test: setup lint ## Lint, then run every test with coverage of lib
+test: setup lint $(TRITON) ## Lint, then run every test with coverage of lib
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --cov=lib --cov-report=term:skip-covered --cov-fail-under=90
 	@$(MAKE) --no-print-directory nbval
+
+# Without a GPU Triton compiles the kernels and interprets them; a CUDA build of torch has its own.
+$(TRITON): $(READY)
+	@$(BIN)/python -c 'import importlib.util as u, sys; sys.exit(u.find_spec("triton") is None)' || \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --progress-bar on "triton==3.9.0; sys_platform == 'linux'"
+	@touch $@
 
 # The outputs in the notebooks belong to the results they were executed with, so they are checked
 # against those, even after `make reproduce` has computed this machine's own.

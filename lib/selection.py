@@ -410,6 +410,8 @@ def _forward(matrix: Tensor, k: int, t: Tensor, w: Tensor, cover: Tensor | None 
     w log u, plus `cover` (B, 1) times what i adds to Σ_j max_{s in S} K_js. Each node keeps an
     incremental Cholesky factor: O(Q N k²) in all.
     """
+    if len(t) <= 32 and (kernels := fast(matrix)) is not None:
+        return kernels.forward(matrix, k, t, w, cover)
     batch, size, _ = matrix.shape
     items = torch.arange(batch, device=matrix.device) * size
     diagonal = matrix.diagonal(dim1=-2, dim2=-1).unsqueeze(1) + t.unsqueeze(-1)  # (B, Q, N)

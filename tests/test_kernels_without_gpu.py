@@ -1,0 +1,228 @@
+"""The kernels themselves, without a GPU: compiled for several, and run by Triton's interpreter.
+
+The interpreter must be chosen before the kernels are imported, so one test runs this file in a
+process of its own; there the others compare every kernel with the plain code.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from lib import entropy
+from lib.clustering import _uniforms, kmeans
+from lib.entropy import entropy_operator, gram, leave_one_out, use_kernels
+from lib.selection import STRATEGIES, hierarchical, token_level
+
+INSIDE = os.environ.get("TRITON_INTERPRET") == "1"
+HAS_TRITON = importlib.util.find_spec("triton") is not None
+interpreted = pytest.mark.skipif(not INSIDE, reason="runs in the process of the first test")
+
+
+@pytest.mark.skipif(INSIDE, reason="this is that process")
+@pytest.mark.skipif(not HAS_TRITON, reason="needs Triton: pip install triton")
+def test_the_kernels_under_the_interpreter():
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", __file__]
+    environment = os.environ | {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment = {k: v for k, v in environment.items() if not k.startswith(("PYTEST_", "COV_"))}
+    done = subprocess.run(
+        command, env=environment, cwd=Path(__file__).parents[1], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]
+    assert " passed" in done.stdout and " failed" not in done.stdout, done.stdout[-500:]
+
+
+KINDS = {
+    torch.float64: "fp64",
+    torch.float32: "fp32",
+    torch.float16: "fp16",
+    torch.bfloat16: "bf16",
+    torch.int64: "i64",
+    torch.int32: "i32",
+    torch.int8: "i8",
+}
+
+
+class Recorder:
+    """Stands for a kernel, and notes what it is launched with instead of running it."""
+
+    def __init__(self, kernel, launches: dict) -> None:
+        self.kernel, self.launches = kernel, launches
+
+    def __getitem__(self, grid):
+        return self.note
+
+    def note(self, *args, num_warps=4, **named) -> None:
+        names = self.kernel.arg_names
+        given = dict(zip(names, args)) | named
+        constants = {p.name: given[p.name] for p in self.kernel.params if p.is_constexpr}
+        general = {p.name for p in self.kernel.params if p.do_not_specialize}
+        signature, aligned = {}, []
+        for index, name in enumerate(names):
+            value = given[name]
+            if name in constants:
+                signature[name] = "constexpr"
+                continue
+            tensor = isinstance(value, torch.Tensor)
+            signature[name] = "*" + KINDS[value.dtype] if tensor else "i32"
+            if tensor or (value % 16 == 0 and name not in general):
+                aligned.append(index)
+        key = (self.kernel.__name__, tuple(signature.items()), tuple(constants.items()))
+        self.launches[*key, tuple(aligned), num_warps] = self.kernel
+
+
+def launched(monkeypatch) -> dict:
+    """Every kernel with the arguments of LLaVA-1.5's images: 576 tokens, half of them kept."""
+    from lib import kernels
+
+    launches: dict = {}
+    for name, kernel in vars(kernels).copy().items():
+        if name.endswith("_kernel"):
+            monkeypatch.setattr(kernels, name, Recorder(kernel, launches))
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        kernels.gram(torch.zeros(2, 576, 1024, dtype=dtype))
+    matrix, nodes = torch.zeros(2, 576, 576), torch.ones(18)
+    kernels.resolvent_diagonal(matrix, nodes)
+    kernels.resolvent_sum(matrix, nodes, nodes)
+    uniforms = _uniforms((0,), 144, torch.float64, matrix.device)
+    labels, counts, distances = kernels.kmeans(matrix, 144, uniforms, n_iter=20, refill_every=5)
+    for unit in (True, False):
+        kernels.centroid_gram(matrix, labels, 144, unit=unit)
+    for budget in (288, None):
+        kernels.choose(torch.zeros(2, 144), counts, labels, distances, cores=72, per_cluster=4,
+                       budget=budget)  # fmt: skip
+    kernels.forward(matrix, 2, torch.ones(8), torch.ones(8), torch.ones(2))
+    kernels.forward(matrix, 2, torch.ones(24), torch.ones(24), None)
+    assert {key[0] for key in launches} == {n for n in vars(kernels) if n.endswith("_kernel")}
+    return launches
+
+
+@pytest.mark.skipif(INSIDE, reason="the interpreter compiles nothing")
+@pytest.mark.skipif(not HAS_TRITON, reason="needs Triton: pip install triton")
+@pytest.mark.parametrize("capability, shared_kib", [(86, 99), (90, 227)])
+def test_the_kernels_compile_and_fit(monkeypatch, tmp_path, capability, shared_kib):
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    for (name, signature, constants, aligned, warps), kernel in launched(monkeypatch).items():
+        source = ASTSource(
+            fn=kernel,
+            signature=dict(signature),
+            constexprs={(kernel.arg_names.index(key),): value for key, value in constants},
+            attrs={(index,): [["tt.divisibility", 16]] for index in aligned},
+        )
+        target = GPUTarget("cuda", capability, 32)
+        compiled = triton.compile(source, target=target, options={"num_warps": warps})
+        assert compiled.metadata.shared <= 1024 * shared_kib, name
+
+
+@pytest.fixture(autouse=True)
+def on_the_processor(monkeypatch):
+    if not INSIDE:
+        return
+    import triton.language as tl
+
+    from lib import kernels
+
+    monkeypatch.setattr(entropy, "_kernel_devices", ("cuda", "cpu"))
+    # the interpreter multiplies no bfloat16; what stands in for it holds more digits, not fewer
+    monkeypatch.setattr(kernels, "_PART", tl.constexpr(tl.float32))
+    assert entropy.fast(torch.zeros(1, 16, 8)) is kernels
+
+
+def make(kind: str, size: int, *, items: int = 2, width: int = 32) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(size)
+    noise = torch.randn(items, size, width, generator=generator)
+    if kind == "duplicates":
+        return noise[:, torch.randint(0, size // 4, (size,), generator=generator)]
+    if kind == "themes":
+        member = torch.randint(0, 8, (size,), generator=generator)
+        centres = torch.randn(items, 8, width, generator=generator)
+        return centres[:, member] + torch.linspace(0.2, 1.5, size)[:, None] * noise
+    return noise
+
+
+def plainly(function):
+    with use_kernels(False):
+        return function()
+
+
+@interpreted
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_gram(dtype):
+    tokens = make("themes", 70, width=100).to(dtype)
+    exact = gram(tokens.double())
+    ours = gram(tokens)
+    assert (ours - exact).abs().max() < 1e-5 and torch.equal(ours, ours.mT)
+
+
+@interpreted
+@pytest.mark.parametrize("size", [40, 130])
+def test_scores_and_operator(size):
+    matrix = gram(make("themes", size, items=1).double())
+    scores = leave_one_out(matrix.float(), gram=True)
+    exact = leave_one_out(matrix, gram=True, solver="eigh")
+    assert (scores - exact).abs().max() < 5e-5 / size
+    operator = entropy_operator(matrix.float(), gram=True)
+    exact = entropy_operator(matrix, gram=True, solver="eigh")
+    assert (operator - exact).abs().max() < 2e-4 / size
+
+
+@interpreted
+@pytest.mark.parametrize("kind", ["gaussian", "themes", "duplicates"])
+@pytest.mark.parametrize("size, clusters", [(33, 20), (70, 16)])
+def test_kmeans(kind, size, clusters):
+    tokens = make(kind, size)
+    ours = kmeans(tokens, clusters)
+    plain = plainly(lambda: kmeans(tokens, clusters))
+    assert torch.equal(ours.labels, plain.labels) and torch.equal(ours.counts, plain.counts)
+    assert (ours.centroid_gram - plain.centroid_gram).abs().max() < 1e-5
+    assert (ours.distances - plain.distances).abs().max() < 1e-5
+
+
+@interpreted
+@pytest.mark.parametrize("budget", ["adaptive", 20])
+@pytest.mark.parametrize("weighting", ["unit", "token-sum"])
+def test_algorithm_1(budget, weighting):
+    layers = [make("themes", 40, width=width) for width in (32, 32)]
+    options = {"layers": layers, "budget": budget, "weighting": weighting}
+    ours = hierarchical(None, 20, 10, 2, **options)
+    plain = plainly(lambda: hierarchical(None, 20, 10, 2, **options))
+    assert torch.equal(ours.mask, plain.mask)
+    assert torch.equal(ours.core, plain.core)
+    torch.testing.assert_close(ours.cluster_scores, plain.cluster_scores, rtol=1e-3, atol=1e-5)
+
+
+@interpreted
+def test_gram_matrices_of_any_scale():
+    # what a caller gives as a Gram matrix may exceed the range of float16
+    matrix = 1e6 * gram(make("themes", 40))
+    ours = hierarchical(matrix, 12, 6, 2, gram=True)
+    plain = plainly(lambda: hierarchical(matrix, 12, 6, 2, gram=True))
+    assert torch.equal(ours.mask, plain.mask)
+    torch.testing.assert_close(ours.cluster_scores, plain.cluster_scores, rtol=1e-3, atol=1e-5)
+
+
+@interpreted
+def test_token_level():
+    layers = [make("themes", 40, width=width) for width in (32, 32)]
+    ours = token_level(None, 20, layers=layers)
+    assert torch.equal(ours, plainly(lambda: token_level(None, 20, layers=layers)))
+
+
+@interpreted
+@pytest.mark.parametrize("strategy", ["adaptive", "greedy", "dpp"])
+@pytest.mark.parametrize("kind, size, k", [("gaussian", 24, 24), ("themes", 40, 15)])
+def test_greedy_selection(strategy, kind, size, k):
+    tokens = make(kind, size)
+    ours = STRATEGIES[strategy](tokens, k)
+    assert torch.equal(ours, plainly(lambda: STRATEGIES[strategy](tokens, k)))
+    assert bool((ours.sum(-1) == k).all())
