@@ -100,18 +100,22 @@ def forest(
 def split(frame: pd.DataFrame, *, title: str = "", tokens: int) -> Figure:
     """Where the time of one caption goes: a stacked bar a method, in ms.
 
-    frame: `lib.tables.cost`; tokens: how many were decoded.
+    frame: `lib.tables.cost`; tokens: how many were decoded. On the fast path the scorer runs beside
+    the vision tower, so where that was measured everything to the first token is one part.
     """
-    scorer = frame["scorer (ms)"]
-    vision = frame["vision (ms)"]
-    parts = {
-        "vision tower": (vision, SKY),
-        "scorer": (scorer, RED),
-        "rest of the prefill": ((frame["prefill (ms)"] - vision - scorer).clip(lower=0), BLUE),
-        f"decoding {tokens} tokens": (
-            (frame["end to end (ms)"] - frame["prefill (ms)"]).clip(lower=0), GREY,
-        ),
-    }  # fmt: skip
+    fast = "fast path, end to end (ms)" in frame
+    if fast:
+        first, whole = frame["fast path, first token (ms)"], frame["fast path, end to end (ms)"]
+        parts = {"to the first token (vision tower, scorer, prefill)": (first, BLUE)}
+    else:
+        first, whole = frame["prefill (ms)"], frame["end to end (ms)"]
+        scorer, vision = frame["scorer (ms)"], frame["vision (ms)"]
+        parts = {
+            "vision tower": (vision, SKY),
+            "scorer": (scorer, RED),
+            "rest of the prefill": ((first - vision - scorer).clip(lower=0), BLUE),
+        }
+    parts[f"decoding {tokens} tokens"] = ((whole - first).clip(lower=0), GREY)
     fig, ax = plt.subplots(figsize=(WIDTH, 0.9 + 0.32 * len(frame)))
     left = np.zeros(len(frame))
     place = np.arange(len(frame))
@@ -121,7 +125,7 @@ def split(frame: pd.DataFrame, *, title: str = "", tokens: int) -> Figure:
     ax.set_yticks(place, frame.index)
     ax.invert_yaxis()
     ax.tick_params(axis="y", length=0)
-    ax.set_xlabel("ms")
+    ax.set_xlabel("ms on the fast path" if fast else "ms")
     fig.legend(loc="outside lower center", ncols=4)
     if title:
         fig.suptitle(title, x=0.01, ha="left")

@@ -882,10 +882,12 @@ def _efficiency(profile: Profile, loaded: _Lazy, folder: Path, progress: bool) -
 
     False: nothing was missing.
 
-    `efficiency` of the profile: `batches`, `new_tokens`, `repeats`, and `sweep` (False leaves the
-    other keep rates out). The sweep is timed at the first batch size only.
+    `efficiency` of the profile: `batches`, `new_tokens`, `repeats`, `sweep` (False leaves the other
+    keep rates out) and `fast_path` (time `lib.decoding.StaticDecoder`, too, if the model is on one
+    device). The sweep is timed at the first batch size only.
     """
-    options = {"batches": [1], "new_tokens": 32, "repeats": 3, "sweep": True, **profile.efficiency}
+    options = {"batches": [1], "new_tokens": 32, "repeats": 3, "sweep": True, "fast_path": False,
+               **profile.efficiency}  # fmt: skip
     table = methods(profile)
     work = [(slug, batch) for batch in options["batches"] for slug in table]
     if options["sweep"]:
@@ -906,12 +908,15 @@ def _efficiency(profile: Profile, loaded: _Lazy, folder: Path, progress: bool) -
         return False
 
     from .benchmark import analytic, prompts
+    from .decoding import StaticDecoder
     from .efficiency import Shape, latency, machine, vision_flops
     from .pruning.tome import schedule
 
     model, _, name = loaded.loaded
     shape = Shape.of(model.config)
     inputs = {batch: prompts(model, batch) for batch in options["batches"]}
+    fast = options["fast_path"] and len({p.device for p in model.parameters()}) == 1
+    decoder = StaticDecoder(model) if fast else None
     for slug, batch in tqdm(todo, desc="efficiency", unit="method", disable=not progress):
         pruner = table[slug].create()
         text = inputs[batch]["input_ids"].shape[1] - shape.visual_tokens
@@ -920,7 +925,8 @@ def _efficiency(profile: Profile, loaded: _Lazy, folder: Path, progress: bool) -
                "table": slug in methods(profile)}  # fmt: skip
         with _one_thread(model):
             row |= latency(
-                model, inputs[batch], pruner, new_tokens=options["new_tokens"], warmup=1,
+                model, inputs[batch], pruner, new_tokens=options["new_tokens"],
+                decoder=decoder, warmup=2 if fast else 1,  # the second call captures
                 repeats=options["repeats"],
             )  # fmt: skip
         chosen = pruner.options() if pruner is not None else None

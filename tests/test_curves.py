@@ -60,6 +60,17 @@ def test_the_split_adds_up_to_the_whole():
     assert "decoding 8 tokens" in [t.get_text() for t in figure.legends[0].get_texts()]
 
 
+def test_the_split_on_the_fast_path_has_the_first_token_and_the_rest():
+    frame = pd.DataFrame(
+        {"end to end (ms)": [100.0], "prefill (ms)": [40.0], "vision (ms)": [20.0],
+         "scorer (ms)": [5.0], "fast path, first token (ms)": [16.0],
+         "fast path, end to end (ms)": [80.0]}, ["FastV"],
+    )  # fmt: skip
+    figure = curves.split(frame, tokens=8)
+    assert [patch.get_width() for patch in figure.axes[0].patches] == [16, 64]
+    assert "fast path" in figure.axes[0].get_xlabel()
+
+
 def measured(label, batch, kept, first, **more):
     row = {
         "label": label,

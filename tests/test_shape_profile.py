@@ -8,6 +8,7 @@ kernel each; `tests/test_paper_profile.py` sends all of them through papermill.
 import json
 import re
 
+import pandas as pd
 import pytest
 import yaml
 
@@ -33,7 +34,7 @@ def make_root(folder):
     document |= {
         "model": "shape:tiny", "json_path": str(listing), "limit": 2, "ablation_limit": 1,
         "max_new_tokens": 3,
-        "efficiency": {"batches": [1], "new_tokens": 2, "repeats": 1},
+        "efficiency": {"batches": [1], "new_tokens": 2, "repeats": 1, "fast_path": True},
     }  # fmt: skip
     (profiles / "shape.yaml").write_text(yaml.safe_dump(document))
     return folder
@@ -96,7 +97,15 @@ def test_table_1_measures_the_cost_and_refuses_the_quality(root):
     assert quality.loc["Entropy-Prune", "Kept (%)"] == "50.0"
     (reason,) = quality.attrs["notes"].values()
     assert reason == study.UNSCORED
-    assert (tables.cost("shape")[["full count", "end to end (ms)"]] > 0).all(axis=None)
+    cost = tables.cost("shape")
+    assert (cost[["full count", "end to end (ms)"]] > 0).all(axis=None)
+    first, whole = cost["fast path, first token (ms)"], cost["fast path, end to end (ms)"]
+    assert (first > 0).all() and (first < whole).all()
+    latency = tables.ratios("shape")["latency, ours"]
+    five = whole.iloc[: len(latency)]
+    pd.testing.assert_series_equal(
+        latency, (100 * five / five.iloc[0]).round(1), check_names=False, check_index=False
+    )
     assert tables.differences("shape").empty and tables.losses("shape").empty
     assert tables.ablation_numbers("shape") == {}
     assert not [c for c in tables.ratios("shape").columns if "CIDEr, ours" in c]
