@@ -70,7 +70,8 @@ def test_the_speed_table_is_the_stored_one():
     rows = [r for r in json.loads(path.read_text())["rows"] if r["new_tokens"] == 64]
     rows = {(row["method"], row["batch"]): row for row in rows}
     shown = [[c.strip() for c in line.split("|")[1:-1]] for line in block.splitlines()[2:]]
-    methods = ["unpruned", "random", "tome", "fastv", "entropy", "entropy-layer2", "entropy-token"]
+    methods = ["unpruned", "random", "tome", "fastv", "entropy", "entropy-layer2", "entropy-token",
+               "adaptive"]  # fmt: skip
     assert len(shown) == len(methods)
 
     def ms(row, field, digits=1):
