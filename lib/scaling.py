@@ -3,9 +3,11 @@
     python -m lib.scaling --model shape:llava-1.5-7b --profile shape --processes 1 2 4
 
 One process a GPU (or, with --cpu, several on the processor), launched by accelerate one count after
-another on the same machine. Writes data/results/<profile>/scaling.json: images a second, of the
-loop alone (loading the model is not in it), the gain over the first count, and whether the merged
-records equal the first count's, timings aside.
+another on the same machine. Writes data/results/<profile>/scaling.json: images a second of the
+loop, first batch included but not the loading of the model; the gain over the first count; the pace
+of the middle batch, to which the first one's start-up does not count; and how many of the merged
+records differ from the first count's, timings aside. Naming a count twice shows what differs by
+chance. Batches are dealt out whole: unless they divide evenly, some processes have one more.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import json
 import os
 import shutil
 import socket
+import statistics
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -71,8 +74,11 @@ def run(processes: int, options: argparse.Namespace, folder: Path) -> tuple[dict
     whole = Throughput.together(
         [Throughput(r["captions"], r["seconds"], r["waiting_share"] * r["seconds"]) for r in ranks]
     )
+    records = read_records(method / RECORDS)
+    middle = statistics.median(record["seconds"] for record in records)  # an image, by its batch
     row = {"processes": processes, **whole.entry(), "ranks": ranks}
-    return row, canonical(read_records(method / RECORDS))
+    row["middle_images_per_second"] = round(processes / max(middle, 1e-9), 3)
+    return row, canonical(records)
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
@@ -93,6 +99,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         first = first or (row, records)
         row["gain"] = row["images_per_second"] / first[0]["images_per_second"]
         row["same_records"] = records == first[1]
+        before = {record["image_id"]: record for record in first[1]}
+        row["different_records"] = sum(record != before[record["image_id"]] for record in records)
         document["rows"].append(row)
         write_atomically(path, json.dumps(document, indent=1) + "\n")
         print(line(row), flush=True)
@@ -101,10 +109,13 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 def line(row: Mapping[str, Any]) -> str:
     """One row as text."""
-    same = "the same captions" if row["same_records"] else "OTHER captions"
+    same = "the same captions"
+    if not row["same_records"]:
+        same = f"{row['different_records']} OTHER captions"
     return (
         f"{row['processes']} processes: {row['images_per_second']:.2f} images/s, "
-        f"{row['gain']:.2f} times the first, {row['waiting_share']:.1%} waiting, {same}"
+        f"{row['gain']:.2f} times the first, {row['middle_images_per_second']:.2f} in the middle, "
+        f"{row['waiting_share']:.1%} waiting, {same}"
     )
 
 

@@ -32,8 +32,26 @@ def test_two_processes_write_what_one_writes(root, capsys):
         two["images_per_second"] / one["images_per_second"]
     )
     assert one["same_records"] and two["same_records"]
+    assert one["different_records"] == two["different_records"] == 0
+    assert two["middle_images_per_second"] > 0
     assert two["seconds"] == max(r["seconds"] for r in two["ranks"])
     assert capsys.readouterr().out.count("the same captions") == 2
+
+
+def test_other_records_are_counted(root, monkeypatch, capsys):
+    def run(processes, options, folder):
+        captions = ["a", "b", "c" if processes == 1 else "d"]
+        records = [{"image_id": i, "caption": text} for i, text in enumerate(captions)]
+        row = {"processes": processes, "images_per_second": 1.0 * processes,
+               "middle_images_per_second": 1.0, "waiting_share": 0.0}  # fmt: skip
+        return row, records
+
+    monkeypatch.setattr(scaling, "run", run)
+    assert scaling.main([*SMALL, "--processes", "1", "2", "1"]) == 0
+    rows = json.loads((root / "data/results/tiny/scaling.json").read_text())["rows"]
+    assert [row["different_records"] for row in rows] == [0, 1, 0]
+    assert [row["same_records"] for row in rows] == [True, False, True]
+    assert "1 OTHER captions" in capsys.readouterr().out
 
 
 def test_a_run_that_fails_says_why(root, capsys):
