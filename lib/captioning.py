@@ -132,13 +132,16 @@ class _Loader:
 
     Threads suffice: decoding, resizing and tensor work release the interpreter lock, and what a run
     waited all the same is noted with it (`Throughput`). Each thread has its own copy of the
-    processor, because fast tokenizers cannot be shared while they pad.
+    processor, because fast tokenizers cannot be shared while they pad. For a GPU the batches lie in
+    pinned memory.
     """
 
-    def __init__(self, processor: Any, prompt: str, workers: int, pin: bool) -> None:
-        self.processor, self.prompt, self.pin = processor, prompt, pin
+    def __init__(self, processor: Any, prompt: str, workers: int, device: torch.device) -> None:
+        self.processor, self.prompt, self.pin = processor, prompt, device.type == "cuda"
         self.ahead = workers + 1
-        self.pool = ThreadPoolExecutor(workers, thread_name_prefix="images")
+        # a new thread's device is the first one: pinning there would take a context on it
+        own = {"initializer": torch.cuda.set_device, "initargs": (device,)} if self.pin else {}
+        self.pool = ThreadPoolExecutor(workers, thread_name_prefix="images", **own)
         self.local, self.lock = threading.local(), threading.Lock()
 
     def prepare(self, examples: Sequence[ExampleLike]) -> dict[str, Tensor]:
@@ -535,7 +538,7 @@ def _run(
         )  # fmt: skip
         stack.enter_context(bar)
         threads = workers or min(4, os.cpu_count() or 1)
-        loader = _Loader(processor, full_prompt, threads, pin=device.type == "cuda")
+        loader = _Loader(processor, full_prompt, threads, device)
         stack.enter_context(loader)
         training = model.training
         model.eval()

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from dataclasses import dataclass, replace
@@ -426,6 +427,29 @@ def test_bad_images_are_named_and_nothing_recorded_is_lost(kit, pictures, tmp_pa
         load_image(tmp_path / "gone.jpg")
     with pytest.raises(ImageError, match=r"without references: .*3\.png \(image_id 9\)"):
         caption(*kit, [Picture(9, pictures[3].path, ())], **QUICK)
+
+
+# ------------------------------------------------------------------ preparation
+
+
+def test_threads_pin_memory_on_the_device_of_their_process(kit, pictures, monkeypatch):
+    (_, processor), examples = kit, pictures
+    seen = []
+    here = threading.local()
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: setattr(here, "device", device))
+    monkeypatch.setattr(
+        torch.Tensor, "pin_memory", lambda self: seen.append(getattr(here, "device", None)) or self
+    )
+    device = torch.device("cuda:1")
+    prompt = captioning._full_prompt(processor, "What is it?")
+    with captioning._Loader(processor, prompt, 2, device) as loader:
+        batches = list(loader([examples[:2], examples[2:4], examples[4:5]]))
+    assert [len(inputs["input_ids"]) for _, inputs in batches] == [2, 2, 1]
+    assert seen and set(seen) == {device}
+    seen.clear()
+    with captioning._Loader(processor, prompt, 1, torch.device("cpu")) as loader:
+        assert len(list(loader([examples[:2]]))) == 1
+    assert not seen
 
 
 # ------------------------------------------------------------------ throughput

@@ -128,8 +128,7 @@ def test_latency_splits_a_caption_into_its_parts(name):
     assert result["static_agreement"] == 1.0
     assert result["static_end_to_end"]["median"] > 0
     assert result["kept"] == (0.5 if name else 1.0)
-    assert result["end_to_end"]["median"] > result["prefill"]["median"] > 0
-    assert result["prefill"]["median"] > result["scorer"]["median"]
+    assert min(result[part]["median"] for part in ("vision", "prefill", "end_to_end")) > 0
     assert (result["scorer"]["median"] > 0) == (name is not None)
     assert result["peak_bytes"] is None and result["flops_counted"] > 0
     longest = ragged()["input_ids"].shape[1]
