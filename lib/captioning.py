@@ -49,6 +49,8 @@ __all__ = [
     "caption",
     "caption_methods",
     "load_image",
+    "repeatable_attention",
+    "until_end",
     "weights_digest",
 ]
 
@@ -74,6 +76,7 @@ class Record(TypedDict):
     kept: int
     visual_tokens: int
     kept_indices: NotRequired[list[int]]
+    token_ids: NotRequired[list[int]]
     seconds: float
 
 
@@ -331,14 +334,17 @@ def weights_digest(model: torch.nn.Module, *, samples: int = 64) -> str:
     return digest(entries)
 
 
-def _parameters(model, prompt, max_new_tokens, examples, indices, extra) -> dict[str, Any]:
+def _parameters(
+    model, prompt, max_new_tokens, examples, extra, *, kept_indices=False, token_ids=False
+) -> dict[str, Any]:
     """What determines the records, but for the method. Batch size and device change them by
     rounding only and are noted with the run."""
     names = [[example.image_id, Path(example.path).name] for example in examples]
     return {
         "prompt": prompt,
         "decoding": {"strategy": "greedy", "max_new_tokens": max_new_tokens},
-        "kept_indices": indices,
+        "kept_indices": kept_indices,
+        "token_ids": token_ids,
         "model": {
             "class": type(model).__name__,
             "dtype": str(model.dtype).removeprefix("torch."),
@@ -350,6 +356,30 @@ def _parameters(model, prompt, max_new_tokens, examples, indices, extra) -> dict
 
 
 # ---------------------------------------------------------------------------- captioning
+
+
+@contextmanager
+def repeatable_attention() -> Iterator[None]:
+    """Attention without cuDNN inside the block; the setting found is put back.
+
+    cuDNN's attention of a single query, a decoding step's, gives other roundings from call to call
+    on the same inputs (seen with PyTorch 2.11 on an H200, bfloat16, 16 images at once): captions
+    would differ between two runs. PyTorch's own kernels repeat themselves, and need no plan built
+    for every length of the cache.
+    """
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    try:
+        yield
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(before)
+
+
+def until_end(model: Any, answer: Tensor) -> Tensor:
+    """The ids of a generated answer (n,) that come before its first end token."""
+    end = torch.as_tensor(model.generation_config.eos_token_id or [], device=answer.device)
+    stop = torch.isin(answer, end).nonzero()
+    return answer[: int(stop[0])] if len(stop) else answer
 
 
 @dataclass
@@ -390,6 +420,7 @@ def caption(
     max_new_tokens: int = 64,
     vision: SharedVision | None = None,
     kept_indices: bool = False,
+    token_ids: bool = False,
     workers: int | None = None,
     progress: bool = True,
     limit_seconds: float | None = None,
@@ -414,6 +445,7 @@ def caption(
     max_new_tokens : upper bound of the caption's length in tokens.
     vision : memo of vision features to use; ignored for a pruner whose `uses_own_vision` is true.
     kept_indices : store the indices of the kept visual tokens, too.
+    token_ids : store the ids of the generated tokens, too, up to the end token.
     workers : threads that decode and prepare images ahead of time; default up to 4.
     progress : show a progress bar (on rank 0).
     limit_seconds : stop before the next batch after so many seconds, with a warning; call again to
@@ -436,8 +468,9 @@ def caption(
     run = _run(
         model, processor, examples, {"": pruner}, {"": records}, vision=vision, prompt=prompt,
         parameters=parameters, batch_size=batch_size, max_new_tokens=max_new_tokens,
-        kept_indices=kept_indices, workers=workers, progress=progress,
-        limit_seconds=limit_seconds, rank=rank, world_size=world_size,
+        details={"kept_indices": kept_indices, "token_ids": token_ids},
+        workers=workers, progress=progress, limit_seconds=limit_seconds, rank=rank,
+        world_size=world_size,
     )  # fmt: skip
     return run[""]
 
@@ -455,6 +488,7 @@ def caption_methods(
     batch_size: int = 16,
     max_new_tokens: int = 64,
     kept_indices: bool = False,
+    token_ids: bool = False,
     workers: int | None = None,
     progress: bool = True,
     limit_seconds: float | None = None,
@@ -486,7 +520,8 @@ def caption_methods(
     return _run(
         model, processor, examples, pruners, folders, prompt=prompt, parameters=parameters,
         vision=SharedVision(model) if share_vision and len(pruners) > 1 else None,
-        batch_size=batch_size, max_new_tokens=max_new_tokens, kept_indices=kept_indices,
+        batch_size=batch_size, max_new_tokens=max_new_tokens,
+        details={"kept_indices": kept_indices, "token_ids": token_ids},
         workers=workers, progress=progress, limit_seconds=limit_seconds, rank=rank,
         world_size=world_size,
     )  # fmt: skip
@@ -494,7 +529,7 @@ def caption_methods(
 
 def _run(
     model, processor, examples, pruners, folders, *, vision, prompt, parameters, batch_size,
-    max_new_tokens, kept_indices, workers, progress, limit_seconds, rank, world_size,
+    max_new_tokens, details, workers, progress, limit_seconds, rank, world_size,
 ) -> dict[str, list[Record]]:  # fmt: skip
     started = time.monotonic()
     for name, value in (("batch_size", batch_size), ("max_new_tokens", max_new_tokens)):
@@ -511,9 +546,7 @@ def _run(
     )
     settings: dict[str, Any] = {}
     if any(folder is not None for folder in folders.values()):
-        settings = _parameters(
-            model, full_prompt, max_new_tokens, examples, kept_indices, parameters
-        )
+        settings = _parameters(model, full_prompt, max_new_tokens, examples, parameters, **details)
     with ExitStack() as stack:
         tasks = []
         for slug, pruner in pruners.items():
@@ -560,7 +593,7 @@ def _run(
                 # A batch torn by a kill is computed whole again, so its numbers are the same.
                 made = _caption_batch(
                     model, processor, batch, inputs, task.pruner, vision, max_new_tokens,
-                    kept_indices,
+                    **details,
                 )  # fmt: skip
                 task.append([record for record in made if record["image_id"] in missing])
                 worked.add(task.slug)
@@ -596,7 +629,7 @@ def _note_throughput(
 
 
 def _caption_batch(
-    model, processor, batch, inputs, pruner, vision, max_new_tokens, kept_indices
+    model, processor, batch, inputs, pruner, vision, max_new_tokens, *, kept_indices, token_ids
 ) -> list[Record]:
     """Generate for one prepared batch and write its records."""
     ids = [int(example.image_id) for example in batch]
@@ -605,6 +638,7 @@ def _caption_batch(
     try:
         with (
             torch.inference_mode(),
+            repeatable_attention(),
             vision.batch(ids) if shared else nullcontext(),
             pruner(model) if pruner is not None else nullcontext() as active,
         ):
@@ -624,9 +658,8 @@ def _caption_batch(
                        "Call again with a smaller batch_size to continue.")  # fmt: skip
         raise
     prompt_length = inputs["input_ids"].shape[1]
-    texts = processor.tokenizer.batch_decode(
-        sequences[:, prompt_length:].cpu(), skip_special_tokens=True
-    )
+    answers = sequences[:, prompt_length:].cpu()
+    texts = processor.tokenizer.batch_decode(answers, skip_special_tokens=True)
     seconds = (time.perf_counter() - begin) / len(batch)
     visual = (inputs["input_ids"] == model.config.image_token_id).sum(1).tolist()
     if kept is not None and len(kept) != len(batch):
@@ -644,6 +677,8 @@ def _caption_batch(
         }
         if kept_indices:
             record["kept_indices"] = list(range(visual[row])) if kept is None else kept[row]
+        if token_ids:
+            record["token_ids"] = until_end(model, answers[row]).tolist()
         records.append(record | {"seconds": round(seconds, 6)})
     return records
 
@@ -767,6 +802,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--keep", type=float, default=0.5, help="share of visual tokens kept")
     add("--prompt", default=PROMPT)
     add("--batch-size", type=int, default=16)
+    add("--token-ids", action="store_true", help="record the generated ids, too")
     add("--max-new-tokens", type=int, default=64)
     add("--limit-seconds", type=float)
     add("--cpu", action="store_true", help="stay off GPUs")
@@ -806,7 +842,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             loaded.model, loaded.processor, examples, pruners,
             options.results_dir or paths.results_dir(options.profile),
             prompt=options.prompt, batch_size=options.batch_size,
-            max_new_tokens=options.max_new_tokens, limit_seconds=options.limit_seconds,
+            max_new_tokens=options.max_new_tokens, token_ids=options.token_ids,
+            limit_seconds=options.limit_seconds,
             progress=not options.quiet,
             parameters={
                 "source": {

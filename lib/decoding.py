@@ -7,6 +7,9 @@ and the decoding step is captured once in a CUDA graph and replayed. A prefill o
 again is captured as well: vision tower, scorer and language model in one graph. Without a GPU the
 same functions run uncaptured, which is how the tests compare them with `generate`.
 
+Attention is PyTorch's choice. On a recent GPU in half precision that may be cuDNN's, the fastest,
+whose step rounds differently from call to call; `lib.captioning.repeatable_attention` avoids it.
+
     decoder = StaticDecoder(model)
     with EntropyPrune(keep=0.5)(model):
         ids = decoder.generate(**inputs, max_new_tokens=64)

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lib.captioning import load_image
+from lib.captioning import load_image, repeatable_attention, until_end
 from lib.clustering import centroid_gram, kmeans
 from lib.coco import Example, coco_dir, karpathy_json, read_karpathy
 from lib.entropy import (
@@ -517,10 +517,9 @@ def rank_agreement(grams: Tensor) -> dict[str, list[float]]:
 def generate(model: Any, inputs: Mapping[str, Tensor], max_new_tokens: int = 64) -> Tensor:
     """The greedy answer, (n,) token ids without the end token; inside a pruner the pruned one's."""
     length = inputs["input_ids"].shape[1]
-    out = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)[0, length:]
-    end = torch.as_tensor(model.generation_config.eos_token_id or [], device=out.device)
-    stop = torch.isin(out, end).nonzero()
-    return out[: int(stop[0])] if len(stop) else out
+    with repeatable_attention():
+        out = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
+    return until_end(model, out[0, length:])
 
 
 @torch.inference_mode()

@@ -1,13 +1,14 @@
-"""How captioning speeds up over several processes: the same images with 1, 2, 4 ... of them.
+"""How fast captioning is by batch size, and over several processes: the same images every time.
 
     python -m lib.scaling --model shape:llava-1.5-7b --profile shape --processes 1 2 4
 
 One process a GPU (or, with --cpu, several on the processor), launched by accelerate one count after
 another on the same machine. Writes data/results/<profile>/scaling.json: images a second of the
-loop, first batch included but not the loading of the model; the gain over the first count; the pace
-of the middle batch, to which the first one's start-up does not count; and how many of the merged
-records differ from the first count's, timings aside. Naming a count twice shows what differs by
-chance. Batches are dealt out whole: unless they divide evenly, some processes have one more.
+loop, first batch included but not the loading of the model; the gain over the first count of the
+same batch size; the pace of the middle batch, to which the first one's start-up does not count; and
+how many of the merged records, generated token ids and all but the timings, differ from the first
+count's. Naming a count twice shows what differs by chance. Batches are dealt out whole: unless they
+divide evenly, some processes have one more.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ class LaunchFailed(RuntimeError):
     """A run with some number of processes failed; the message ends with what it printed."""
 
 
-def command(processes: int, options: argparse.Namespace, folder: Path) -> list[str]:
+def command(
+    processes: int, batch_size: int, options: argparse.Namespace, folder: Path
+) -> list[str]:
     """The command that captions with so many processes into `folder`."""
     launch = []
     if processes > 1:
@@ -48,12 +51,14 @@ def command(processes: int, options: argparse.Namespace, folder: Path) -> list[s
     return [
         sys.executable, *launch, "-m", "lib.captioning", "--model", options.model,
         "--split", options.split, "--limit", str(options.images), "--method", options.method,
-        "--batch-size", str(options.batch_size), "--max-new-tokens", str(options.new_tokens),
-        "--results-dir", str(folder), "--quiet", *(["--cpu"] if options.cpu else []),
+        "--batch-size", str(batch_size), "--max-new-tokens", str(options.new_tokens),
+        "--results-dir", str(folder), "--token-ids", "--quiet", *(["--cpu"] if options.cpu else []),
     ]  # fmt: skip
 
 
-def run(processes: int, options: argparse.Namespace, folder: Path) -> tuple[dict[str, Any], list]:
+def run(
+    processes: int, batch_size: int, options: argparse.Namespace, folder: Path
+) -> tuple[dict[str, Any], list]:
     """One count of processes: its row, and the merged records without their timings.
 
     Raises `LaunchFailed`.
@@ -62,7 +67,7 @@ def run(processes: int, options: argparse.Namespace, folder: Path) -> tuple[dict
     root = Path(__file__).parents[1]
     python_path = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
     done = subprocess.run(
-        command(processes, options, folder), cwd=root, capture_output=True, text=True,
+        command(processes, batch_size, options, folder), cwd=root, capture_output=True, text=True,
         env={**os.environ, "ENTROPY_PRUNE_ROOT": str(paths.ROOT), "PYTHONPATH": python_path},
     )  # fmt: skip
     if done.returncode:
@@ -76,34 +81,37 @@ def run(processes: int, options: argparse.Namespace, folder: Path) -> tuple[dict
     )
     records = read_records(method / RECORDS)
     middle = statistics.median(record["seconds"] for record in records)  # an image, by its batch
-    row = {"processes": processes, **whole.entry(), "ranks": ranks}
+    row = {"processes": processes, "batch_size": batch_size, **whole.entry(), "ranks": ranks}
     row["middle_images_per_second"] = round(processes / max(middle, 1e-9), 3)
     return row, canonical(records)
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Every count of processes in turn; the document of scaling.json, written after each."""
+    """Every batch size and count in turn; the document of scaling.json, written after each."""
     path = paths.results_dir(options.profile) / "scaling.json"
     document: dict[str, Any] = {
         "model": options.model,
         "machine": machine(),
         "images": options.images,
-        "batch_size": options.batch_size,
         "new_tokens": options.new_tokens,
         "method": options.method,
         "rows": [],
     }
-    first = None
-    for processes in options.processes:
-        row, records = run(processes, options, paths.ROOT / "build" / "scaling" / str(processes))
-        first = first or (row, records)
-        row["gain"] = row["images_per_second"] / first[0]["images_per_second"]
-        row["same_records"] = records == first[1]
-        before = {record["image_id"]: record for record in first[1]}
-        row["different_records"] = sum(record != before[record["image_id"]] for record in records)
-        document["rows"].append(row)
-        write_atomically(path, json.dumps(document, indent=1) + "\n")
-        print(line(row), flush=True)
+    folder = paths.ROOT / "build" / "scaling"
+    for batch_size in options.batch_size:
+        first = None
+        for processes in options.processes:
+            row, records = run(processes, batch_size, options, folder / f"{batch_size}-{processes}")
+            first = first or (row, records)
+            row["gain"] = row["images_per_second"] / first[0]["images_per_second"]
+            before = {record["image_id"]: record for record in first[1]}
+            row["different_records"] = sum(
+                record != before[record["image_id"]] for record in records
+            )
+            row["same_records"] = records == first[1]
+            document["rows"].append(row)
+            write_atomically(path, json.dumps(document, indent=1) + "\n")
+            print(line(row), flush=True)
     return document
 
 
@@ -113,8 +121,9 @@ def line(row: Mapping[str, Any]) -> str:
     if not row["same_records"]:
         same = f"{row['different_records']} OTHER captions"
     return (
-        f"{row['processes']} processes: {row['images_per_second']:.2f} images/s, "
-        f"{row['gain']:.2f} times the first, {row['middle_images_per_second']:.2f} in the middle, "
+        f"{row['processes']} processes, batch {row['batch_size']}: "
+        f"{row['images_per_second']:.2f} images/s, {row['gain']:.2f} times the first, "
+        f"{row['middle_images_per_second']:.2f} in the middle, "
         f"{row['waiting_share']:.1%} waiting, {same}"
     )
 
@@ -132,12 +141,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--split", default="test")
     parser.add_argument("--method", default="unpruned")
-    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--batch-size", nargs="+", type=int, default=[16])
     parser.add_argument("--new-tokens", type=int, default=64)
     parser.add_argument("--cpu", action="store_true", help="stay off GPUs")
     options = parser.parse_args(argv)
-    if min(options.processes) < 1:
-        parser.error(f"--processes must be at least 1, got {min(options.processes)}")
+    for name in ("processes", "batch_size"):
+        if min(getattr(options, name)) < 1:
+            option = name.replace("_", "-")
+            parser.error(f"--{option} must be at least 1, got {min(getattr(options, name))}")
     if not options.cpu:
         import torch
 

@@ -16,12 +16,14 @@ import ast
 import contextlib
 import dataclasses
 import functools
+import io
 import json
 import os
 import shutil
 import subprocess
 import sys
 import time
+import tokenize
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -376,22 +378,37 @@ def _feature(config: Any) -> int:
 
 @functools.cache
 def code_digest() -> str:
-    """A fingerprint of the code that decides the captions; comments and docstrings do not count."""
+    """A fingerprint of the code that decides the captions; see `_statements` for what counts."""
     folder = Path(__file__).parent
     files = [file for file in folder.glob("*.py") if file.stem not in REPORTING]
-    sources = {}
-    for file in sorted([*files, *(folder / "pruning").glob("*.py")]):
-        tree = ast.parse(file.read_text(encoding="utf-8"))
-        for node in ast.walk(tree):
-            match node:
-                case (
-                    ast.Module(body=[ast.Expr(value=ast.Constant(value=str())), *_])
-                    | ast.ClassDef(body=[ast.Expr(value=ast.Constant(value=str())), *_])
-                    | ast.FunctionDef(body=[ast.Expr(value=ast.Constant(value=str())), *_])
-                ):
-                    node.body[0].value.value = ""
-        sources[str(file.relative_to(folder))] = ast.unparse(tree)
+    files = sorted([*files, *(folder / "pruning").glob("*.py")])
+    sources = {
+        str(file.relative_to(folder)): _statements(file.read_text(encoding="utf-8"))
+        for file in files
+    }
     return digest(sources)[:16]
+
+
+def _statements(source: str) -> list[str]:
+    """The lines of a module without comments, docstrings and empty lines.
+
+    Taken from the text: what `ast` unparses to differs between versions of Python, and a newer one
+    would take every record for stale.
+    """
+    lines = source.splitlines()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            row, column = token.start
+            lines[row - 1] = lines[row - 1][:column]
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case (
+                ast.Module(body=[ast.Expr(value=ast.Constant(value=str())) as doc, *_])
+                | ast.ClassDef(body=[ast.Expr(value=ast.Constant(value=str())) as doc, *_])
+                | ast.FunctionDef(body=[ast.Expr(value=ast.Constant(value=str())) as doc, *_])
+            ):
+                lines[doc.lineno - 1 : doc.end_lineno] = [""] * (doc.end_lineno - doc.lineno + 1)
+    return [line.rstrip() for line in lines if line.strip()]
 
 
 # ---------------------------------------------------------------------------- the run
@@ -595,7 +612,7 @@ def _jobs(profile: Profile, loaded: _Lazy, folder: Path, progress: bool) -> list
             folder / part,
             images,
             {slug: method.create() for slug, method in table.items()},
-            captioning._parameters(model, prompt, profile.max_new_tokens, images, False, extra),
+            captioning._parameters(model, prompt, profile.max_new_tokens, images, extra),
             extra,
             prompt,
         )

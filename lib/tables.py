@@ -427,7 +427,7 @@ def benchmark_missing(record: Mapping[str, Any], profile: str) -> str:
 
 
 def scaling(profile: str) -> pd.DataFrame:
-    """Images a second by number of processes (see `lib.scaling`), empty if not measured."""
+    """Images a second by batch size and processes (see `lib.scaling`), empty if not measured."""
     path = paths.results_dir(profile) / "scaling.json"
     if not path.is_file():
         return pd.DataFrame()
@@ -439,7 +439,9 @@ def scaling(profile: str) -> pd.DataFrame:
             "waiting for images (%)": [100 * row["waiting_share"] for row in rows],
             "same captions": [row["same_records"] for row in rows],
         },
-        index=pd.Index([row["processes"] for row in rows], name="processes"),
+        index=pd.MultiIndex.from_tuples(
+            [(row["batch_size"], row["processes"]) for row in rows], names=["batch", "processes"]
+        ),
     )
     return frame.round(2)
 

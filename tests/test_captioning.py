@@ -106,6 +106,55 @@ def test_a_record_holds_what_the_model_generates(kit, pictures):
         assert record["caption"] == " ".join(text.split())
 
 
+def test_token_ids_are_recorded_up_to_the_end(kit, pictures, monkeypatch):
+    model, processor = kit
+    decode = processor.tokenizer.decode
+    records = caption(model, processor, pictures, token_ids=True, **QUICK)
+    for record in records:
+        assert len(record["token_ids"]) == QUICK["max_new_tokens"], "this model never ends"
+        said = decode(record["token_ids"], skip_special_tokens=True)
+        assert record["caption"] == " ".join(said.split())
+    assert "token_ids" not in caption(model, processor, pictures[:1], **QUICK)[0]
+    end = records[0]["token_ids"][2]  # from now on this token ends an answer
+    monkeypatch.setattr(model.generation_config, "eos_token_id", end)
+    for record, longer in zip(
+        caption(model, processor, pictures, token_ids=True, **QUICK), records, strict=True
+    ):
+        ids = longer["token_ids"]
+        assert record["token_ids"] == ids[: ids.index(end) if end in ids else None]
+
+
+def test_captions_use_attention_that_repeats_itself(kit, pictures):
+    model, processor = kit
+    seen = []
+    watch = model.model.language_model.layers[0].self_attn.register_forward_pre_hook(
+        lambda *_: seen.append(torch.backends.cuda.cudnn_sdp_enabled())
+    )
+    with watch:
+        caption(model, processor, pictures[:1], **QUICK)
+    assert len(seen) == QUICK["max_new_tokens"] and not any(seen)
+    assert torch.backends.cuda.cudnn_sdp_enabled(), "the setting is put back"
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    try:
+        with pytest.raises(RuntimeError, match="stop"), captioning.repeatable_attention():
+            raise RuntimeError("stop")
+        assert not torch.backends.cuda.cudnn_sdp_enabled(), "nothing is switched on"
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(True)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="cuDNN's attention needs a GPU")
+def test_a_decoding_step_on_a_gpu_gives_the_same_bits_every_time():
+    make = torch.Generator("cuda").manual_seed(0)
+    options = {"device": "cuda", "dtype": torch.bfloat16, "generator": make}
+    query = torch.randn(16, 32, 1, 128, **options)
+    keys, values = torch.randn(2, 16, 32, 640, 128, **options)
+    attention = torch.nn.functional.scaled_dot_product_attention
+    with captioning.repeatable_attention():
+        first = attention(query, keys, values)
+        assert all(torch.equal(attention(query, keys, values), first) for _ in range(200))
+
+
 def test_a_full_prompt_is_taken_as_it_is_and_the_question_matters(kit, pictures):
     model, processor = kit
     few = pictures[:2]

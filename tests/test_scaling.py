@@ -39,19 +39,24 @@ def test_two_processes_write_what_one_writes(root, capsys):
 
 
 def test_other_records_are_counted(root, monkeypatch, capsys):
-    def run(processes, options, folder):
+    def run(processes, batch_size, options, folder):
         captions = ["a", "b", "c" if processes == 1 else "d"]
         records = [{"image_id": i, "caption": text} for i, text in enumerate(captions)]
-        row = {"processes": processes, "images_per_second": 1.0 * processes,
+        row = {"processes": processes, "batch_size": batch_size,
+               "images_per_second": 1.0 * processes * batch_size,
                "middle_images_per_second": 1.0, "waiting_share": 0.0}  # fmt: skip
         return row, records
 
     monkeypatch.setattr(scaling, "run", run)
-    assert scaling.main([*SMALL, "--processes", "1", "2", "1"]) == 0
+    options = ["--processes", "1", "2", "1", "--batch-size", "2", "4"]
+    assert scaling.main([*SMALL, *options]) == 0
     rows = json.loads((root / "data/results/tiny/scaling.json").read_text())["rows"]
-    assert [row["different_records"] for row in rows] == [0, 1, 0]
-    assert [row["same_records"] for row in rows] == [True, False, True]
-    assert "1 OTHER captions" in capsys.readouterr().out
+    assert [row["batch_size"] for row in rows] == [2, 2, 2, 4, 4, 4]
+    assert [row["different_records"] for row in rows] == [0, 1, 0] * 2
+    assert [row["same_records"] for row in rows] == [True, False, True] * 2
+    assert [row["gain"] for row in rows] == [1, 2, 1] * 2, "against the same batch size"
+    assert "2 processes, batch 4: 8.00 images/s, 2.00 times" in (out := capsys.readouterr().out)
+    assert "1 OTHER captions" in out
 
 
 def test_a_run_that_fails_says_why(root, capsys):
@@ -63,7 +68,8 @@ def test_a_run_that_fails_says_why(root, capsys):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--cpu", "--processes", "0"], "must be at least 1, got 0"),
+        (["--cpu", "--processes", "0"], "--processes must be at least 1, got 0"),
+        (["--cpu", "--batch-size", "16", "0"], "--batch-size must be at least 1, got 0"),
         (["--processes", "512"], "512 processes need as many GPUs"),
     ],
 )

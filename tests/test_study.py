@@ -209,6 +209,33 @@ def test_comments_and_docstrings_are_no_code(tmp_path, monkeypatch):
     assert digests[0] == digests[1] != digests[2]
 
 
+def test_the_code_that_counts_is_the_text_of_its_statements():
+    source = '''"""A module."""
+
+import math  # the library
+
+
+class Box:
+    """A box.
+
+    Of several lines.
+    """
+
+    side = 2  # cm
+
+    def name(self, sep="#"):
+        """Its name."""
+        return f"{self.side!r}{sep}{math.pi:#.3g}"
+'''
+    assert study._statements(source) == [
+        "import math",
+        "class Box:",
+        "    side = 2",
+        '    def name(self, sep="#"):',
+        source.splitlines()[-1],
+    ]
+
+
 def test_fresh_computes_here_once_and_compares(root, monkeypatch):
     shipped = study.shipped_dir("tiny")
     made = counted(monkeypatch)

@@ -145,17 +145,18 @@ def test_no_record_is_an_empty_one(tmp_path, monkeypatch):
     assert tables.benchmark_record("paper") == {}
 
 
-def test_scaling_has_a_row_a_number_of_processes(tmp_path, monkeypatch):
+def test_scaling_has_a_row_a_batch_size_and_number_of_processes(tmp_path, monkeypatch):
     monkeypatch.setattr(tables.paths, "ROOT", tmp_path)
     assert tables.scaling("p").empty
     rows = [
-        {"processes": n, "images_per_second": 8.0 * n, "gain": float(n), "waiting_share": 0.01 * n,
-         "same_records": n < 4}
+        {"processes": n, "batch_size": 16, "images_per_second": 8.0 * n, "gain": float(n),
+         "waiting_share": 0.01 * n, "same_records": n < 4}
         for n in (1, 2, 4)
     ]  # fmt: skip
     path = tmp_path / "data" / "results" / "p" / "scaling.json"
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps({"rows": rows}))
     frame = tables.scaling("p")
-    assert frame.index.tolist() == [1, 2, 4]
-    assert frame.loc[2].tolist() == [16.0, 2.0, 2.0, True] and not frame.loc[4, "same captions"]
+    assert frame.index.tolist() == [(16, 1), (16, 2), (16, 4)]
+    assert frame.loc[16, 2].tolist() == [16.0, 2.0, 2.0, True]
+    assert not frame.loc[(16, 4), "same captions"]
