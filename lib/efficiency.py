@@ -247,9 +247,9 @@ def latency(
     measured), `cache_bytes`, `peak_bytes` (GPU only, over an end-to-end call) and `flops_counted`
     of the prefill. Every method runs with the attention implementation the model has. With a
     `lib.decoding.StaticDecoder` also the same of the fast path, `static_prefill`, `static_decode`
-    and `static_end_to_end`, and `static_agreement`, the share of
-    its tokens that equal those of `generate` (below 1 in half precision where two logits nearly
-    tie). generate_repeats: repeats of `generate` if other than `repeats`; 0 leaves it out.
+    and `static_end_to_end`, and `static_agreement`, the share of its tokens that equal those of
+    `generate` (below 1 in half precision where two logits nearly tie). generate_repeats: repeats of
+    `generate` if other than `repeats`; 0 leaves it out.
     """
     device = inputs["input_ids"].device
     batch = inputs["input_ids"].shape[0]
