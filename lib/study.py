@@ -7,6 +7,10 @@ and manifest, see `lib.results`), `scores/<slug>.json` (scores of every image), 
 summary that tables and figures read), `efficiency.json` and `study.json` (environment, timings). A
 killed run continues where it stopped. Records whose settings, weights or computing code changed are
 computed again, and only those.
+
+Every GPU of the machine captions its share. For several machines with one folder let accelerate
+start the processes (`accelerate launch ... -m lib.study --profile paper`): they only caption, a
+share each, and the command above does the rest.
 """
 
 from __future__ import annotations
@@ -564,7 +568,7 @@ def _caption(
                 missing -= len(read_records(job.folder / slug))
             missing += len(job.images)
     if workers > 1 and missing > WORTH_SHARING:
-        _share(profile, loaded, workers, progress, only)
+        _share(jobs, profile, loaded, workers, progress, only)
     for job in jobs:
         job.run(loaded, profile, progress)
     return missing > 0
@@ -632,23 +636,33 @@ def _restrict(jobs: list[_Job], only: Sequence[str] | None) -> list[_Job]:
 
 
 def _share(
-    profile: Profile, loaded: _Lazy, workers: int, progress: bool,
+    jobs: Sequence[_Job], profile: Profile, loaded: _Lazy, workers: int, progress: bool,
     only: Sequence[str] | None = None,
 ) -> None:  # fmt: skip
-    """Several processes caption a share each; batches are the same as those of one process."""
+    """This process and others caption a share each; batches are the same as those of one process.
+
+    On GPUs every process sees one of them, this one's first.
+    """
     threads = max(1, (os.cpu_count() or 1) // workers)
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads),
                    "ENTROPY_PRUNE_ROOT": str(paths.ROOT)}  # fmt: skip
+    device = loaded.loaded.model.device
     command = [sys.executable, "-m", "lib.study", "--profile", profile.profile]
-    command += ["--device", str(loaded.loaded.model.device), *(["--table"] if only else [])]
+    command += ["--device", device.type, *(["--table"] if only else [])]
+    command += [] if progress else ["--quiet"]
+    gpus = _gpus() if device.type == "cuda" else []
     running = [
         subprocess.Popen(
-            [*command, "--share", f"{rank}/{workers}", *([] if progress else ["--quiet"])],
-            env=environment, cwd=Path(__file__).parents[1],
+            [*command, "--share", f"{rank}/{workers}"],
+            env=environment | _sees(gpus, (device.index or 0) + rank),
+            cwd=Path(__file__).parents[1],
         )
-        for rank in range(workers)
-    ]  # fmt: skip
+        for rank in range(1, workers)
+    ]
     try:
+        with _threads(device, threads):
+            for job in jobs:
+                job.run(loaded, profile, progress, rank=0, world_size=workers)
         failed = [process.wait() for process in running]
     finally:
         for process in running:
@@ -658,6 +672,20 @@ def _share(
             "a captioning process stopped (its message is above). All records are kept: run the "
             "same command again to continue."
         )
+
+
+def _gpus() -> list[str]:
+    """The GPUs this process may use, as `CUDA_VISIBLE_DEVICES` names them."""
+    import torch
+
+    if named := os.environ.get("CUDA_VISIBLE_DEVICES"):
+        return [name.strip() for name in named.split(",")]
+    return [str(number) for number in range(torch.cuda.device_count())]
+
+
+def _sees(gpus: Sequence[str], number: int) -> dict[str, str]:
+    """The environment of a process that uses one of these GPUs, taken in turn; none: a CPU's."""
+    return {"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} if gpus else {}
 
 
 def _caption_share(
@@ -940,7 +968,8 @@ def _efficiency(profile: Profile, loaded: _Lazy, folder: Path, progress: bool) -
         row = {"slug": slug, "label": table[slug].label, "method": table[slug].name or "unpruned",
                "keep": dict(table[slug].options).get("keep", 1.0),
                "table": slug in methods(profile)}  # fmt: skip
-        with _one_thread(model):
+        # several threads that wait for each other time whatever else the machine does
+        with _threads(model.device, 1):
             row |= latency(
                 model, inputs[batch], pruner, new_tokens=options["new_tokens"],
                 decoder=decoder, warmup=2 if fast else 1,  # the second call captures
@@ -962,13 +991,13 @@ def _efficiency(profile: Profile, loaded: _Lazy, folder: Path, progress: bool) -
 
 
 @contextmanager
-def _one_thread(model: Any) -> Iterator[None]:
-    """One thread on a CPU: several that wait for each other time whatever else the machine does."""
+def _threads(device: Any, count: int) -> Iterator[None]:
+    """So many threads inside the block for work on a CPU."""
     import torch
 
     before = torch.get_num_threads()
-    if model.device.type == "cpu":
-        torch.set_num_threads(1)
+    if device.type == "cpu":
+        torch.set_num_threads(count)
     try:
         yield
     finally:
@@ -990,11 +1019,26 @@ def _agreement(profile: str, folder: Path) -> dict[str, int] | None:
     return {"same": same, "of": total} if total else None
 
 
-def _default_workers(device: str | None) -> int:
+def _default_workers(profile: Profile, device: str | None) -> int:
+    """Two on a CPU; on GPUs one each, unless one is named or the model is spread over them."""
     import torch
 
-    cpu = device == "cpu" or (device is None and not torch.cuda.is_available())
-    return min(2, os.cpu_count() or 1) if cpu else 1
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device == "cpu" or (device is None and not gpus):
+        return min(2, os.cpu_count() or 1)
+    alone = profile.device_map is not None or device not in (None, "cuda")
+    return 1 if alone else max(1, gpus)
+
+
+def _own_gpu() -> str | None:
+    """The GPU of a process that accelerate launched, made the current one; None without GPUs."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return None
+    device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+    torch.cuda.set_device(device)
+    return device
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -1011,7 +1055,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--data-only", action="store_true", help="only get the images: draw or download them"
     )
     parser.add_argument(
-        "--workers", type=int, help="processes that caption; default: two on a CPU, one on a GPU"
+        "--workers", type=int, help="processes that caption; default: two on a CPU, one a GPU"
     )
     parser.add_argument(
         "--table", action="store_true", help="only Table 1's five methods; print their scores"
@@ -1029,11 +1073,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             images = fetch(profile, progress=not options.quiet)
             print(f"{options.profile}: {len(images)} images below {images[0].path.parent.parent}")
             return 0
-        if options.share:
+        launched = int(os.environ.get("WORLD_SIZE", 1)) > 1
+        if options.share or launched:
             only = _table_1(profile) if options.table else None
-            _caption_share(profile, options.share, options.device, not options.quiet, only)
+            share = options.share or f"{os.environ['RANK']}/{os.environ['WORLD_SIZE']}"
+            device = options.device or (_own_gpu() if launched else None)
+            _caption_share(profile, share, device, not options.quiet, only)
             return 0
-        workers = options.workers or _default_workers(options.device)
+        workers = options.workers or _default_workers(profile, options.device)
         if options.table:
             if options.fresh:
                 set_aside(profile.profile)

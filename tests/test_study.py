@@ -2,8 +2,11 @@
 
 import json
 import shutil
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from lib import captioning, models, paths, study
 from lib.results import canonical, read_records
@@ -178,6 +181,71 @@ def test_two_processes_make_the_same_captions(root, monkeypatch):
     for slug, text in before.items():
         rows = [[json.loads(line) for line in t.splitlines()] for t in (text, after[slug])]
         assert canonical(rows[0]) == canonical(rows[1]), slug
+
+
+def test_launched_by_accelerate_processes_caption_their_share(root, monkeypatch):
+    folder = paths.results_dir("tiny")
+    before = {p.parent.name: read_records(p) for p in folder.glob("*/*/records.jsonl")}
+    shutil.rmtree(folder)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        assert study.main(["--profile", "tiny", "--quiet", "--device", "cpu"]) == 0
+        assert not (folder / "study.json").exists() and not (folder / "scores.json").exists()
+    monkeypatch.delenv("WORLD_SIZE")
+    monkeypatch.delenv("RANK")
+    made = counted(monkeypatch)
+    assert study.main(["--profile", "tiny", "--quiet", "--device", "cpu"]) == 0
+    assert made == [], "nothing is captioned twice"
+    after = {p.parent.name: read_records(p) for p in folder.glob("*/*/records.jsonl")}
+    assert before.keys() == after.keys()
+    assert all(canonical(before[slug]) == canonical(after[slug]) for slug in before)
+
+
+@pytest.mark.parametrize(
+    "visible, first, others",
+    [("", 0, ["1", "2", "3"]), ("4, 6,7,GPU-1f", 0, ["6", "7", "GPU-1f"]), ("5,6", 1, ["5", "6"])],
+)
+def test_every_process_sees_a_gpu_of_its_own(root, monkeypatch, visible, first, others):
+    started = []
+
+    class Process:
+        def __init__(self, command, env, cwd):
+            started.append((command, env))
+
+        def wait(self):
+            return 0
+
+        def kill(self):
+            pass
+
+    monkeypatch.setattr(study.subprocess, "Popen", Process)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    loaded = SimpleNamespace(loaded=SimpleNamespace(model=SimpleNamespace()))
+    loaded.loaded.model.device = torch.device("cuda", first)
+    ran = []
+    job = SimpleNamespace(run=lambda *_, **place: ran.append(place))
+    workers = len(others) + 1
+    study._share([job], study.load_profile("tiny"), loaded, workers, progress=False)
+    assert ran == [{"rank": 0, "world_size": workers}], "this process does the first share"
+    assert [env["CUDA_VISIBLE_DEVICES"] for _, env in started] == others
+    shares = [command[command.index("--share") + 1] for command, _ in started]
+    assert shares == [f"{rank}/{workers}" for rank in range(1, workers)]
+    assert {command[command.index("--device") + 1] for command, _ in started} == {"cuda"}
+
+
+@pytest.mark.parametrize(
+    "gpus, device, spread, expected",
+    [(4, None, None, 4), (4, "cuda", None, 4), (4, "cuda:1", None, 1), (4, None, "auto", 1),
+     (4, "cpu", None, 2), (0, None, None, 2), (0, "cuda", None, 1)],
+)  # fmt: skip
+def test_captions_are_made_on_every_gpu(root, monkeypatch, gpus, device, spread, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(study.os, "cpu_count", lambda: 8)
+    profile = replace(study.load_profile("tiny"), device_map=spread)
+    assert study._default_workers(profile, device) == expected
 
 
 def test_changed_code_or_weights_compute_everything_again(root, monkeypatch):
