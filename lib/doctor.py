@@ -58,10 +58,10 @@ TFLOPS = {
     "H200": 989, "H100": 989, "A100": 312, "L40S": 362, "RTX 4090": 165, "RTX 3090": 71,
     "A10": 125, "L4": 121,
 }  # fmt: skip
-#: Measured on one H200 (LLaVA-1.5-7B's shape, bfloat16, transformers as it comes), in seconds: the
-#: vision tower for 32 images, the prefill for 8, and one eager decoding step of a batch (18 to
-#: 51 ms were seen; this is the slow end).
-VISION_32, PREFILL_8, DECODE_STEP, NEW_TOKENS = 0.033, 0.146, 0.051, 64
+#: Measured on one H200 (data/results/shape/benchmark.json: LLaVA-1.5-7B's shape, bfloat16), in
+#: seconds: the vision tower for 32 images, the prefill for 8, and a decoding step of `generate`,
+#: whatever the batch (19 to 27 ms; this is the slow end).
+VISION_32, PREFILL_8, DECODE_STEP, NEW_TOKENS = 0.033, 0.146, 0.027, 64
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,8 @@ class Profile:
         model: "embedded", "shape:…", a hub id or a local folder.
         coco: whether it reads COCO (otherwise the generated scenes).
         limit: number of images, None for the whole split.
+        batch_size: images captioned at once.
+        device_map: how several GPUs share one model; None gives each GPU a model of its own.
     """
 
     name: str
@@ -83,6 +85,8 @@ class Profile:
     limit: int | None = None
     json_path: Path | None = None
     image_root: Path | None = None
+    batch_size: int = 16
+    device_map: str | None = None
 
 
 PROFILES = {
@@ -118,7 +122,7 @@ class Finding:
 
 
 class GPU(NamedTuple):
-    """The accelerators torch sees: name of the first, number, memory of all together in bytes."""
+    """The accelerators torch sees: name of the first, number, memory of the smallest in bytes."""
 
     name: str
     count: int
@@ -128,8 +132,8 @@ class GPU(NamedTuple):
 def load_profile(name: str) -> Profile:
     """The profile `name`, with what `notebooks/profiles/<name>.yaml` says about model and data.
 
-    Of the file, the entries `model`, `revision`, `split`, `limit`, `json_path` and `image_root` are
-    read, where they exist. A profile of one's own counts as reading COCO if it names a hub model.
+    Of the file, the entries that `Profile` has are read. A profile of one's own counts as reading
+    COCO if it names a hub model.
 
     Raises:
         ValueError: if there is no such profile, or its file is not a mapping.
@@ -150,7 +154,8 @@ def load_profile(name: str) -> Profile:
 
 def _with(profile: Profile, entries: dict) -> Profile:
     """`profile` with those of `entries` that it has and that are set."""
-    kinds = {"model": str, "revision": str, "split": str, "limit": int}
+    kinds = {"model": str, "revision": str, "split": str, "device_map": str}
+    kinds |= {"limit": int, "batch_size": int}
     changes = {k: entries[k] for k, kind in kinds.items() if isinstance(entries.get(k), kind)}
     for key in ("json_path", "image_root"):
         if entries.get(key):
@@ -399,14 +404,14 @@ def find_gpu() -> GPU | None:
         return None
     count = torch.cuda.device_count()
     properties = [torch.cuda.get_device_properties(i) for i in range(count)]
-    return GPU(properties[0].name, count, sum(p.total_memory for p in properties))
+    return GPU(properties[0].name, count, min(p.total_memory for p in properties))
 
 
 def check_gpu(profile: Profile) -> Finding:
     """Does the model fit, and at which batch size? Small models need no GPU."""
     gpu = find_gpu()
     weights = _weights(profile.model)
-    here = "none" if gpu is None else f"{gpu.count} × {gpu.name}, {gpu.memory / 1e9:.0f} GB in all"
+    here = "none" if gpu is None else f"{gpu.count} × {gpu.name}, {gpu.memory / 1e9:.0f} GB each"
     if weights is None or weights.size < CPU_BYTES:
         return Finding("GPU", gpu is not None, here, "not needed", needed=False)
     least = weights.size + OVERHEAD_BYTES + POSITIONS * weights.cache_per_token
@@ -414,10 +419,22 @@ def check_gpu(profile: Profile) -> Finding:
     if gpu is None:
         remedy = "run it on a machine with a CUDA GPU and a CUDA build of torch"
         return Finding("GPU", False, f"{here}; {needs}", remedy)
-    batch = fitting_batch(weights, gpu.memory)
+    batch, together = _fitting(profile, weights, gpu), gpu.memory * gpu.count
     if batch < 1:
-        return Finding("GPU", False, f"{here}; {needs}", "use a larger GPU, or several")
-    return Finding("GPU", True, f"{here}; about {batch} images fit at a time")
+        remedy = "use a larger GPU, or several"
+        if not profile.model.startswith("shape:") and fitting_batch(weights, together):
+            remedy = f"'device_map: auto' in the profile spreads the model over {gpu.count} GPUs"
+        return Finding("GPU", False, f"{here}; {needs}", remedy)
+    fits = f"{here}; about {batch} images fit at a time"
+    if batch < profile.batch_size:
+        remedy = f"'batch_size: {batch}' in the profile"
+        return Finding("GPU", False, f"{fits}, not {profile.batch_size}", remedy)
+    return Finding("GPU", True, fits)
+
+
+def _fitting(profile: Profile, weights: Weights, gpu: GPU) -> int:
+    """Images that fit at a time beside each copy of the model."""
+    return fitting_batch(weights, gpu.memory * (gpu.count if profile.device_map else 1))
 
 
 def _weights(model: str) -> Weights | None:
@@ -444,24 +461,24 @@ def fitting_batch(weights: Weights, memory: int) -> int:
 
 
 def estimate_seconds(profile: Profile, gpu: GPU | None, images: int) -> float | None:
-    """A rough time to caption `images` with every method of Table 1 on one GPU, in seconds.
+    """A rough time to caption `images` with every method of Table 1, in seconds.
 
     Assumes the times measured on an H200, its vision tower and prefill slowed by the ratio of dense
-    16-bit throughput; eager decoding is bound by the host and taken as it is, shared by a batch of
-    at most 32. Pruned methods are counted like the unpruned one. None for a GPU not in the table, a
-    model that is not LLaVA-1.5-7B, or one that does not fit.
+    16-bit throughput; decoding is bound by the host and taken as it is, shared by the images of a
+    batch. Every GPU captions its share. Pruned methods are counted like the unpruned one. None for
+    a GPU not in the table, a model that is not LLaVA-1.5-7B, or one that does not fit.
     """
     weights = _weights(profile.model)
     if gpu is None or weights is None or weights.size != WEIGHTS["shape:llava-1.5-7b"].size:
         return None
     # longest name first, so that an A100 is not taken for an A10, nor an L40S for an L4
     part = next((p for p in sorted(TFLOPS, key=len, reverse=True) if p in gpu.name), None)
-    batch = min(fitting_batch(weights, gpu.memory), 32)
+    batch = min(_fitting(profile, weights, gpu), profile.batch_size)
     if part is None or batch < 1:
         return None
     slower = TFLOPS["H200"] / TFLOPS[part]
     per_image = (VISION_32 / 32 + PREFILL_8 / 8) * slower + NEW_TOKENS * DECODE_STEP / batch
-    return METHODS * images * per_image
+    return METHODS * images * per_image / (1 if profile.device_map else gpu.count)
 
 
 def check_disk(findings: Sequence[Finding], cache_dir: Path | None = None) -> Finding:
@@ -533,10 +550,9 @@ def _time_line(profile: Profile, findings: Sequence[Finding]) -> str:
         known = ", ".join(TFLOPS)
         return f"{what}: no estimate for this machine (there is one for LLaVA-1.5-7B on {known})."
     hours = f"{seconds / 3600:.1f} h" if seconds > 3600 else f"{seconds / 60:.0f} min"
-    shared = f"; {gpu.count} GPUs divide it" if gpu.count > 1 else ""
     return (
-        f"{what}: very roughly {hours} on one {gpu.name}{shared}. Assumed: eager decoding at "
-        f"{DECODE_STEP * 1e3:.0f} ms a step and the batch that fits (up to 32), prefill as "
+        f"{what}: very roughly {hours} on {gpu.count} × {gpu.name}. Assumed: decoding at "
+        f"{DECODE_STEP * 1e3:.0f} ms a step in batches of {profile.batch_size}, prefill as "
         "measured on an H200 and scaled by the data sheets' 16-bit throughput; ablations come on "
         "top."
     )
