@@ -399,7 +399,7 @@ summary { cursor: pointer; color: #4a5561; font-size: .86rem; }
 table { border-collapse: collapse; font-size: .88rem; margin: .6rem 0; }
 th, td { padding: .28rem .6rem; text-align: right; border-bottom: 1px solid #dfe4e9;
   white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; }
+th:first-child, tbody th, td:first-child { text-align: left; }
 thead th { border-bottom: 2px solid #9aa5b1; white-space: normal; vertical-align: bottom; }
 td.wrap { white-space: normal; text-align: left; min-width: 14rem; }
 @media (max-width: 40rem) {
