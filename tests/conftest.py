@@ -1,5 +1,28 @@
 """One torch thread a worker: many tiny decompositions fighting over cores take ten times longer."""
 
+from types import SimpleNamespace
+
+import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 torch.set_num_threads(1)
+
+
+class _Ticks(TorchDispatchMode):
+    """Counts the operations of PyTorch."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += 1
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.fixture
+def operations_clock(monkeypatch):
+    """`lib.efficiency` tells the time in operations, so that what contains more takes longer."""
+    with _Ticks() as ticks:
+        clock = SimpleNamespace(perf_counter=lambda: float(ticks.count))
+        monkeypatch.setattr("lib.efficiency.time", clock)
+        yield
