@@ -392,16 +392,16 @@ pre { overflow-x: auto; padding: .6rem .8rem; background: #f5f7f9; border-radius
   margin: .5rem 0; }
 code { background: #f1f3f5; border-radius: 3px; padding: 0 .2em; }
 pre code { background: none; padding: 0; }
-.output_text pre { background: none; padding: .2rem 0; }
+.output_text pre { background: none; padding: .2rem 0; white-space: pre-wrap; }
 details { margin: .4rem 0; }
 summary { cursor: pointer; color: #4a5561; font-size: .86rem; }
 .scroll, .output_html, .output_text { overflow-x: auto; max-width: 100%; }
 table { border-collapse: collapse; font-size: .88rem; margin: .6rem 0; }
-th, td { padding: .28rem .6rem; text-align: right; border-bottom: 1px solid #dfe4e9;
-  white-space: nowrap; }
+th, td { padding: .28rem .6rem; text-align: right; border-bottom: 1px solid #dfe4e9; }
+th { white-space: nowrap; }
 th:first-child, tbody th, td:first-child { text-align: left; }
 thead th { border-bottom: 2px solid #9aa5b1; white-space: normal; vertical-align: bottom; }
-td.wrap { white-space: normal; text-align: left; min-width: 14rem; }
+td.wrap { text-align: left; min-width: 14rem; }
 @media (max-width: 40rem) {
   h1 { font-size: 1.4rem; }
   th, td { padding: .22rem .4rem; font-size: .8rem; }
@@ -427,8 +427,14 @@ def page(title: str, body: str, *, style: str = "") -> str:
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{html.escape(title)}</title>\n<style>{STYLE}{style}</style>\n</head>\n"
-        f"<body>\n{body}\n</body>\n</html>\n"
+        f"<body>\n{_cells(body)}\n</body>\n</html>\n"
     )
+
+
+def _cells(body: str) -> str:
+    """Table cells that wrap well: intervals stay whole, sentences are set as text."""
+    body = re.sub(r"(<td[^>]*>[^<]*\[[^<,\]]+,) ", r"\1&nbsp;", body)
+    return re.sub(r"<td>([^<]{40,})</td>", r'<td class="wrap">\1</td>', body)
 
 
 def title_of(document: NotebookNode) -> str:

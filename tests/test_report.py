@@ -172,6 +172,15 @@ def executed(path):
     return path
 
 
+def test_intervals_stay_whole_and_sentences_are_set_as_text():
+    sentence = "A large white moon, a purple circle and a red star."
+    body = f"<td>81.0 [78.6, 83.4]</td><td>{sentence}</td><td>1, 2</td><p>[1, 2]</p>"
+    page = report.page("Title", body)
+    assert "<td>81.0 [78.6,&nbsp;83.4]</td>" in page
+    assert f'<td class="wrap">{sentence}</td>' in page
+    assert "<td>1, 2</td><p>[1, 2]</p>" in page
+
+
 def test_a_page_stands_alone_fits_a_phone_and_speaks(root):
     page = report.render(executed(root / "reports" / "tiny" / "01_trial.ipynb"), profile="tiny")
     assert foreign(page) == []
