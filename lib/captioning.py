@@ -49,6 +49,7 @@ __all__ = [
     "caption",
     "caption_methods",
     "load_image",
+    "own_gpu",
     "repeatable_attention",
     "until_end",
     "weights_digest",
@@ -750,6 +751,15 @@ def _place(rank: int | None, world_size: int | None) -> tuple[int, int]:
     return rank, world_size
 
 
+def own_gpu() -> str | None:
+    """The GPU of a launched process (LOCAL_RANK's), made the current one; None without GPUs."""
+    if not torch.cuda.is_available():
+        return None
+    device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+    torch.cuda.set_device(device)
+    return device
+
+
 def _wait_for_all() -> None:
     try:
         dist.barrier()
@@ -816,10 +826,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     options = _arguments(argv)
     rank, world_size = _place(None, None)
-    device = "cpu"
-    if torch.cuda.is_available() and not options.cpu:
-        device = f"cuda:{int(os.environ.get('LOCAL_RANK', 0))}"
-        torch.cuda.set_device(device)
+    device = "cpu" if options.cpu else own_gpu() or "cpu"
     if world_size > 1:
         # gloo: ranks exchange only a list of batch numbers, and it works with and without GPUs
         dist.init_process_group("gloo", timeout=datetime.timedelta(days=1))

@@ -13,6 +13,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator
 
 from .plots import BLACK, BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY, WIDTH
+from .tables import FAST_FIRST, FAST_WHOLE
 
 #: one colour and marker a method, the same in every figure
 LOOK = {
@@ -103,9 +104,9 @@ def split(frame: pd.DataFrame, *, title: str = "", tokens: int) -> Figure:
     frame: `lib.tables.cost`; tokens: how many were decoded. On the fast path the scorer runs beside
     the vision tower, so where that was measured everything to the first token is one part.
     """
-    fast = "fast path, end to end (ms)" in frame
+    fast = FAST_WHOLE in frame
     if fast:
-        first, whole = frame["fast path, first token (ms)"], frame["fast path, end to end (ms)"]
+        first, whole = frame[FAST_FIRST], frame[FAST_WHOLE]
         parts = {"to the first token (vision tower, scorer, prefill)": (first, BLUE)}
     else:
         first, whole = frame["prefill (ms)"], frame["end to end (ms)"]

@@ -154,8 +154,10 @@ def load_profile(name: str) -> Profile:
 
 def _with(profile: Profile, entries: dict) -> Profile:
     """`profile` with those of `entries` that it has and that are set."""
-    kinds = {"model": str, "revision": str, "split": str, "device_map": str}
-    kinds |= {"limit": int, "batch_size": int}
+    kinds = {
+        "model": str, "revision": str, "split": str, "limit": int, "batch_size": int,
+        "device_map": str,
+    }  # fmt: skip
     changes = {k: entries[k] for k, kind in kinds.items() if isinstance(entries.get(k), kind)}
     for key in ("json_path", "image_root"):
         if entries.get(key):

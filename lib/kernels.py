@@ -992,14 +992,14 @@ def forward(matrix: Tensor, k: int, t: Tensor, w: Tensor, cover: Tensor | None) 
     empty = functools.partial(torch.empty, dtype=torch.float32, device=matrix.device)
     factor = empty(items, nodes, size, k)
     pivots = [(diagonal.unsqueeze(1) + t.unsqueeze(-1)).contiguous(), empty(items, nodes, size)]
-    gains = [empty(items, size), empty(items, size)]
     taken = torch.zeros(2, items, size, dtype=torch.int8, device=matrix.device)
     covered = torch.zeros(2, items, size, dtype=torch.float32, device=matrix.device)
     if cover is None:
-        gains[0] = -matrix.square().sum(-1)
+        first = -matrix.square().sum(-1)
     else:
         cover = cover.reshape(items).contiguous()
-        gains[0] = cover.unsqueeze(-1) * matrix.clamp_min(0).sum(-1)
+        first = cover.unsqueeze(-1) * matrix.clamp_min(0).sum(-1)
+    gains = [first, torch.empty_like(first)]
     padded = triton.next_power_of_2(nodes)
     grid = (triton.cdiv(size, 16), items)
     for step in range(1, k + 1):

@@ -104,11 +104,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             row, records = run(processes, batch_size, options, folder / f"{batch_size}-{processes}")
             first = first or (row, records)
             row["gain"] = row["images_per_second"] / first[0]["images_per_second"]
-            before = {record["image_id"]: record for record in first[1]}
-            row["different_records"] = sum(
-                record != before[record["image_id"]] for record in records
-            )
-            row["same_records"] = records == first[1]
+            different = sum(a != b for a, b in zip(records, first[1], strict=True))
+            row |= {"different_records": different, "same_records": not different}
             document["rows"].append(row)
             write_atomically(path, json.dumps(document, indent=1) + "\n")
             print(line(row), flush=True)

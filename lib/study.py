@@ -405,13 +405,10 @@ def _statements(source: str) -> list[str]:
             row, column = token.start
             lines[row - 1] = lines[row - 1][:column]
     for node in ast.walk(ast.parse(source)):
-        match node:
-            case (
-                ast.Module(body=[ast.Expr(value=ast.Constant(value=str())) as doc, *_])
-                | ast.ClassDef(body=[ast.Expr(value=ast.Constant(value=str())) as doc, *_])
-                | ast.FunctionDef(body=[ast.Expr(value=ast.Constant(value=str())) as doc, *_])
-            ):
-                lines[doc.lineno - 1 : doc.end_lineno] = [""] * (doc.end_lineno - doc.lineno + 1)
+        documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+        if documented and ast.get_docstring(node) is not None:
+            first, last = node.body[0].lineno, node.body[0].end_lineno
+            lines[first - 1 : last] = [""] * (last - first + 1)
     return [line.rstrip() for line in lines if line.strip()]
 
 
@@ -641,24 +638,24 @@ def _share(
 ) -> None:  # fmt: skip
     """This process and others caption a share each; batches are the same as those of one process.
 
-    On GPUs every process sees one of them, this one's first.
+    The others are started as accelerate would. On GPUs each takes the next one after this one's.
     """
-    threads = max(1, (os.cpu_count() or 1) // workers)
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads),
-                   "ENTROPY_PRUNE_ROOT": str(paths.ROOT)}  # fmt: skip
+    import torch
+
     device = loaded.loaded.model.device
+    threads, gpus = max(1, (os.cpu_count() or 1) // workers), torch.cuda.device_count()
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "WORLD_SIZE": str(workers),
+                   "ENTROPY_PRUNE_ROOT": str(paths.ROOT)}  # fmt: skip
     command = [sys.executable, "-m", "lib.study", "--profile", profile.profile]
-    command += ["--device", device.type, *(["--table"] if only else [])]
-    command += [] if progress else ["--quiet"]
-    gpus = _gpus() if device.type == "cuda" else []
-    running = [
-        subprocess.Popen(
-            [*command, "--share", f"{rank}/{workers}"],
-            env=environment | _sees(gpus, (device.index or 0) + rank),
-            cwd=Path(__file__).parents[1],
+    command += [] if device.type == "cuda" else ["--device", str(device)]
+    command += ["--table"] * bool(only) + ["--quiet"] * (not progress)
+    running = []
+    for rank in range(1, workers):
+        gpu = ((device.index or 0) + rank) % max(gpus, 1)
+        place = {"RANK": str(rank), "LOCAL_RANK": str(gpu)}
+        running.append(
+            subprocess.Popen(command, env=environment | place, cwd=Path(__file__).parents[1])
         )
-        for rank in range(1, workers)
-    ]
     try:
         with _threads(device, threads):
             for job in jobs:
@@ -674,27 +671,14 @@ def _share(
         )
 
 
-def _gpus() -> list[str]:
-    """The GPUs this process may use, as `CUDA_VISIBLE_DEVICES` names them."""
-    import torch
-
-    if named := os.environ.get("CUDA_VISIBLE_DEVICES"):
-        return [name.strip() for name in named.split(",")]
-    return [str(number) for number in range(torch.cuda.device_count())]
-
-
-def _sees(gpus: Sequence[str], number: int) -> dict[str, str]:
-    """The environment of a process that uses one of these GPUs, taken in turn; none: a CPU's."""
-    return {"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} if gpus else {}
-
-
 def _caption_share(
-    profile: Profile, share: str, device: str | None, progress: bool,
-    only: Sequence[str] | None = None,
-) -> None:  # fmt: skip
-    """What one of the processes of `_share` does."""
-    rank, world_size = map(int, share.split("/"))
-    loaded = _Lazy(profile, device)
+    profile: Profile, device: str | None, progress: bool, only: Sequence[str] | None = None
+) -> None:
+    """What one of several launched processes does: its share of the captions, nothing else."""
+    from .captioning import own_gpu
+
+    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    loaded = _Lazy(profile, device or own_gpu())
     progress = progress and rank == 0
     jobs = _jobs(profile, loaded, paths.results_dir(profile.profile), progress)
     for job in _restrict(jobs, only):
@@ -1030,17 +1014,6 @@ def _default_workers(profile: Profile, device: str | None) -> int:
     return 1 if alone else max(1, gpus)
 
 
-def _own_gpu() -> str | None:
-    """The GPU of a process that accelerate launched, made the current one; None without GPUs."""
-    import torch
-
-    if not torch.cuda.is_available():
-        return None
-    device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
-    torch.cuda.set_device(device)
-    return device
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; see `python -m lib.study --help`."""
     parser = argparse.ArgumentParser(prog="python -m lib.study", description=__doc__.split("\n")[0])
@@ -1064,7 +1037,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--stages", nargs="+", choices=STAGES, default=STAGES,
         help="only these; 'scores' needs records, but no model",
     )  # fmt: skip
-    parser.add_argument("--share", help=argparse.SUPPRESS)
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     options = parser.parse_args(argv)
     try:
@@ -1073,12 +1045,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             images = fetch(profile, progress=not options.quiet)
             print(f"{options.profile}: {len(images)} images below {images[0].path.parent.parent}")
             return 0
-        launched = int(os.environ.get("WORLD_SIZE", 1)) > 1
-        if options.share or launched:
+        if int(os.environ.get("WORLD_SIZE", 1)) > 1:
             only = _table_1(profile) if options.table else None
-            share = options.share or f"{os.environ['RANK']}/{os.environ['WORLD_SIZE']}"
-            device = options.device or (_own_gpu() if launched else None)
-            _caption_share(profile, share, device, not options.quiet, only)
+            _caption_share(profile, options.device, not options.quiet, only)
             return 0
         workers = options.workers or _default_workers(profile, options.device)
         if options.table:

@@ -99,8 +99,10 @@ def quality(profile: str, *, extra: bool = True) -> pd.DataFrame:
     return frame
 
 
-#: times of the fast path (`lib.decoding.StaticDecoder`) in a row of `efficiency.json`
-FAST = {"first token": "static_prefill", "end to end": "static_end_to_end"}
+#: columns with the times of the fast path (`lib.decoding.StaticDecoder`), and what holds them in
+#: a row of `efficiency.json`
+FAST_FIRST, FAST_WHOLE = "fast path, first token (ms)", "fast path, end to end (ms)"
+FAST = {FAST_FIRST: "static_prefill", FAST_WHOLE: "static_end_to_end"}
 
 
 def cost(profile: str, *, batch: int = 1, extra: bool = True) -> pd.DataFrame:
@@ -128,8 +130,7 @@ def cost(profile: str, *, batch: int = 1, extra: bool = True) -> pd.DataFrame:
             "prefill (ms)": 1e3 * row["prefill"]["median"],
             "decode (ms/token)": 1e3 * row["decode"]["median"],
             **{
-                f"fast path, {name} (ms)": 1e3 * row[key]["median"] if key in row else None
-                for name, key in FAST.items()
+                name: 1e3 * row[key]["median"] if key in row else None for name, key in FAST.items()
             },
             "cache (MB)": row["cache_bytes"] / 1e6,
             "peak (MB)": None if peak is None else peak / 1e6,
@@ -141,7 +142,7 @@ def cost(profile: str, *, batch: int = 1, extra: bool = True) -> pd.DataFrame:
 
 def _whole(row: Mapping[str, Any]) -> Mapping[str, Any]:
     """The time of a caption: at batch 1 on a GPU `generate` mostly waits for Python."""
-    return row.get("static_end_to_end") or row["end_to_end"]
+    return row.get(FAST[FAST_WHOLE]) or row["end_to_end"]
 
 
 def efficiency_rows(profile: str, *, batch: int = 1) -> dict[str, Mapping[str, Any]]:
@@ -434,16 +435,15 @@ def scaling(profile: str) -> pd.DataFrame:
     rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
     frame = pd.DataFrame(
         {
+            "batch": [row["batch_size"] for row in rows],
+            "processes": [row["processes"] for row in rows],
             "images/s": [row["images_per_second"] for row in rows],
             "gain": [row["gain"] for row in rows],
             "waiting for images (%)": [100 * row["waiting_share"] for row in rows],
             "same captions": [row["same_records"] for row in rows],
-        },
-        index=pd.MultiIndex.from_tuples(
-            [(row["batch_size"], row["processes"]) for row in rows], names=["batch", "processes"]
-        ),
+        }
     )
-    return frame.round(2)
+    return frame.set_index(["batch", "processes"]).round(2)
 
 
 def benchmark_where(record: Mapping[str, Any]) -> str:
@@ -709,10 +709,9 @@ def describe_sweep(frame: pd.DataFrame, metric: str) -> str:
 
 def describe_split(frame: pd.DataFrame) -> str:
     """The stacked bars as text."""
-    fast = [f"fast path, {name} (ms)" for name in ("end to end", "first token")]
     parts = [
-        f"{name} {row[fast[0]]:.0f} ms, to the first token {row[fast[1]]:.1f}"
-        if fast[0] in row
+        f"{name} {row[FAST_WHOLE]:.0f} ms, to the first token {row[FAST_FIRST]:.1f}"
+        if FAST_WHOLE in row
         else f"{name} {row['end to end (ms)']:.0f} ms, of which the scorer {row['scorer (ms)']:.1f}"
         for name, row in frame.iterrows()
     ]

@@ -203,10 +203,9 @@ def test_launched_by_accelerate_processes_caption_their_share(root, monkeypatch)
 
 
 @pytest.mark.parametrize(
-    "visible, first, others",
-    [("", 0, ["1", "2", "3"]), ("4, 6,7,GPU-1f", 0, ["6", "7", "GPU-1f"]), ("5,6", 1, ["5", "6"])],
+    "first, workers, others", [(0, 4, "123"), (1, 4, "230"), (0, 6, "12301"), (3, 1, "")]
 )
-def test_every_process_sees_a_gpu_of_its_own(root, monkeypatch, visible, first, others):
+def test_every_process_has_a_gpu_of_its_own(root, monkeypatch, first, workers, others):
     started = []
 
     class Process:
@@ -220,19 +219,29 @@ def test_every_process_sees_a_gpu_of_its_own(root, monkeypatch, visible, first, 
             pass
 
     monkeypatch.setattr(study.subprocess, "Popen", Process)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     loaded = SimpleNamespace(loaded=SimpleNamespace(model=SimpleNamespace()))
     loaded.loaded.model.device = torch.device("cuda", first)
     ran = []
     job = SimpleNamespace(run=lambda *_, **place: ran.append(place))
-    workers = len(others) + 1
     study._share([job], study.load_profile("tiny"), loaded, workers, progress=False)
     assert ran == [{"rank": 0, "world_size": workers}], "this process does the first share"
-    assert [env["CUDA_VISIBLE_DEVICES"] for _, env in started] == others
-    shares = [command[command.index("--share") + 1] for command, _ in started]
-    assert shares == [f"{rank}/{workers}" for rank in range(1, workers)]
-    assert {command[command.index("--device") + 1] for command, _ in started} == {"cuda"}
+    assert [env["LOCAL_RANK"] for _, env in started] == list(others)
+    assert [int(env["RANK"]) for _, env in started] == list(range(1, workers))
+    assert {env["WORLD_SIZE"] for _, env in started} <= {str(workers)}
+    assert not any("--device" in command for command, _ in started), "a launched one finds its own"
+
+
+def test_a_launched_process_takes_its_gpu(monkeypatch):
+    current = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    assert captioning.own_gpu() == "cuda:2" and current == ["cuda:2"]
+    monkeypatch.delenv("LOCAL_RANK")
+    assert captioning.own_gpu() == "cuda:0"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert captioning.own_gpu() is None
 
 
 @pytest.mark.parametrize(
