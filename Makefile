@@ -46,7 +46,7 @@ $(TRITON): $(READY)
 # against those, even after `make reproduce` has computed this machine's own.
 .PHONY: nbval
 nbval: $(READY) ## Execute every notebook and compare with its committed outputs, strictly
-	@$(BIN)/python -m lib.report reference build/nbval >/dev/null
+	@$(BIN)/python -m lib.study.reports.report reference build/nbval >/dev/null
 	ENTROPY_PRUNE_ROOT=$(CURDIR)/build/nbval OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile \
 	  --nbval --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 300 $(or $(VALIDATED),$(error no notebooks to check))
 
@@ -62,16 +62,14 @@ CHOSEN := $(subst ",,$(shell sed -n 's/^notebooks: *//p' $(PROFILE_FILE) 2>/dev/
 EXECUTED := $(patsubst notebooks/%,$(REPORT)/%,$(if $(CHOSEN),$(foreach n,$(CHOSEN),$(filter notebooks/$(n)_%,$(NOTEBOOKS))),$(NOTEBOOKS)))
 PAGES := $(EXECUTED:.ipynb=.html)
 # What decides the captions; a change here computes anew what it concerns.
-REPORTING := $(addprefix lib/,__init__.py bench.py benchmark.py cocoeval.py curves.py decoding.py doctor.py download.py \
-  figures.py kernels.py paths.py plots.py report.py scaling.py scene_pool.py spice.py tables.py training.py)
-COMPUTING := $(filter-out $(REPORTING),$(wildcard lib/*.py lib/pruning/*.py))
+COMPUTING := $(shell find lib -name "*.py" -not -path "lib/study/reports/*" -not -path "lib/study/cost/*" -not -path "lib/study/doctor*")
 # Written when this machine has computed the profile; not committed, so a fresh clone computes.
 STUDIED := build/study/$(PROFILE)
 
 .PHONY: reproduce
 ifdef DRY_RUN
 reproduce: $(READY)
-	@$(BIN)/python -m lib.doctor --profile $(PROFILE) || true
+	@$(BIN)/python -m lib.study.doctor --profile $(PROFILE) || true
 else
 reproduce: $(READY) ## Compute, draw and report everything of PROFILE (DRY_RUN=1: say what it takes)
 	@test -f $(PROFILE_FILE) || { echo "No profile '$(PROFILE)': there are $(basename $(notdir $(wildcard notebooks/profiles/[a-z]*.yaml)))" >&2; exit 1; }
@@ -81,33 +79,33 @@ reproduce: $(READY) ## Compute, draw and report everything of PROFILE (DRY_RUN=1
 endif
 
 $(STUDIED): $(PROFILE_FILE) $(COMPUTING) | $(READY)
-	$(BIN)/python -m lib.study --profile $(PROFILE) --fresh
+	$(BIN)/python -m lib.study.run --profile $(PROFILE) --fresh
 	@mkdir -p $(@D) && touch $@
 
-$(EXECUTED): $(REPORT)/%.ipynb: notebooks/%.ipynb $(STUDIED) lib/plots.py lib/curves.py lib/tables.py lib/figures.py | $(READY)
-	@$(BIN)/python -m lib.report run $< --profile $(PROFILE)
+$(EXECUTED): $(REPORT)/%.ipynb: notebooks/%.ipynb $(STUDIED) $(wildcard lib/study/reports/*.py) | $(READY)
+	@$(BIN)/python -m lib.study.reports.report run $< --profile $(PROFILE)
 
 $(PAGES): %.html: %.ipynb | $(READY)
-	@$(BIN)/python -m lib.report page $< --profile $(PROFILE)
+	@$(BIN)/python -m lib.study.reports.report page $< --profile $(PROFILE)
 
 $(REPORT)/index.html: $(PAGES) | $(READY)
-	@$(BIN)/python -m lib.report index --profile $(PROFILE)
+	@$(BIN)/python -m lib.study.reports.report index --profile $(PROFILE)
 
 .PHONY: table
 table: $(READY) ## Caption with the five methods of Table 1 alone and print their scores
-	@$(BIN)/python -m lib.study --profile $(PROFILE) --table --fresh
+	@$(BIN)/python -m lib.study.run --profile $(PROFILE) --table --fresh
 
 .PHONY: html
 html: $(READY) ## Write the HTML pages of PROFILE from its executed notebooks (seconds)
-	@$(BIN)/python -m lib.report html --profile $(PROFILE)
+	@$(BIN)/python -m lib.study.reports.report html --profile $(PROFILE)
 
 .PHONY: figures
 figures: $(READY) ## Draw the figures of PROFILE from stored results
-	@$(BIN)/python -m lib.report figures --profile $(PROFILE)
+	@$(BIN)/python -m lib.study.reports.report figures --profile $(PROFILE)
 
 .PHONY: notebooks
 notebooks: $(READY) ## Execute the notebooks in place, as they are committed
-	$(BIN)/python -m lib.report update $(NOTEBOOKS)
+	$(BIN)/python -m lib.study.reports.report update $(NOTEBOOKS)
 
 .PHONY: lab
 lab: $(READY) ## Open the notebooks in JupyterLab
@@ -115,15 +113,15 @@ lab: $(READY) ## Open the notebooks in JupyterLab
 
 .PHONY: data
 data: $(READY) ## Get the images of PROFILE: draw the scenes, or download COCO's
-	$(BIN)/python -m lib.study --profile $(PROFILE) --data-only
+	$(BIN)/python -m lib.study.run --profile $(PROFILE) --data-only
 
 .PHONY: doctor
 doctor: ## Say what is missing for which profile (or for PROFILE), and how to get it
-	@$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m lib.doctor $(if $(filter command line environment,$(origin PROFILE)),--profile $(PROFILE))
+	@$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m lib.study.doctor $(if $(filter command line environment,$(origin PROFILE)),--profile $(PROFILE))
 
 .PHONY: spice
 spice: $(READY) ## Install CoreNLP, which SPICE needs (536 MB)
-	$(BIN)/python -m lib.spice
+	$(BIN)/python -m lib.study.evaluation.spice
 
 # ---- upkeep ------------------------------------------------------------------------------------
 
@@ -139,7 +137,7 @@ format: $(READY) ## Apply style (ruff)
 
 .PHONY: bench
 bench: $(READY) ## Print the speed ratios the README quotes, measured now
-	$(BIN)/python -m lib.bench
+	$(BIN)/python -m lib.study.cost.bench
 
 .PHONY: lock
 lock: ## Resolve pyproject.toml afresh and rewrite requirements.lock

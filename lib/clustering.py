@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lib.entropy import _as_gram, constants, fast, full_precision, unit_tokens
+from .entropy import _as_gram, constants, fast, full_precision, unit_tokens
 
 _TRIALS = 4  # candidates per step of the greedy k-means++ seeding
 _GRID = 2.0**16  # squared distances are compared on a grid of 1/65536 of the mean squared norm

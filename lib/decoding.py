@@ -8,7 +8,8 @@ again is captured as well: vision tower, scorer and language model in one graph.
 same functions run uncaptured, which is how the tests compare them with `generate`.
 
 Attention is PyTorch's choice. On a recent GPU in half precision that may be cuDNN's, the fastest,
-whose step rounds differently from call to call; `lib.captioning.repeatable_attention` avoids it.
+whose step rounds differently from call to call; `lib.study.captioning.repeatable_attention` avoids
+it.
 
     decoder = StaticDecoder(model)
     with EntropyPrune(keep=0.5)(model):
@@ -26,8 +27,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.activations import SiLUActivation
 
-from lib.pruning import PrunedCache
-from lib.pruning.base import visual_tokens
+from .pruning import PrunedCache
+from .pruning.base import visual_tokens
 
 _SILU = (torch.nn.SiLU, SiLUActivation)
 #: Buffers grow in steps of this many positions, so that prompts of similar length share a graph.

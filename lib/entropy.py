@@ -72,7 +72,7 @@ def use_kernels(wanted: bool) -> Iterator[None]:
 @functools.cache
 def _kernels() -> ModuleType | None:
     try:
-        from lib import kernels
+        from . import kernels
     except ImportError:  # Triton is not there
         return None
     return kernels

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from lib.entropy import full_precision
+from .entropy import full_precision
 
 VARIANTS = ("scaled", "literal", "scores")
 

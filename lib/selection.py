@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lib.clustering import centroid_gram, clusters_of_unit_gram, item_seeds, kmeans
-from lib.entropy import (
+from .clustering import centroid_gram, clusters_of_unit_gram, item_seeds, kmeans
+from .entropy import (
     _as_gram,
     _nodes,
     _quadrature,
@@ -27,7 +27,7 @@ from lib.entropy import (
     leave_one_out,
     unit_tokens,
 )
-from lib.rollout import VARIANTS, rolled_importance
+from .rollout import VARIANTS, rolled_importance
 
 WEIGHTINGS = ("unit", "mass", "token-sum")
 

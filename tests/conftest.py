@@ -21,8 +21,9 @@ class _Ticks(TorchDispatchMode):
 
 @pytest.fixture
 def operations_clock(monkeypatch):
-    """`lib.efficiency` tells the time in operations, so that what contains more takes longer."""
+    """`lib.study.cost.efficiency` tells the time in operations, so that what contains more takes
+    longer."""
     with _Ticks() as ticks:
         clock = SimpleNamespace(perf_counter=lambda: float(ticks.count))
-        monkeypatch.setattr("lib.efficiency.time", clock)
+        monkeypatch.setattr("lib.study.cost.efficiency.time", clock)
         yield

@@ -4,7 +4,7 @@ import ast
 
 import pytest
 
-from lib.paths import ROOT
+from lib.study.paths import ROOT
 
 PURE = {"entropy", "clustering", "rollout", "selection"}
 #: modules that must never import a model or the pruning hooks

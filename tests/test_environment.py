@@ -8,7 +8,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from lib.paths import ROOT
+from lib.study.paths import ROOT
 
 
 def locked() -> dict[str, Version]:

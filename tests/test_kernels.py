@@ -13,14 +13,7 @@ import torch
 
 from lib import entropy
 from lib.clustering import kmeans
-from lib.entropy import (
-    entropy_operator,
-    fast,
-    gram,
-    leave_one_out,
-    matrix_entropy,
-    use_kernels,
-)
+from lib.entropy import entropy_operator, fast, gram, leave_one_out, matrix_entropy, use_kernels
 from lib.pruning import EntropyPrune, SelectionPrune
 from lib.pruning import entropy_prune as entropy_module
 from lib.pruning.capture import Captured, GraphCache

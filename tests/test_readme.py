@@ -9,9 +9,10 @@ import pytest
 import torch
 
 import lib.pruning
-from lib import paths, report, tables
-from lib.paths import ROOT
 from lib.pruning import available, base, create
+from lib.study import paths
+from lib.study.paths import ROOT
+from lib.study.reports import report, tables
 from tests.tiny import one, ragged, tiny_llava
 
 README = (ROOT / "README.md").read_text()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from lib import models, paths, scenes, study
+from lib.study import models, paths
+from lib.study import run as study
+from lib.study.data import scenes
 
 PROFILE = """
 profile: tiny
@@ -24,7 +26,7 @@ efficiency: {new_tokens: 2, repeats: 1, sweep: false}
 
 
 def make_root(folder: Path, *, image_size: int = 56) -> Path:
-    """A root with a tiny model, a profile and no results; set `lib.paths.ROOT` to it.
+    """A root with a tiny model, a profile and no results; set `lib.study.paths.ROOT` to it.
 
     `image_size` in pixels makes (image_size / 14)² visual tokens.
     """
@@ -56,6 +58,6 @@ def make_root(folder: Path, *, image_size: int = 56) -> Path:
 
 
 def run(**options) -> dict:
-    """The study of the tiny profile under the current `lib.paths.ROOT`."""
+    """The study of the tiny profile under the current `lib.study.paths.ROOT`."""
     assert "notebooks" not in {p.name for p in paths.results_dir("tiny").glob("*")}
     return study.run(study.load_profile("tiny"), device="cpu", progress=False, **options)

@@ -168,7 +168,7 @@ class VisualPruner:
     exact: ClassVar[bool] = True
     #: True: the method changes the vision tower's output, which then cannot be shared.
     uses_own_vision: ClassVar[bool] = False
-    #: the methods whose run time is the price of choosing (for `lib.efficiency`)
+    #: the methods whose run time is the price of choosing (for `lib.study.cost.efficiency`)
     scorer: ClassVar[tuple[str, ...]] = ("select",)
     #: model types the method works on
     supports: ClassVar[frozenset[str]] = frozenset(_SUPPORTED)

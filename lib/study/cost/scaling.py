@@ -1,0 +1,167 @@
+"""How fast captioning is by batch size, and over several processes: the same images every time.
+
+    python -m lib.study.cost.scaling --model shape:llava-1.5-7b --profile shape --processes 1 2 4
+
+One process a GPU (or, with --cpu, several on the processor), launched by accelerate one count after
+another on the same machine. Writes data/results/<profile>/scaling.json: images a second of the
+loop, first batch included but not the loading of the model; the gain over the first count of the
+same batch size; the pace of the middle batch, to which the first one's start-up does not count; and
+how many of the merged records, generated token ids and all but the timings, differ from the first
+count's. Naming a count twice shows what differs by chance. Batches are dealt out whole: unless they
+divide evenly, some processes have one more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .. import paths
+from ..captioning import Throughput
+from ..records import MANIFEST, RECORDS, canonical, read_records, write_atomically
+from .efficiency import machine
+
+
+class LaunchFailed(RuntimeError):
+    """A run with some number of processes failed; the message ends with what it printed."""
+
+
+def command(
+    processes: int, batch_size: int, options: argparse.Namespace, folder: Path
+) -> list[str]:
+    """The command that captions with so many processes into `folder`."""
+    launch = []
+    if processes > 1:
+        with socket.socket() as free:  # a port nobody listens on
+            free.bind(("", 0))
+            port = free.getsockname()[1]
+        # --multi_gpu is what accelerate calls torchrun, and works on CPUs, too
+        launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1"]
+        launch += ["--num_processes", str(processes), "--main_process_port", str(port)]
+        launch += ["--mixed_precision", "no", "--dynamo_backend", "no"]
+    return [
+        sys.executable, *launch, "-m", "lib.study.captioning", "--model", options.model,
+        "--split", options.split, "--limit", str(options.images), "--method", options.method,
+        "--batch-size", str(batch_size), "--max-new-tokens", str(options.new_tokens),
+        "--results-dir", str(folder), "--token-ids", "--quiet", *(["--cpu"] if options.cpu else []),
+    ]  # fmt: skip
+
+
+def run(
+    processes: int, batch_size: int, options: argparse.Namespace, folder: Path
+) -> tuple[dict[str, Any], list]:
+    """One count of processes: its row, and the merged records without their timings.
+
+    Raises `LaunchFailed`.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    root = Path(__file__).parents[3]
+    python_path = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
+    done = subprocess.run(
+        command(processes, batch_size, options, folder), cwd=root, capture_output=True, text=True,
+        env={**os.environ, "ENTROPY_PRUNE_ROOT": str(paths.ROOT), "PYTHONPATH": python_path},
+    )  # fmt: skip
+    if done.returncode:
+        raise LaunchFailed(f"{processes} processes failed:\n{(done.stderr or done.stdout)[-2000:]}")
+    (method,) = (path for path in folder.iterdir() if path.is_dir())
+    manifest = json.loads((method / MANIFEST).read_text(encoding="utf-8"))
+    noted = manifest["runs"][-1]["throughput"]
+    ranks = [noted[name] for name in sorted(noted, key=lambda name: int(name.split()[-1]))]
+    whole = Throughput.together(
+        [Throughput(r["captions"], r["seconds"], r["waiting_share"] * r["seconds"]) for r in ranks]
+    )
+    records = read_records(method / RECORDS)
+    middle = statistics.median(record["seconds"] for record in records)  # an image, by its batch
+    row = {"processes": processes, "batch_size": batch_size, **whole.entry(), "ranks": ranks}
+    row["middle_images_per_second"] = round(processes / max(middle, 1e-9), 3)
+    return row, canonical(records)
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Every batch size and count in turn; the document of scaling.json, written after each."""
+    path = paths.results_dir(options.profile) / "scaling.json"
+    document: dict[str, Any] = {
+        "model": options.model,
+        "machine": machine(),
+        "images": options.images,
+        "new_tokens": options.new_tokens,
+        "method": options.method,
+        "rows": [],
+    }
+    folder = paths.ROOT / "build" / "scaling"
+    for batch_size in options.batch_size:
+        first = None
+        for processes in options.processes:
+            row, records = run(processes, batch_size, options, folder / f"{batch_size}-{processes}")
+            first = first or (row, records)
+            row["gain"] = row["images_per_second"] / first[0]["images_per_second"]
+            different = sum(a != b for a, b in zip(records, first[1], strict=True))
+            row |= {"different_records": different, "same_records": not different}
+            document["rows"].append(row)
+            write_atomically(path, json.dumps(document, indent=1) + "\n")
+            print(line(row), flush=True)
+    return document
+
+
+def line(row: Mapping[str, Any]) -> str:
+    """One row as text."""
+    same = "the same captions"
+    if not row["same_records"]:
+        same = f"{row['different_records']} OTHER captions"
+    return (
+        f"{row['processes']} processes, batch {row['batch_size']}: "
+        f"{row['images_per_second']:.2f} images/s, {row['gain']:.2f} times the first, "
+        f"{row['middle_images_per_second']:.2f} in the middle, "
+        f"{row['waiting_share']:.1%} waiting, {same}"
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; see `python -m lib.study.cost.scaling --help`."""
+    parser = argparse.ArgumentParser(
+        prog="python -m lib.study.cost.scaling",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--model", default="embedded")
+    parser.add_argument("--profile", default="embedded", help="whose results folder to write to")
+    parser.add_argument("--processes", nargs="+", type=int, default=[1, 2, 4])
+    parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--split", default="test")
+    parser.add_argument("--method", default="unpruned")
+    parser.add_argument("--batch-size", nargs="+", type=int, default=[16])
+    parser.add_argument("--new-tokens", type=int, default=64)
+    parser.add_argument("--cpu", action="store_true", help="stay off GPUs")
+    options = parser.parse_args(argv)
+    for name in ("processes", "batch_size"):
+        if min(getattr(options, name)) < 1:
+            option = name.replace("_", "-")
+            parser.error(f"--{option} must be at least 1, got {min(getattr(options, name))}")
+    if not options.cpu:
+        import torch
+
+        found = torch.cuda.device_count()
+        if max(options.processes) > found:
+            parser.error(
+                f"{max(options.processes)} processes need as many GPUs, found {found}; "
+                "name fewer, or pass --cpu"
+            )
+    try:
+        measure(options)
+    except LaunchFailed as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

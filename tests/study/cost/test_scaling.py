@@ -1,0 +1,80 @@
+"""The scaling measurement launches real processes and compares what they wrote."""
+
+import json
+
+import pytest
+
+from lib.study import paths
+from lib.study.cost import scaling
+from lib.study.data.scenes import ensure_scenes
+
+SMALL = ["--cpu", "--images", "6", "--batch-size", "2", "--new-tokens", "2", "--profile", "tiny"]
+
+
+@pytest.fixture
+def root(monkeypatch, tmp_path):
+    """A place of its own for results; the generated scenes are the checkout's."""
+    listing = ensure_scenes("test", progress=False)
+    (tmp_path / "data" / "raw").mkdir(parents=True)
+    (tmp_path / "data" / "raw" / "scenes").symlink_to(listing.parent)
+    (tmp_path / "data" / "embedded").symlink_to(paths.ROOT / "data" / "embedded")
+    monkeypatch.setattr(paths, "ROOT", tmp_path)
+    return tmp_path
+
+
+def test_two_processes_write_what_one_writes(root, capsys):
+    assert scaling.main([*SMALL, "--processes", "1", "2"]) == 0
+    document = json.loads((root / "data/results/tiny/scaling.json").read_text())
+    one, two = document["rows"]
+    assert (one["processes"], two["processes"]) == (1, 2)
+    assert one["captions"] == two["captions"] == 6
+    assert len(one["ranks"]) == 1 and [r["captions"] for r in two["ranks"]] == [4, 2]
+    assert one["gain"] == 1 and two["gain"] == pytest.approx(
+        two["images_per_second"] / one["images_per_second"]
+    )
+    assert one["same_records"] and two["same_records"]
+    assert one["different_records"] == two["different_records"] == 0
+    assert two["middle_images_per_second"] > 0
+    assert two["seconds"] == max(r["seconds"] for r in two["ranks"])
+    assert capsys.readouterr().out.count("the same captions") == 2
+
+
+def test_other_records_are_counted(root, monkeypatch, capsys):
+    def run(processes, batch_size, options, folder):
+        captions = ["a", "b", "c" if processes == 1 else "d"]
+        records = [{"image_id": i, "caption": text} for i, text in enumerate(captions)]
+        row = {"processes": processes, "batch_size": batch_size,
+               "images_per_second": 1.0 * processes * batch_size,
+               "middle_images_per_second": 1.0, "waiting_share": 0.0}  # fmt: skip
+        return row, records
+
+    monkeypatch.setattr(scaling, "run", run)
+    options = ["--processes", "1", "2", "1", "--batch-size", "2", "4"]
+    assert scaling.main([*SMALL, *options]) == 0
+    rows = json.loads((root / "data/results/tiny/scaling.json").read_text())["rows"]
+    assert [row["batch_size"] for row in rows] == [2, 2, 2, 4, 4, 4]
+    assert [row["different_records"] for row in rows] == [0, 1, 0] * 2
+    assert [row["same_records"] for row in rows] == [True, False, True] * 2
+    assert [row["gain"] for row in rows] == [1, 2, 1] * 2, "against the same batch size"
+    assert "2 processes, batch 4: 8.00 images/s, 2.00 times" in (out := capsys.readouterr().out)
+    assert "1 OTHER captions" in out
+
+
+def test_a_run_that_fails_says_why(root, capsys):
+    assert scaling.main([*SMALL, "--model", str(root / "nowhere"), "--processes", "1"]) == 1
+    error = capsys.readouterr().err
+    assert "1 processes failed" in error and "nowhere" in error
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--cpu", "--processes", "0"], "--processes must be at least 1, got 0"),
+        (["--cpu", "--batch-size", "16", "0"], "--batch-size must be at least 1, got 0"),
+        (["--processes", "512"], "512 processes need as many GPUs"),
+    ],
+)
+def test_impossible_counts_are_refused(arguments, message, capsys):
+    with pytest.raises(SystemExit):
+        scaling.main(arguments)
+    assert message in capsys.readouterr().err

@@ -1,0 +1,173 @@
+"""The `shape` profile on a tiny shape: every notebook runs, and no random number poses as a result.
+
+The study, all figures and tables, the resumed scoring and the one-command run are those of the
+profile; only the layers are small. The notebooks' code runs in this process, which is faster than a
+kernel each; `tests/test_paper_profile.py` sends all of them through papermill.
+"""
+
+import json
+import re
+
+import pandas as pd
+import pytest
+import yaml
+
+from lib.study import models, paths
+from lib.study import run as study
+from lib.study.data import scenes
+from lib.study.paths import ROOT
+from lib.study.records import read_records
+from lib.study.reports import plots, report, tables
+
+IMAGE = 2  # the last of the three that are drawn
+
+
+def make_root(folder):
+    profiles = folder / "notebooks" / "profiles"
+    profiles.mkdir(parents=True)
+    for path in report.notebooks():
+        (folder / "notebooks" / path.name).symlink_to(path)
+    (folder / "data").mkdir()
+    (folder / "data" / "embedded").symlink_to(ROOT / "data" / "embedded")
+    drawn = folder / "scenes"
+    scenes.ensure_scenes("test", limit=3, progress=False, folder=drawn)
+    listing = drawn / "three.json"
+    listing.write_text(json.dumps(scenes.karpathy(splits={"test": 3})))
+    document = yaml.safe_load((ROOT / "notebooks" / "profiles" / "shape.yaml").read_text())
+    document |= {
+        "model": "shape:tiny", "json_path": str(listing), "limit": 2, "ablation_limit": 1,
+        "max_new_tokens": 3,
+        "efficiency": {"batches": [1], "new_tokens": 2, "repeats": 1, "fast_path": True},
+    }  # fmt: skip
+    (profiles / "shape.yaml").write_text(yaml.safe_dump(document))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def computed(tmp_path_factory):
+    """A root in which the profile was computed and every notebook's code has run."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = make_root(tmp_path_factory.mktemp("shape"))
+        patch.setattr(paths, "ROOT", folder)
+        study.run(study.load_profile("shape"), device="cpu", progress=False)
+        given = report.profile_parameters
+        patch.setattr(report, "profile_parameters", lambda *asked: given(*asked) | {"image": IMAGE})
+        report.draw("shape", progress=False)
+    return folder
+
+
+@pytest.fixture
+def root(computed, monkeypatch):
+    monkeypatch.setattr(paths, "ROOT", computed)
+    return computed
+
+
+def test_every_method_and_ablation_ran(root):
+    profile = study.load_profile("shape")
+    assert profile.random_weights and profile.model == "shape:tiny"
+    folder = paths.results_dir("shape")
+    wanted = study.methods(profile)
+    others = study.ablations(profile, study._config(profile))
+    assert len(others) > 35
+    for slug in wanted:
+        assert len(read_records(folder / "captions" / slug)) == 2
+    for slug in set(others) - set(wanted):
+        assert len(read_records(folder / "ablations" / slug)) == 1
+    assert {p.name for p in folder.iterdir()} == {
+        "captions", "ablations", "figures", "scores.json", "efficiency.json", "study.json",
+    }  # fmt: skip
+
+
+def test_every_figure_says_what_it_is_and_on_which_machine(root):
+    about = {p.stem: json.loads(p.read_text()) for p in paths.figures_dir("shape").glob("*.json")}
+    drawn = " ".join(about)
+    for name in ("walkthrough", *(f"figure{n}" for n in range(1, 6)), "ablation_keep_rate",
+                 "efficiency_split"):  # fmt: skip
+        assert name in drawn, name
+    for name, record in about.items():
+        for text in (record["caption"], record["alt"]):
+            assert text.startswith("Random weights, a CPU."), name
+        svg = (paths.figures_dir("shape") / f"{name}.svg").read_text()
+        assert "<!-- (random weights, a CPU) -->" in svg, name
+    assert not {"table1_differences", "ablation_choices"} & set(about), "they would show chance"
+    assert "ms of all methods" in about["ablation_keep_rate"]["caption"]
+
+
+def test_table_1_measures_the_cost_and_refuses_the_quality(root):
+    quality = tables.quality("shape")
+    scores = quality[["BLEU-4", "METEOR", "ROUGE-L", "CIDEr", "SPICE"]]
+    assert (scores == tables.DASH).all(axis=None)
+    assert quality.loc["Entropy-Prune", "Kept (%)"] == "50.0"
+    (reason,) = quality.attrs["notes"].values()
+    assert reason == study.UNSCORED
+    cost = tables.cost("shape")
+    assert (cost[["full count", "end to end (ms)"]] > 0).all(axis=None)
+    first, whole = cost["fast path, first token (ms)"], cost["fast path, end to end (ms)"]
+    assert (first > 0).all() and (whole > 0).all()
+    latency = tables.ratios("shape")["latency, ours"]
+    five = whole.iloc[: len(latency)]
+    pd.testing.assert_series_equal(
+        latency, (100 * five / five.iloc[0]).round(1), check_names=False, check_index=False
+    )
+    assert tables.differences("shape").empty and tables.losses("shape").empty
+    assert tables.ablation_numbers("shape") == {}
+    assert not [c for c in tables.ratios("shape").columns if "CIDEr, ours" in c]
+    text = (paths.figures_dir("shape") / "table1.md").read_text()
+    first = text.splitlines()[0]
+    assert "Random weights, a CPU: captions of random weights mean nothing" in first
+    titles = re.findall(r"^Ours: .*", text, re.MULTILINE)
+    assert len(titles) == 3 and all("(random weights)" in title for title in titles)
+
+
+def test_scoring_elsewhere_needs_no_model(root, monkeypatch, capsys):
+    path = paths.results_dir("shape") / "scores.json"
+    before, made = path.read_bytes(), study.load_study("shape")
+    path.unlink()
+    monkeypatch.setattr(models, "load", None)
+    monkeypatch.setattr(study, "code_digest", lambda: "newer")
+    assert study.main(["--profile", "shape", "--quiet", "--stages", "scores"]) == 0
+    assert path.read_bytes() == before
+    now = study.load_study("shape")
+    assert now["environment"] == made["environment"] and now["code"] == made["code"]
+    assert study.main(["--profile", "shape", "--table", "--quiet"]) == 1
+    assert "has no scores to print" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="unknown stage 'score'"):
+        study.run(study.load_profile("shape"), stages=("score",))
+
+
+def test_one_command_does_it_all_and_the_page_says_so_first(root, capsys):
+    profile = root / "notebooks" / "profiles" / "shape.yaml"
+    profile.write_text(profile.read_text() + 'notebooks: "06"\n')
+    assert report.main(["--quiet", "all", "--profile", "shape", "--device", "cpu"]) == 0
+    assert "06_table1.ipynb" in capsys.readouterr().out
+    for name in ("06_table1.html", "index.html"):
+        page = (paths.reports_dir("shape") / name).read_text()
+        assert '<p class="banner">Random weights, a CPU: ' in page, name
+
+
+def test_one_command_names_every_failure(root, capsys):
+    source = root / "notebooks" / "09_wrong.ipynb"
+    document = json.loads((root / "notebooks" / "06_table1.ipynb").read_text())
+    (cell,) = [c for c in document["cells"] if "parameters" in c["metadata"].get("tags", ())]
+    cell["source"] = "profile = 1 / 0"
+    source.write_text(json.dumps(document))
+    profile = root / "notebooks" / "profiles" / "shape.yaml"
+    profile.write_text(profile.read_text().replace('"06"', '"09"'))
+    assert report.main(["--quiet", "all", "--profile", "shape", "--device", "cpu"]) == 1
+    assert "ZeroDivisionError" in capsys.readouterr().err
+    source.unlink()
+
+
+def test_other_profiles_are_not_marked(tmp_path, monkeypatch):
+    assert study.mark("embedded") == "" and study.mark("nobody's") == ""
+    monkeypatch.setattr(plots, "figures_dir", lambda name: tmp_path)
+    import matplotlib.pyplot as plt
+
+    fig, _ = plt.subplots()
+    plots.save(fig, "a", "embedded", caption="A.", alt="B.")
+    assert json.loads((tmp_path / "a.json").read_text())["caption"] == "A."
+
+
+def test_a_random_shape_must_say_so():
+    with pytest.raises(ValueError, match="say 'random_weights: true'"):
+        study.Profile(profile="x", model="shape:tiny")
