@@ -36,12 +36,12 @@ from pathlib import Path
 from typing import Any, NotRequired, Protocol, TypedDict
 
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 from torch import distributed as dist
 from tqdm.auto import tqdm
 
-from .records import RECORDS, RecordFolder, digest, environment
+from ..records import RECORDS, RecordFolder, digest, environment
+from .images import ImageError, load_image
 
 __all__ = [
     "ImageError",
@@ -59,12 +59,6 @@ __all__ = [
 
 PROMPT = "Describe the image briefly."
 UNPRUNED = "unpruned"
-#: Smallest side handed to a processor: below it an axis can be mistaken for colour channels.
-SMALLEST_SIDE = 8
-
-
-class ImageError(ValueError):
-    """An image that cannot be captioned; the message names the file."""
 
 
 class Record(TypedDict):
@@ -91,46 +85,7 @@ class ExampleLike(Protocol):
     references: Sequence[str]
 
 
-# ---------------------------------------------------------------------------- images
-
-
-def load_image(path: str | Path) -> Image.Image:
-    """Decode an image file to 8-bit RGB as a viewer would show it.
-
-    - The EXIF orientation is applied.
-    - Transparency (RGBA, LA, palettes with a transparent colour) is composited over white.
-    - Grey, palette, CMYK and the like are converted to RGB. 16-bit grey is divided by 257, so that
-      65535 becomes 255; 32-bit integer grey likewise when it exceeds 255; floating-point grey is
-      clipped to 0..255.
-    - An image with a side shorter than 8 pixels (1x1, say) is enlarged to 8 by nearest neighbour.
-
-    Raises `ImageError`, naming the file, when it is missing, truncated or no image.
-    """
-    path = Path(path)
-    try:
-        with Image.open(path) as file:
-            file.load()
-            image = ImageOps.exif_transpose(file)
-    except FileNotFoundError:
-        raise ImageError(f"image file is missing: {path}") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ImageError(
-            f"cannot read image {path}: {error}. The file is damaged or not an image; replace it."
-        ) from error
-    if image.mode == "F":
-        image = image.convert("L")
-    elif image.mode.startswith("I"):
-        wide = image.mode.startswith("I;16") or image.getextrema()[1] > 255
-        image = image.convert("I").point(lambda value: value * (1 / 257 if wide else 1) + 0.5)
-        image = image.convert("L")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    image = image.convert("RGB")
-    if min(image.size) < SMALLEST_SIDE:
-        size = tuple(max(side, SMALLEST_SIDE) for side in image.size)
-        image = image.resize(size, Image.Resampling.NEAREST)
-    return image
+# ---------------------------------------------------------------------------- preparation
 
 
 class _Loader:
@@ -735,7 +690,7 @@ def _folder(records: str | Path) -> Path:
 def _full_prompt(processor: Any, prompt: str) -> str:
     if processor.image_token in prompt:
         return prompt
-    from .models import format_prompt
+    from ..models import format_prompt
 
     return format_prompt(processor, prompt)
 
@@ -793,7 +748,7 @@ def _share(pending: list, batches: list, rank: int, world_size: int) -> list:
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    from ..pruning import available
+    from ...pruning import available
 
     parser = argparse.ArgumentParser(
         prog="python -m lib.study.captioning",
@@ -824,9 +779,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line; see `python -m lib.study.captioning --help`."""
-    from .. import pruning
-    from . import models, paths
-    from .data import coco
+    from ... import pruning
+    from .. import models, paths
+    from ..data import coco
 
     options = _arguments(argv)
     rank, world_size = _place(None, None)
@@ -877,7 +832,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _draw_scenes(options: argparse.Namespace, rank: int, world_size: int) -> Path:
     """Draw the generated scenes once, on rank 0, and let the others wait."""
-    from .data import scenes
+    from ..data import scenes
 
     if rank == 0 or world_size == 1:
         path = scenes.ensure_scenes(options.split, progress=not options.quiet)
@@ -885,7 +840,3 @@ def _draw_scenes(options: argparse.Namespace, rank: int, world_size: int) -> Pat
         dist.barrier()
         path = path if rank == 0 else scenes.ensure_scenes(options.split, progress=False)
     return path
-
-
-if __name__ == "__main__":
-    main()
