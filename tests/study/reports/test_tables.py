@@ -141,7 +141,10 @@ def test_a_record_that_is_partial_or_missing_says_what_measures_the_rest(record)
     assert empty.empty and tables.benchmark_times(empty) == {} and tables.swept(empty).empty
     assert tables.speedups(empty).empty and tables.benchmark_resources(empty).empty
     assert tables.benchmark_findings({}, keep=0.5) == []
-    assert tables.benchmark_missing({}, "shape").count("not measured\n  python -m lib.study.cost.b") == 4
+    assert (
+        tables.benchmark_missing({}, "shape").count("not measured\n  python -m lib.study.cost.b")
+        == 4
+    )
     assert "--profile elsewhere --agreement" in tables.benchmark_missing({}, "elsewhere")
     assert tables.describe_benchmark(empty, "peak", "GB") == "GB: not measured."
 

@@ -1,0 +1,109 @@
+"""Append-only files of records, one JSON object a line."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..files import fcntl, naming, sync_folder
+from .canonical import Record, plain
+
+RECORDS = "records.jsonl"
+SHARD = re.compile(r"records\.rank-\d{4,}-of-\d{4,}\.jsonl")
+
+
+class RecordFile:
+    """An append-only JSONL file with one writer.
+
+    Opening it cuts off a torn last line. `records` are those on disk, in order. Raises
+    RuntimeError when another process is writing the same file.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        new = not self.path.exists()
+        self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            self._lock()
+            self.records, whole = parse(self.path)
+            if os.fstat(self._descriptor).st_size != whole:
+                os.ftruncate(self._descriptor, whole)
+                os.fsync(self._descriptor)
+        except BaseException:
+            self.close()
+            raise
+        if new:
+            sync_folder(self.path.parent)
+
+    def _lock(self) -> None:
+        if fcntl is None:
+            return
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RuntimeError(
+                f"{self.path} is being written by another process. Wait for it, or choose another "
+                "results folder."
+            ) from None
+        except OSError:
+            pass  # a file system without locks
+
+    def append(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Append records in one write and sync them to disk before returning."""
+        batch = [plain(record, "record") for record in records]
+        data = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in batch).encode()
+        view = memoryview(data)
+        with naming(self.path):
+            while view:  # a write may be partial on a full pipe or disk; a full disk raises
+                view = view[os.write(self._descriptor, view) :]
+            os.fsync(self._descriptor)
+        self.records.extend(batch)
+
+    def close(self) -> None:
+        """Release the file. Safe to call twice."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def __enter__(self) -> RecordFile:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def parse(path: Path) -> tuple[list[Record], int]:
+    """Whole records of a file and the number of bytes they take; a torn tail is left out.
+
+    Raises ValueError naming file and line for damage that no kill explains.
+    """
+    data = path.read_bytes()
+    whole = data.rfind(b"\n") + 1
+    lines = data[:whole].split(b"\n")[:-1]
+    records: list[Record] = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = json.loads(line.decode("utf-8"))
+            if not isinstance(record, dict):
+                raise ValueError("not a JSON object")
+        except ValueError as error:
+            if number == len(lines):  # a crash of the machine may pad the tail with anything
+                return records, whole - len(line) - 1
+            raise ValueError(
+                f"{path}, line {number}: damaged record ({error}). Delete that line to compute "
+                "it again."
+            ) from error
+        records.append(record)
+    return records, whole
+
+
+def record_paths(folder: Path) -> list[Path]:
+    """The merged file first, then the shards of distributed runs by name."""
+    shards = sorted(path for path in folder.glob("records.rank-*") if SHARD.fullmatch(path.name))
+    merged = folder / RECORDS
+    return ([merged] if merged.exists() else []) + shards

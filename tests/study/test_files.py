@@ -1,0 +1,37 @@
+"""A file is written whole or not at all, and errors of the system name it."""
+
+import errno
+import os
+
+import pytest
+
+from lib.study.files import naming, write_atomically, write_json
+
+
+def test_text_and_bytes_arrive_as_they_are(tmp_path):
+    write_atomically(tmp_path / "a" / "x.txt", "naïve\nlines\r\n")
+    assert (tmp_path / "a" / "x.txt").read_bytes() == "naïve\nlines\r\n".encode()
+    write_atomically(tmp_path / "a" / "x.txt", b"\0\xff")
+    assert (tmp_path / "a" / "x.txt").read_bytes() == b"\0\xff"
+    write_json(tmp_path / "x.json", {"a": "é"})
+    assert (tmp_path / "x.json").read_text() == '{\n "a": "é"\n}\n'
+
+
+def test_an_atomic_write_leaves_the_old_file_when_it_fails(tmp_path, monkeypatch):
+    path = tmp_path / "x.json"
+    write_atomically(path, "old")
+
+    def fail(*_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="no space"):
+        write_atomically(path, "new")
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
+
+
+def test_a_full_disk_names_the_file(tmp_path):
+    full = pytest.raises(OSError, match=r"No space left on device.*records\.jsonl")
+    with full, naming(tmp_path / "records.jsonl"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
