@@ -11,9 +11,16 @@ from PIL import Image
 from safetensors import safe_open
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
-from lib.study import models
+from lib.study import models, paths
 from lib.study.data.scenes import captions, draw, object_f1, sample_scene, scene_seed
-from lib.study.models import build_embedded, build_processor, format_prompt, load, train_tokenizer
+from lib.study.models import (
+    build_embedded,
+    build_processor,
+    format_prompt,
+    load,
+    loading,
+    train_tokenizer,
+)
 from lib.study.paths import embedded_dir
 
 PROMPT = "USER: <image>\nDescribe the image briefly. ASSISTANT:"
@@ -172,7 +179,7 @@ def test_a_missing_tokenizer_is_named(copy):
 
 
 def test_the_embedded_folder_says_how_to_restore_it(copy, monkeypatch):
-    monkeypatch.setattr(models, "embedded_dir", lambda: copy)
+    monkeypatch.setattr(paths, "embedded_dir", lambda: copy)
     shard(copy).unlink()
     with pytest.raises(FileNotFoundError, match="git checkout -- data/embedded"):
         load("embedded")
@@ -242,12 +249,12 @@ def test_a_revision_reaches_processor_weights_and_configuration(monkeypatch):
 
         eval = lambda self: self  # noqa: E731
 
-    monkeypatch.setattr(models, "AutoProcessor", note("processor", object()))
-    monkeypatch.setattr(models, "AutoModelForImageTextToText", note("weights", Stub()))
-    monkeypatch.setattr(models, "AutoConfig", note("config", object()))
+    monkeypatch.setattr(loading, "AutoProcessor", note("processor", object()))
+    monkeypatch.setattr(loading, "AutoModelForImageTextToText", note("weights", Stub()))
+    monkeypatch.setattr(loading, "AutoConfig", note("config", object()))
     models.load(profile.model, revision=profile.revision, device="cpu")
     models.read_config(profile.model, revision=profile.revision)
     assert asked == [
         (kind, "llava-hf/llava-1.5-7b-hf", profile.revision)
-        for kind in ("processor", "weights", "config")
+        for kind in ("processor", "config", "weights", "config")
     ]

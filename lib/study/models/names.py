@@ -1,0 +1,41 @@
+"""What the name of a model means."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from .. import paths
+from .shapes import SHAPES
+
+
+def committed_folder(name: str) -> Path | None:
+    """The folder of a model that ships with the repository, None for any other name."""
+    return paths.embedded_dir() if name == "embedded" else None
+
+
+def is_hub_name(name: str) -> bool:
+    """Whether a name means a model on the hub: `owner/name`, unless there is such a folder.
+
+    >>> is_hub_name("llava-hf/llava-1.5-7b-hf"), is_hub_name("embedded"), is_hub_name("./a/b")
+    (True, False, False)
+    """
+    return bool(re.fullmatch(r"\w[\w.-]*/[\w.-]+", name)) and not Path(name).is_dir()
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that means nothing.
+
+    Raises FileNotFoundError for what looks like a path, ValueError for anything else.
+    """
+    known = "'embedded', 'shape:llava-1.5-7b', a hub id 'owner/name' or the path of a folder"
+    if committed_folder(name) or Path(name).is_dir() or is_hub_name(name):
+        return
+    if name.startswith("shape:"):
+        if name.removeprefix("shape:") not in SHAPES:
+            shapes = ", ".join(f"'shape:{shape}'" for shape in SHAPES)
+            raise ValueError(f"unknown shape {name!r}: known are {shapes}")
+        return
+    if "/" in name or name.startswith((".", "~")):
+        raise FileNotFoundError(f"no model folder at {name!r}: check the path, or use {known}")
+    raise ValueError(f"unknown model {name!r}: use {known}")
