@@ -1,16 +1,22 @@
-"""Pruning of visual tokens as context managers on an unmodified Hugging Face LLaVA.
+"""Pruning of visual tokens as context managers on an unmodified Hugging Face model.
 
     with FastV(keep=0.5, layer=2)(model) as pruner:
         out = model.generate(**inputs)
     pruner.kept  # indices into the visual tokens, per image
 
-One method is one file in this folder; it registers itself under its `name`.
+One method is one file in this folder; it registers itself under its `name`. `engine` is the
+mechanism under all of them, `families` has an adapter for each kind of model.
 """
 
-from .base import ImageTokens, VisualPruner, available, create, discover
-from .cache import PrunedCache, cache_bytes
+import sys
 
-for _ in discover():
+from .engine.cache import PrunedCache, cache_bytes
+from .engine.images import ImageTokens
+from .engine.pruner import VisualPruner
+from .engine.sequence import Chosen
+from .registry import available, create, discover
+
+for _ in discover(sys.modules[__name__]):
     pass
 
 from .entropy_prune import EntropyPrune  # noqa: E402
@@ -21,6 +27,7 @@ from .selection_prune import SelectionPrune  # noqa: E402
 from .tome import ToMe  # noqa: E402
 
 __all__ = [
+    "Chosen",
     "EntropyPrune",
     "FastV",
     "FixedPrune",

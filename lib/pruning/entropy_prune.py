@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor
 
 from ..selection import hierarchical, proportions, token_level
-from .capture import graphs
+from .engine.graphs import graphs
 from .states import StatePruner
 
 
@@ -61,24 +62,35 @@ class EntropyPrune(StatePruner, name="entropy"):
     def keeps_all(self) -> bool:
         return self.keep == 1 and (self.exact or self.core_clusters is None)
 
+    def most(self, tokens: int) -> int:
+        if self.exact:
+            return self.budget(tokens)
+        _, cores, per_cluster = self._numbers(tokens, self.budget(tokens))
+        return min(tokens, cores * per_cluster)
+
     def rank(self, states: list[Tensor]) -> Tensor:
+        return self.rank_of(states, self.budget(states[-1].shape[-2]))
+
+    def rank_of(self, states: list[Tensor], budget: int) -> Tensor:
         # On CUDA a repeated call replays a captured graph: everything but the states is in the key.
         options = tuple(getattr(self, name) for name in self._options)
-        return graphs((type(self), options), self._select, states)
+        select = functools.partial(self._select, keep=budget)
+        return graphs((type(self), options, budget), select, states)
 
-    def _select(self, states: list[Tensor]) -> Tensor:
-        tokens, size = states[-1], states[-1].shape[-2]
-        keep = self.budget(size)
-        layers = states if len(states) > 1 else None
-        if self.level == "token":
-            return token_level(tokens, keep, layers=layers, rollout=self.rollout, check=False)
-        numbers = proportions(
+    def _numbers(self, size: int, keep: int) -> tuple[int, int, int]:
+        return proportions(
             size, keep, n_clusters=self.n_clusters, core_clusters=self.core_clusters,
             tokens_per_cluster=self.tokens_per_cluster,
         )  # fmt: skip
+
+    def _select(self, states: list[Tensor], *, keep: int) -> Tensor:
+        tokens, size = states[-1], states[-1].shape[-2]
+        layers = states if len(states) > 1 else None
+        if self.level == "token":
+            return token_level(tokens, keep, layers=layers, rollout=self.rollout, check=False)
         return hierarchical(
             tokens,
-            *numbers,
+            *self._numbers(size, keep),
             layers=layers,
             rollout=self.rollout,
             budget=keep if self.exact else "adaptive",

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .base import ImageTokens, VisualPruner
+from .engine.images import ImageTokens
+from .engine.pruner import VisualPruner
 
 
 @dataclass(eq=False, kw_only=True)
@@ -17,6 +18,8 @@ class FixedPrune(VisualPruner):
 
     Not a method to compare (so it is not registered), but the way to hold a kept set fixed while
     something else changes: the mode, the layer, the cache.
+
+    Raises `ValueError` if the indices do not fit the images.
     """
 
     indices: Sequence[Sequence[int]] = ()
@@ -28,14 +31,10 @@ class FixedPrune(VisualPruner):
 
     def select(self, images: ImageTokens) -> Tensor:
         given = len(self.indices)
-        total = sum(images.prefill.images_per_row)
-        if not given or total % given:
-            raise ValueError(f"indices name {given} images but the prompt has {total}")
         mask = torch.zeros_like(images.columns, dtype=torch.bool)
         for row, ordinal in enumerate(images.ordinals):
-            chosen = torch.as_tensor(
-                self.indices[images.prefill.vision_row(ordinal, given)], device=mask.device
-            ).long()
+            which = self.indices[images.prefill.source_of(ordinal, given)]
+            chosen = torch.as_tensor(which, device=mask.device).long()
             if len(chosen) == 0 or chosen.min() < 0 or chosen.max() >= images.tokens:
                 raise ValueError(
                     f"indices of image {ordinal} must lie in 0..{images.tokens - 1} and not be "

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
-from transformers import PreTrainedModel
+from torch import Tensor, nn
 
-from .base import ImageTokens, VisualPruner
+from .engine.images import ImageTokens
+from .engine.pruner import VisualPruner
 
 
 @dataclass(eq=False, kw_only=True)
@@ -22,35 +22,53 @@ class RandomPrune(VisualPruner, name="random"):
 
     seed: int = 0
 
-    def attach(self, model: PreTrainedModel) -> None:
-        attach_pixel_keys(self, model)
+    scorer = ("select", "hash_pixels")
+
+    def attach(self, model: nn.Module) -> None:
+        watch_pixels(self)
+
+    def hash_pixels(self, pixels: Tensor) -> Tensor:
+        """`content_key`, under a name that cost measurements find."""
+        return content_key(pixels)
 
     def select(self, images: ImageTokens) -> Tensor:
         return random_mask(self, images, self.seed)
 
 
-def attach_pixel_keys(pruner: VisualPruner, model: PreTrainedModel) -> None:
-    """Hash the pixels of each image as they enter the vision tower."""
-    pruner._pixel_keys = None
+def watch_pixels(pruner: VisualPruner) -> None:
+    """Hash what enters the vision tower, unless the caller names the images."""
+    hash_pixels = getattr(pruner, "hash_pixels", content_key)
 
-    def remember(module: torch.nn.Module, args: tuple, kwargs: dict) -> None:
-        pixels = args[0] if args else kwargs["pixel_values"]
-        pruner._pixel_keys = content_key(pixels.detach())
+    def remember(module: nn.Module, args: tuple, kwargs: dict) -> None:
+        record = pruner._current.record
+        if record is not None and pruner.image_keys is None:
+            pixels = args[0] if args else kwargs.get("pixel_values", kwargs.get("hidden_states"))
+            record.pixels = hash_pixels(pixels.detach())
 
-    pruner.hook(model.model.vision_tower, remember, before=True)
+    pruner.hook(pruner.family.tower, remember, before=True)
 
 
 def random_mask(pruner: VisualPruner, images: ImageTokens, seed: int) -> Tensor:
     """A uniform draw of `budget(N)` tokens for each image, bool `(n, N)`."""
-    if pruner.image_keys is not None:
-        keys = images.of_vision(pruner.image_keys.to(images.columns.device))
-    elif pruner._pixel_keys is not None and images.prefill.groups == [images]:
-        keys = images.of_vision(pruner._pixel_keys)
-    else:  # tiles of LLaVA-NeXT or precomputed features: the hidden states identify the image
-        keys = content_key(images.hidden)
-    scores = mix(mix(keys + seed)[:, None] + torch.arange(images.tokens, device=keys.device))
+    device = images.columns.device
+    keys = pruner.image_keys
+    if keys is None:
+        keys = _keys_of_images(pruner, images)
+    keys = images.of_vision(keys.to(device))
+    scores = mix(mix(keys + seed)[:, None] + torch.arange(images.tokens, device=device))
     top = scores.topk(pruner.budget(images.tokens), dim=1).indices
     return torch.zeros_like(scores, dtype=torch.bool).scatter_(1, top, True)
+
+
+def _keys_of_images(pruner: VisualPruner, images: ImageTokens) -> Tensor:
+    """One key an encoded image, from the hashes of the rows (tiles, patches) it consists of."""
+    record = images.vision
+    rows = pruner.family.rows_of_images(record)
+    if rows is None:
+        return record.pixels
+    parts = record.pixels.split(rows)
+    place = [torch.arange(len(part), device=part.device) for part in parts]
+    return torch.stack([(mix(at) * part).sum() for at, part in zip(place, parts)])
 
 
 def content_key(tensor: Tensor) -> Tensor:

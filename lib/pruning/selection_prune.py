@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from ..selection import STRATEGIES
-from .capture import graphs
+from .engine.graphs import graphs
 from .states import StatePruner
 
 
@@ -31,16 +32,15 @@ class SelectionPrune(StatePruner, name="selection"):
             raise ValueError(f"cover must be at least 0, got {self.cover}")
 
     def rank(self, states: list[Tensor]) -> Tensor:
-        # On CUDA a repeated call replays a captured graph: everything but the states is in the key.
-        key = (type(self), self.keep, self.strategy, self.cover, self.random_state)
-        return graphs(key, self._select, states[-1:])
+        return self.rank_of(states, self.budget(states[-1].shape[-2]))
 
-    def _select(self, states: list[Tensor]) -> Tensor:
+    def rank_of(self, states: list[Tensor], budget: int) -> Tensor:
+        # On CUDA a repeated call replays a captured graph: everything but the states is in the key.
+        key = (type(self), budget, self.strategy, self.cover, self.random_state)
+        return graphs(key, functools.partial(self._select, keep=budget), states[-1:])
+
+    def _select(self, states: list[Tensor], *, keep: int) -> Tensor:
         options = {"cover": self.cover} if self.strategy == "adaptive" else {}
         return STRATEGIES[self.strategy](
-            states[-1],
-            self.budget(states[-1].shape[-2]),
-            random_state=self.random_state,
-            check=False,
-            **options,
+            states[-1], keep, random_state=self.random_state, check=False, **options
         )

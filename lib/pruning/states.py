@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
-from .base import ImageTokens, VisualPruner
+from .engine import tower
+from .engine.images import ImageTokens
+from .engine.pruner import VisualPruner
+from .engine.vision import VisionRecord
 
 
 @dataclass(eq=False, kw_only=True)
@@ -29,106 +32,81 @@ class StatePruner(VisualPruner):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._ahead: tuple | None = None
         self.one_of(source=("vision", "language"))
         if self.layers is not None:
             self.layers = tuple(self.layers)  # JSON has lists
 
-    def one_of(self, **options: tuple[str, ...]) -> None:
-        """Raise `ValueError` for an option that is not among the allowed names."""
-        for option, allowed in options.items():
-            if getattr(self, option) not in allowed:
-                value = getattr(self, option)
-                raise ValueError(f"{option} must be one of {allowed}, got {value!r}")
+    @property
+    def vision_only(self) -> bool:
+        return self.source == "vision"
 
     def rank(self, states: list[Tensor]) -> Tensor:
         """The tokens to keep, bool `(n, N)`, from the states of the layers l1..l2."""
         raise NotImplementedError
 
     def select(self, images: ImageTokens) -> Tensor:
-        if self._ahead is None:
+        if self.source == "language":
             return self.rank(self.layer_states(images))
-        (stream, mask, _), self._ahead = self._ahead, None
-        torch.cuda.current_stream().wait_stream(stream)
+        if (ready := tower.chosen_ahead(images)) is not None:
+            return ready
+        apart = tower.separators(images, self.family)
+        if apart is None:
+            return self.rank(self.layer_states(images))
+        return self._among_patches(images, apart)
+
+    def _among_patches(self, images: ImageTokens, apart: Tensor) -> Tensor:
+        """Separators are made of no patch: they stay only where every patch does."""
+        budget = self.budget(images.tokens)
+        mask = torch.zeros_like(apart)
+        states = self.layer_states(images)
+        for i, lonely in enumerate(apart):  # images of one length can have different rasters
+            place = (~lonely).nonzero().squeeze(1)
+            if budget >= len(place):
+                fill = lonely.nonzero().squeeze(1)[: budget - len(place)]
+                mask[i, torch.cat([place, fill])] = True
+                continue
+            own = [layer[i : i + 1].index_select(1, place) for layer in states]
+            mask[i, place] = self.rank_of(own, budget)[0]
         return mask
 
-    def attach(self, model: PreTrainedModel) -> None:
-        self.forget("_states", [])
-        self.forget("_ahead")
+    def rank_of(self, states: list[Tensor], budget: int) -> Tensor:
+        """`rank` with a count of its own, for images whose tokens are not all ranked."""
+        raise NotImplementedError
+
+    def attach(self, model: nn.Module) -> None:
         if self.source == "vision":
-            self._attach_vision(model)
+            self._attach_vision()
         else:
-            self._attach_language(model)
+            self._attach_language()
 
-    def _attach_vision(self, model: PreTrainedModel) -> None:
-        config, tower = model.config, model.model.vision_tower
-        if config.model_type != "llava":
-            raise TypeError(
-                f"the tiles of {config.model_type!r} do not line up with its visual tokens; "
-                "use source='language'"
-            )
-        depth = config.vision_config.num_hidden_layers + 1
-        feature = config.vision_feature_layer
-        last = feature if isinstance(feature, int) else feature[-1]
-        last = last if last >= 0 else depth + last
-        wanted = self._range(depth, default=(max(0, last - self.depth + 1), last))
-        skip = int(config.vision_feature_select_strategy == "default")  # the class token
+    def _attach_vision(self) -> None:
+        family = self.family
+        last = family.feature_layer()
+        default = (max(0, last - self.depth + 1), last)
+        self._wanted = self._range(len(family.blocks()) + 1, default)
+        tower.watch_hidden(self, self._wanted)
+        deepest = self._wanted[-1]
+        if deepest < len(family.blocks()) and family.model_type == "llava":
+            tower.ahead(self, deepest, self._rank_record)
 
-        def ask(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-            return args, kwargs | {"output_hidden_states": True}
+    def _rank_record(self, record: VisionRecord) -> Tensor:
+        rows = [tower.patch_rows(self.family, record.hidden[layer]) for layer in self._wanted]
+        return self.rank(rows)
 
-        def collect(module: nn.Module, args: tuple, kwargs: dict, output: object) -> None:
-            self._states = [output.hidden_states[index][:, skip:] for index in wanted]
-
-        self.hook(tower, ask, before=True)
-        self.hook(tower, collect, before=False)
-        blocks = getattr(tower, "vision_model", tower).encoder.layers
-        if wanted[-1] < len(blocks):
-            self._attach_ahead([blocks[index] for index in wanted], skip)
-
-    def _attach_ahead(self, blocks: list[nn.Module], skip: int) -> None:
-        """In a captured prefill rank as soon as the last state is there, on a stream of its own.
-
-        The rest of the vision tower, the projector and the language layers before `layer` do not
-        wait for the choice. Without a capture the host is the bottleneck and nothing is gained.
-        """
-        entering: list[Tensor] = []
-
-        def enter(module: nn.Module, args: tuple, kwargs: dict) -> None:
-            states = args[0] if args else kwargs["hidden_states"]
-            if not (states.is_cuda and torch.cuda.is_current_stream_capturing()):
-                return
-            if module is blocks[0]:
-                entering.clear()
-            entering.append(states[:, skip:])
-            groups = self._prefill.groups if self._prefill is not None else []
-            if module is not blocks[-1] or len(groups) != 1 or groups[0].count != len(states):
-                return
-            stream = torch.cuda.Stream()
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
-                # the states stay referenced until the streams meet again
-                self._ahead = stream, self.rank(list(entering)), list(entering)
-
-        for block in blocks:
-            self.hook(block, enter, before=True)
-
-    def _attach_language(self, model: PreTrainedModel) -> None:
+    def _attach_language(self) -> None:
         first = max(0, self.layer - self.depth + 1)
-        wanted = self._range(self.layer + 1, default=(first, self.layer))
+        self._wanted = self._range(self.layer + 1, (first, self.layer))
+        for index in self._wanted:
+            self.hook(self.family.layers[index], self._collect(index), before=True)
 
-        def collect(first: bool):
-            def hook(module: nn.Module, args: tuple, kwargs: dict) -> None:
-                if self._prefill is not None and self._prefill.groups:
-                    if first:
-                        self._states = []
-                    self._states.append(args[0] if args else kwargs["hidden_states"])
+    def _collect(self, index: int) -> Callable:
+        def hook(module: nn.Module, args: tuple, kwargs: dict) -> None:
+            pass_ = self._current.pass_
+            if pass_ is not None and pass_.groups:
+                entering = args[0] if args else kwargs["hidden_states"]
+                pass_.attention[-1 - index] = entering
 
-            return hook
-
-        for index in wanted:
-            layer = model.model.language_model.layers[index]
-            self.hook(layer, collect(index == wanted[0]), before=True)
+        return hook
 
     def _range(self, depth: int, default: tuple[int, int]) -> range:
         first, last = self.layers if self.layers is not None else default
@@ -142,7 +120,9 @@ class StatePruner(VisualPruner):
 
     def layer_states(self, images: ImageTokens) -> list[Tensor]:
         """The states of the layers l1..l2, shallow first: each `(n, N, D_l)`."""
-        if not self._states:
-            raise RuntimeError("the vision tower did not run: pass pixel_values")
-        pick = images.of_vision if self.source == "vision" else images.take
-        return [pick(states).to(images.columns.device) for states in self._states]
+        if self.source == "vision":
+            states = [tower.hidden_states(images, self.family, layer) for layer in self._wanted]
+        else:
+            kept = images.prefill.attention
+            states = [images.take(kept[-1 - layer]) for layer in self._wanted]
+        return [layer.to(images.columns.device) for layer in states]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
-from .base import ImageTokens, VisualPruner
+from .engine.images import ImageTokens
+from .engine.pruner import VisualPruner
 
 
 class Merged(NamedTuple):
@@ -102,14 +102,25 @@ class ToMe(VisualPruner, name="tome"):
 
     supports = frozenset({"llava"})
     uses_own_vision = True
+    vision_only = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.layer != 0:
             raise ValueError(f"ToMe merges before the language model: layer is 0, not {self.layer}")
 
-    def attach(self, model: PreTrainedModel) -> None:
-        config, tower = model.config, model.model.vision_tower
+    def attach(self, model: nn.Module) -> None:
+        family = self.family
+        self._refuse(family.config, family.tower)
+        tokens = family.patches()
+        plan = schedule(tokens, self.budget(tokens), family.feature_layer())
+        if not any(plan):
+            return
+        for block, r in zip(family.blocks(), plan):
+            self._patch(block, r, tokens)
+        self.hook(family.projector, self._to_raster, before=False)
+
+    def _refuse(self, config: Any, tower: nn.Module) -> None:
         if config.vision_config.model_type != "clip_vision_model":
             raise TypeError(
                 f"ToMe needs a CLIP vision tower, got {config.vision_config.model_type!r}"
@@ -121,69 +132,62 @@ class ToMe(VisualPruner, name="tome"):
             )
         if "flash" in (tower.config._attn_implementation or ""):
             raise TypeError("proportional attention needs 'sdpa' or 'eager' in the vision tower")
-        encoder = getattr(tower, "vision_model", tower).encoder
-        depth = len(encoder.layers)
-        feature = config.vision_feature_layer
-        blocks = feature if feature >= 0 else depth + 1 + feature
-        tokens = (config.vision_config.image_size // config.vision_config.patch_size) ** 2
-        self._has_class = config.vision_feature_select_strategy == "full"
-        if self._has_class and not self.keeps_all:
+        if self.family.keeps_class_token and not self.keeps_all:
             raise TypeError("ToMe needs vision_feature_select_strategy='default' (patches only)")
-        plan = schedule(tokens, self.budget(tokens), blocks)
-        self.forget("_state")
-        self.forget("_positions")
-        if not any(plan):
-            return
-        self._tokens = tokens
-        self.hook(tower, self._start, before=True)
-        for layer, r in zip(encoder.layers, plan):
-            self._patch(layer, r)
-        self.hook(model.model.multi_modal_projector, self._to_raster, before=False)
 
-    def _start(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
-        self._state = None
+    def _patch(self, block: nn.Module, r: int, tokens: int) -> None:
+        original = block.forward
+        heads = block.self_attn.num_heads
 
-    def _patch(self, layer: nn.Module, r: int) -> None:
-        keys: list[Tensor] = []
-        heads = layer.self_attn.num_heads
-        self.hook(
-            layer.self_attn.k_proj, lambda module, args, kwargs, out: keys.append(out), before=False
-        )
-
-        def forward(hidden_states: Tensor, attention_mask: Tensor | None = None, **kwargs):
-            state = self._state
+        def forward(hidden_states: Tensor, attention_mask: Tensor | None = None, **kwargs: Any):
+            record = self._current.record
+            if record is None:  # the tower is run on its own, not for a prompt
+                return original(hidden_states, attention_mask=attention_mask, **kwargs)
+            state = record.extra.get("tome")
             if state is None:
-                shape = hidden_states.shape[:2]
-                ones = torch.ones(shape, dtype=torch.float32, device=hidden_states.device)
-                state = Merged(
-                    hidden_states, ones, torch.arange(shape[1], device=ones.device).expand(shape)
-                )
-            elif hidden_states.shape[1] < self._tokens + 1:
+                state = _unmerged(hidden_states)
+            elif hidden_states.shape[1] < tokens + 1:
                 attention_mask = state.sizes.log().to(hidden_states.dtype)[:, None, None, :]
                 # SDPA's fused kernels want the key axis materialised over the queries
                 attention_mask = attention_mask.expand(-1, 1, hidden_states.shape[1], -1)
-            attended, _ = layer.self_attn(
-                hidden_states=layer.layer_norm1(hidden_states),
-                attention_mask=attention_mask,
-                **kwargs,
+            entering = block.layer_norm1(hidden_states)
+            attended, _ = block.self_attn(
+                hidden_states=entering, attention_mask=attention_mask, **kwargs
             )
             hidden_states = hidden_states + attended
-            metric = keys.pop().unflatten(-1, (heads, -1)).mean(2)
+            keys = record.extra.pop("tome keys")
+            metric = keys.unflatten(-1, (heads, -1)).mean(2)
             state = merge(hidden_states, metric, state.sizes, state.positions, r)
-            self._state = state._replace(tokens=None)
-            return state.tokens + layer.mlp(layer.layer_norm2(state.tokens))
+            record.extra["tome"] = state._replace(tokens=None)
+            return state.tokens + block.mlp(block.layer_norm2(state.tokens))
 
-        self.replace(layer, "forward", forward)
+        def keep_keys(module: nn.Module, args: tuple, kwargs: dict, output: Tensor) -> None:
+            if self._current.record is not None:
+                self._current.record.extra["tome keys"] = output
+
+        self.hook(block.self_attn.k_proj, keep_keys, before=False)
+        self.replace(block, "forward", forward)
+        self._tokens = tokens
 
     def _to_raster(self, module: nn.Module, args: tuple, kwargs: dict, out: Tensor) -> Tensor:
         """Put each projected token into the slot of its position; the other slots are dropped."""
-        self._positions = self._state.positions[:, 1:] - 1  # the class token stays first
+        record = self._current.record
+        if record is None or "tome" not in record.extra:
+            return out
+        place = record.extra["tome"].positions[:, 1:] - 1  # the class token stays first
         slots = out.new_zeros(out.shape[0], self._tokens, out.shape[-1])
-        return slots.scatter(1, self._positions[..., None].expand_as(out), out)
+        return slots.scatter(1, place[..., None].expand_as(out), out)
 
     def select(self, images: ImageTokens) -> Tensor:
-        positions = images.of_vision(self._positions)
+        positions = images.of_vision(images.vision.extra["tome"].positions[:, 1:] - 1)
         mask = torch.zeros(
             images.count, images.tokens, dtype=torch.bool, device=images.columns.device
         )
         return mask.scatter_(1, positions.to(mask.device), True)
+
+
+def _unmerged(hidden: Tensor) -> Merged:
+    """What every token stands for before the first block."""
+    shape = hidden.shape[:2]
+    sizes = torch.ones(shape, dtype=torch.float32, device=hidden.device)
+    return Merged(hidden, sizes, torch.arange(shape[1], device=hidden.device).expand(shape))

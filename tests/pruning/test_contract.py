@@ -470,7 +470,7 @@ def test_what_cannot_work_is_refused_clearly(model, case):
             model(**one(), logits_to_keep=torch.tensor([1]))
         with pytest.raises((TypeError, ValueError), match=r"DynamicCache|4D masks"):
             model.generate(**one(), **GREEDY, cache_implementation="static")
-        with pytest.raises(ValueError, match="whole images"):
+        with pytest.raises(ValueError, match="prefill_chunk_size=16"):
             model.generate(**one(), **GREEDY, prefill_chunk_size=16)
         cache = model(**one(), use_cache=True).past_key_values
         step = {"input_ids": torch.tensor([[5]]), "past_key_values": cache}
@@ -512,7 +512,7 @@ def test_unknown_names_options_layers_and_models(model):
         create("fastv", kept=0.5)
     with pytest.raises(ValueError, match="below the language model's 5 layers, got 5"):
         create("random", layer=5)(model)
-    with pytest.raises(TypeError, match="does not support Linear"):
+    with pytest.raises(TypeError, match="Linear .* is not a model whose visual tokens"):
         create("random")(torch.nn.Linear(2, 2))
 
 
@@ -542,14 +542,10 @@ def next_inputs(model):
     return inputs | {"pixel_values": tiles, "image_sizes": sizes}, lengths
 
 
-NEXT = [
-    c
-    for c in CASES
-    if "llava_next" in make(c).supports and CASES[c][0] not in ("entropy", "selection")
-]
+NEXT = [case for case in CASES if case != "tome"]
 
 
-@pytest.mark.parametrize("case", [*NEXT, "entropy language", "selection greedy"])
+@pytest.mark.parametrize("case", NEXT)
 @both_modes
 def test_llava_next(case, mode):
     model = tiny_llava_next()
@@ -559,15 +555,13 @@ def test_llava_next(case, mode):
         assert torch.equal(model.generate(**inputs, **GREEDY), plain)
     with make(case, mode=mode)(model) as pruner:
         out = model.generate(**inputs, **GREEDY)
-        assert [len(k) for k in pruner.kept] == [pruner.budget(n) for n in lengths]
+        for kept, length in zip(pruner.kept, lengths):
+            budget = pruner.budget(length)
+            assert len(kept) == budget if pruner.exact else 1 <= len(kept) <= budget
         beam = model.generate(**inputs, **GREEDY, num_beams=2)
     assert len(out) == len(beam) == 2
 
 
-def test_methods_that_need_the_raster_refuse_llava_next():
-    model = tiny_llava_next()
+def test_tome_refuses_llava_next():
     with pytest.raises(TypeError, match="ToMe does not support LlavaNextForConditionalGeneration"):
-        create("tome")(model)
-    for name in ("entropy", "selection"):
-        with pytest.raises(TypeError, match="use source='language'"), create(name)(model):
-            pass
+        create("tome")(tiny_llava_next())

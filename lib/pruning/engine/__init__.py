@@ -1,0 +1,1 @@
+"""The mechanism under every pruning method: hooks, passes, sequence surgery, and the cache."""

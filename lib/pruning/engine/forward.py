@@ -1,0 +1,365 @@
+"""The hooks of a pruner: they follow one forward pass from the prompt to the last layer."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import weakref
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache, GenerationMixin
+
+from . import stages
+from .attention import LayerAttention, layer_attention
+from .cache import PrunedCache, extend
+from .images import grouped, locate
+from .passes import Kept, Pass, Stage
+from .release import arguments, causal_mask, check_lengths, given_cache, inside_backward
+from .sequence import segment_after
+from .vision import VisionRecord, attach, record_of
+
+if TYPE_CHECKING:
+    from .pruner import VisualPruner
+
+#: what a forward can be given images by
+IMAGE_INPUTS = ("pixel_values", "pixel_values_videos", "mm_encoder_outputs")
+
+
+class Forward:
+    """What a with-block does to the model's forward pass."""
+
+    def __init__(self, pruner: VisualPruner) -> None:
+        self.pruner, self.family = pruner, pruner.family
+        self.current = pruner._current
+        self.layers = tuple(sorted(set(pruner.stages())))
+        self._checked = False
+
+    def install(self) -> None:
+        """Register every hook; `Hooks.close` takes them back."""
+        hooks, family = self.pruner.hooks, self.family
+        if family.model is not family.inner:
+            hooks.add(family.model, self._before_model, before=True)
+            hooks.add(family.model, self._after_model, before=False)
+        if isinstance(family.model, GenerationMixin):
+            self._watch_generate(family.model)
+        hooks.add(family.inner, self._begin, before=True)
+        for modality, (_, name) in family.modalities.items():
+            if (encode := getattr(family.inner, name, None)) is not None:
+                hooks.replace(family.inner, name, self._encoding(modality, encode))
+        hooks.add(family.language, self._locate, before=True)
+        self.pruner.attach(family.model)
+        family.install(self.pruner)
+        for index, layer in enumerate(family.layers):
+            if index >= self.layers[0]:
+                hooks.add(layer, self._layer_hook(index), before=True)
+        hooks.add(family.inner, self._end, before=False, always=True)
+
+    # ---- generate -----------------------------------------------------------------------------
+
+    def _watch_generate(self, model: Any) -> None:
+        """Tell calls of `generate` from others, and refuse a prompt it would cut in pieces."""
+        prepare, prefill = model.prepare_inputs_for_generation, model._prefill
+
+        @functools.wraps(prepare)
+        def preparing(*args: Any, **kwargs: Any) -> Any:
+            self.current.generating = True
+            return prepare(*args, **kwargs)
+
+        @functools.wraps(prefill)
+        def prefilling(input_ids: Tensor, generation_config: Any, model_kwargs: dict, *rest, **more):
+            size = getattr(generation_config, "prefill_chunk_size", None)
+            seen = any(model_kwargs.get(n) is not None for n in IMAGE_INPUTS)
+            if size is not None and seen and not self.pruner.keeps_all:
+                raise ValueError(
+                    f"prefill_chunk_size={size} would cut the prompt in pieces, but tokens are "
+                    "chosen once all of it is there; leave it out while pruning"
+                )
+            return prefill(input_ids, generation_config, model_kwargs, *rest, **more)
+
+        self.pruner.hooks.replace(model, "prepare_inputs_for_generation", preparing)
+        self.pruner.hooks.replace(model, "_prefill", prefilling)
+
+    def _before_model(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
+        named = arguments(module, args, kwargs)
+        keep = named.get("logits_to_keep")
+        generating, self.current.generating = self.current.generating, False
+        # `generate` asks for more than the last logits only where it checks drafts behind a prompt
+        drafted = generating and isinstance(keep, int) and keep > 1
+        self.current.drafts = keep - 1 if drafted else 0
+        if self.pruner.mode == "inplace" and not self.pruner.keeps_all:
+            if named.get("labels") is not None:
+                raise ValueError(
+                    "labels do not line up with a sequence pruned in place; "
+                    "use mode='mask' to compute a loss"
+                )
+            if isinstance(keep, Tensor):
+                raise ValueError(
+                    "logits_to_keep as a tensor of positions does not line up with a sequence "
+                    "pruned in place; pass a number of trailing positions"
+                )
+        self.current.reached = False
+
+    def _after_model(self, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
+        if not self.current.reached:
+            raise RuntimeError(
+                f"{type(module).__name__} ran code that torch.compile made outside of this "
+                "with-block, so nothing was pruned; call torch._dynamo.reset() before the block"
+            )
+
+    # ---- the prompt ---------------------------------------------------------------------------
+
+    def _begin(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
+        current = self.current
+        current.pass_, current.reached = None, True
+        self._refuse_recomputation(module)
+        named = arguments(module, args, kwargs)
+        cache = given_cache(named)
+        state = cache.visual if isinstance(cache, PrunedCache) else None
+        if state is not None and state.owner() is not self.pruner:
+            raise RuntimeError(
+                "this cache was pruned by another pruner, or in an earlier with-block; start from "
+                "a new prompt in this one"
+            )
+        images = any(_given(named.get(name)) for name in IMAGE_INPUTS)
+        if not images and state is None:
+            return
+        ids, embeds = named.get("input_ids"), named.get("inputs_embeds")
+        batch, length = (ids if ids is not None else embeds).shape[:2]
+        past = cache.get_seq_length() if cache is not None else 0
+        pass_ = Pass(length, past, batch, state, drafts=current.drafts, ids=ids)
+        current.drafts = 0
+        self._read_mask(pass_, named.get("attention_mask"))
+        if images:
+            marks = [self.family.placeholders(m, ids, embeds) for m in self.family.modalities]
+            pass_.image_mask = functools.reduce(torch.logical_or, marks)
+            encoded = named.get("mm_encoder_outputs") or {}
+            for modality in self.family.modalities:
+                if encoded.get(modality) is not None:
+                    pass_.features.append((modality, encoded[modality]))
+        current.pass_ = pass_
+
+    def _refuse_recomputation(self, module: nn.Module) -> None:
+        if not torch.is_grad_enabled() or not module.training:
+            return
+        if any(getattr(layer, "gradient_checkpointing", False) for layer in self.family.layers):
+            raise RuntimeError(
+                "gradient checkpointing runs layers again after the pass, when nothing is pruned; "
+                "call model.gradient_checkpointing_disable() while pruning"
+            )
+
+    def _read_mask(self, pass_: Pass, mask: Any) -> None:
+        if mask is None:
+            return
+        if not isinstance(mask, Tensor) or mask.ndim != 2:
+            kind = f"{mask.ndim} dimensions" if isinstance(mask, Tensor) else type(mask).__name__
+            raise ValueError(
+                f"pruning needs a 2D attention mask or none, got {kind} (static caches and "
+                "prepared 4D masks are not supported)"
+            )
+        if mask.shape[1] != pass_.past + pass_.length:
+            raise ValueError(
+                f"the attention mask covers {mask.shape[1]} positions, but {pass_.past} are cached "
+                f"and {pass_.length} are new: pass one for all {pass_.past + pass_.length}"
+            )
+        pass_.whole = mask.bool()
+        # one decoding step appends one token a row: nothing to read back from the device
+        if pass_.length > 1:
+            valid = pass_.whole[:, pass_.past :]
+            known = self.current.images_each is not None and valid.device.type != "cpu"
+            if known or not bool(valid.all()):
+                pass_.valid = valid
+            if pass_.valid is None and (not pass_.past or bool(pass_.whole.all())):
+                pass_.whole = None
+
+    def _encoding(self, modality: str, encode: Callable) -> Callable:
+        """`get_image_features` with a record of what the tower did for its images."""
+        signature = inspect.signature(encode)
+
+        @functools.wraps(encode)
+        def encoding(*args: Any, **kwargs: Any) -> Any:
+            named = dict(signature.bind_partial(*args, **kwargs).arguments)
+            record, outer = VisionRecord(named | named.pop("kwargs", {})), self.current.record
+            self.current.record = record
+            try:
+                features = encode(*args, **kwargs)
+            finally:
+                self.current.record = outer
+            if not isinstance(features, tuple):
+                record.images = len(self.family.lengths(modality, features))
+                attach(features, record)
+            if self.current.pass_ is not None:  # encoded by the very forward that needs them
+                self.current.pass_.features.append((modality, features))
+            return features
+
+        return encoding
+
+    def _locate(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
+        """Find the images in the prompt, now that their features are there."""
+        pass_ = self.current.pass_
+        if pass_ is None or pass_.image_mask is None:
+            return
+        for modality, features in pass_.features:
+            pass_.lengths += self.family.lengths(modality, features)
+        if not pass_.lengths:
+            return
+        each = self.current.images_each
+        rows, columns, pass_.row_of = locate(pass_.image_mask, pass_.lengths, each)
+        pass_.groups = grouped(rows, columns, pass_.lengths, pass_)
+        records = [record_of(features) for _, features in pass_.features]
+        known = len(records) == 1 and records[0] is not None
+        pass_.encoded_images = records[0].images if known else pass_.images
+
+    # ---- the layers ---------------------------------------------------------------------------
+
+    def _layer_hook(self, index: int) -> Callable:
+        starts = index in self.layers
+
+        def hook(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+            pass_ = self.current.pass_
+            if pass_ is None:
+                _refuse_backward()
+                return None
+            if self.pruner.keeps_all and pass_.state is None:
+                if index == self.layers[0]:
+                    self._keep_all(pass_)
+                return None
+            hidden = args[0] if args else kwargs["hidden_states"]
+            if starts:
+                hidden = self._stage(pass_, index, hidden, kwargs)
+            stage = pass_.stage
+            changed = kwargs | {"attention_mask": _on(stage.mask, hidden.device)}
+            if stage.columns is not None or stage.ids is not None:
+                if hidden.device not in stage.moved:
+                    stage.moved[hidden.device] = stages.positions(
+                        self.family, stage, kwargs, hidden
+                    )
+                changed |= stage.moved[hidden.device]
+            if args:
+                return (hidden, *args[1:]), changed
+            return args, changed | {"hidden_states": hidden}
+
+        return hook
+
+    def _keep_all(self, pass_: Pass) -> None:
+        if pass_.groups:
+            device = pass_.image_mask.device
+            self.current.kept = Kept(
+                [torch.ones(n, dtype=torch.bool, device=device) for n in pass_.lengths]
+            )
+
+    def _stage(self, pass_: Pass, index: int, hidden: Tensor, kwargs: dict) -> Tensor:
+        """Choose before layer `index`, and work out what the layers from it on are given."""
+        cache = given_cache(kwargs)
+        if cache is not None and type(cache) not in (DynamicCache, PrunedCache):
+            raise TypeError(
+                f"pruning keeps layers of different lengths, which {type(cache).__name__} cannot "
+                "hold; leave cache_implementation at its default (DynamicCache)"
+            )
+        stage = Stage(index)
+        if pass_.groups:
+            hidden = stages.choose(self.pruner, pass_, stage, hidden)
+        else:
+            stage.key_mask = pass_.valid
+        if cache is not None and len(cache.layers) > index:
+            stage.held = cache.layers[index].get_seq_length()
+        length = hidden.shape[1]
+        past = self._past_visible(pass_, index, stage.held)
+        keys = _joined(past, stage.key_mask, stage.held, length, hidden)
+        config = self.family.language.config
+        mask = causal_mask(config, hidden, length=length, held=stage.held, key_mask=keys)
+        stage.mask[hidden.device] = mask
+        before = pass_.state.at(index) if pass_.state is not None else None
+        stages.renumber(self.pruner, pass_, stage, before, kwargs)
+        if cache is not None:
+            pass_.cache = cache
+            if pass_.groups:
+                stage.segment = segment_after(pass_, stage, before, hidden.device)
+        pass_.stages.append(stage)
+        if stage.segment is not None:
+            if type(cache) is DynamicCache:
+                cache.__class__ = PrunedCache
+            made = [one.segment for one in pass_.stages]
+            cache.visual = extend(pass_.state, made, weakref.ref(self.pruner))
+        return hidden
+
+    def _past_visible(self, pass_: Pass, layer: int, held: int) -> Tensor | None:
+        """Which of the `held` keys of earlier passes a layer may attend to; None: all."""
+        if not held:
+            return None
+        whole = None if pass_.whole is None else pass_.whole[:, : pass_.past]
+        segment = pass_.state.at(layer) if pass_.state is not None else None
+        if segment is not None:
+            return segment.visible(held, whole)
+        return None if whole is None else whole[:, :held]
+
+    def attention_of(
+        self, module: nn.Module, made: dict[str, Tensor], kwargs: dict, pass_: Pass
+    ) -> LayerAttention:
+        """What a `Watch` captured of a layer, put together."""
+        seen = functools.partial(self._past_visible, pass_, module.layer_idx)
+        return layer_attention(self.family, module, made, kwargs, pass_, seen)
+
+    # ---- the end ------------------------------------------------------------------------------
+
+    def _end(self, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
+        pass_, self.current.pass_ = self.current.pass_, None
+        if pass_ is None or output is None:  # None: the forward raised
+            return
+        stages.settle(pass_)
+        if pass_.stages and pass_.groups:
+            self.current.kept = stages.kept(pass_)
+        if pass_.cache is not None and not self._checked:
+            self._check_cache(pass_)
+
+    def _check_cache(self, pass_: Pass) -> None:
+        """Once a block: every layer holds what the hooks gave it."""
+        expected = []
+        for layer in range(len(self.family.layers)):
+            found = [stage for stage in pass_.stages if stage.layer <= layer]
+            if found:
+                columns = found[-1].columns
+                new = pass_.length if columns is None else columns.shape[1]
+                expected.append(found[-1].held + new)
+            else:
+                expected.append(pass_.past + pass_.length)
+        check_lengths(pass_.cache, expected)
+        self._checked = True
+
+
+def _refuse_backward() -> None:
+    if inside_backward():
+        raise RuntimeError(
+            "a layer is computed again in the backward pass, when nothing is pruned; do not "
+            "checkpoint layers while pruning"
+        )
+
+
+def _given(value: Any) -> bool:
+    """True for pixels, and for encoded features of any modality."""
+    if isinstance(value, Mapping):
+        return any(entry is not None for entry in value.values())
+    return value is not None
+
+
+def _on(masks: dict[torch.device, Any], device: torch.device) -> Any:
+    if device not in masks:  # layers spread over several devices
+        mask = next(iter(masks.values()))
+        masks[device] = mask.to(device) if isinstance(mask, Tensor) else mask
+    return masks[device]
+
+
+def _joined(
+    past: Tensor | None, new: Tensor | None, held: int, length: int, like: Tensor
+) -> Tensor | None:
+    """Key mask over cached and new positions; None when all of them are visible."""
+    if past is None and new is None:
+        return None
+    parts = []
+    for mask, size in ((past, held), (new, length)):
+        if mask is None:
+            mask = torch.ones(like.shape[0], size, dtype=torch.bool, device=like.device)
+        parts.append(mask.to(like.device))
+    return torch.cat(parts, dim=1)

@@ -1,0 +1,91 @@
+"""Hooks and replaced methods of one with-block, all undone at its end."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+
+class _Hook:
+    """A forward hook that refuses to follow its module into a copy."""
+
+    def __init__(self, function: Callable) -> None:
+        # what a compiler traced would be used again when the hook is gone
+        self._function = torch.compiler.disable(function)
+
+    def __call__(self, *args: Any) -> Any:
+        return self._function(*args)
+
+    def __reduce_ex__(self, protocol: int) -> Any:
+        raise RuntimeError(
+            "a model cannot be copied or saved as an object inside a pruner's with-block: its hooks "
+            "would stay on the copy; leave the block first"
+        )
+
+
+class Hooks:
+    """What a block registers on a model; `close` undoes all of it, also after an exception."""
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+
+    def add(
+        self, module: nn.Module, function: Callable, *, before: bool, always: bool = False
+    ) -> None:
+        """Call `function(module, args, kwargs[, output])` before or after the module's forward.
+
+        always: also when the forward raises.
+        """
+        if before:
+            handle = module.register_forward_pre_hook(_Hook(function), with_kwargs=True)
+        else:
+            handle = module.register_forward_hook(
+                _Hook(function), with_kwargs=True, always_call=always
+            )
+        self._stack.callback(handle.remove)
+
+    def replace(self, owner: Any, attribute: str, value: Any) -> None:
+        """Set an instance attribute, such as a method, until the end of the block."""
+        if callable(value):
+            value = torch.compiler.disable(value)
+        if attribute in vars(owner):
+            self._stack.callback(setattr, owner, attribute, vars(owner)[attribute])
+        else:
+            self._stack.callback(delattr, owner, attribute)
+        setattr(owner, attribute, value)
+
+    def at_end(self, function: Callable, *args: Any) -> None:
+        """Call `function(*args)` when the block ends."""
+        self._stack.callback(function, *args)
+
+    def close(self) -> None:
+        self._stack.close()
+
+
+def forget_compiled(model: nn.Module) -> None:
+    """Make torch.compile trace the model's classes again.
+
+    Compiled code does not notice that hooks come and go: a model compiled before the block would
+    run unpruned in it, one compiled in the block pruned after it.
+    """
+    if "torch._dynamo" not in sys.modules:  # nothing was compiled
+        return
+    from torch._dynamo import convert_frame, eval_frame, external_utils  # loaded as it is
+
+    files = {sys.modules[type(module).__module__].__file__ for module in model.modules()}
+    files.add(external_utils.__file__)
+    for known in (*convert_frame.input_codes.seen, *convert_frame.output_codes.seen):
+        code = known()
+        # frames of the model's classes, and the pieces between their graph breaks
+        if code is not None and (code.co_filename in files or _SHARED in code.co_filename):
+            eval_frame.remove_from_cache(code)
+
+
+#: where transformers keeps the wrappers around its models' methods
+_SHARED = str(Path("transformers") / "utils")

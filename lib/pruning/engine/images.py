@@ -1,0 +1,151 @@
+"""Where the visual tokens of a prompt are, and what a method can ask about them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from .passes import Pass
+    from .vision import VisionRecord
+
+
+@dataclass(eq=False)
+class ImageTokens:
+    """The visual tokens of n images of one pass that have the same number N of tokens.
+
+    rows `(n,)` and columns `(n, N)` locate them in the batch as it enters the pruning layer;
+    ordinals numbers the images in reading order over the whole batch (row by row); origin `(n, N)`
+    says which of the image's tokens they were before an earlier stage (None: all, in order), total
+    how many each image had then.
+    """
+
+    rows: Tensor
+    columns: Tensor
+    ordinals: list[int]
+    prefill: Pass = field(repr=False)
+    origin: Tensor | None = None
+    total: int = 0
+
+    def __post_init__(self) -> None:
+        self.total = self.total or self.tokens
+
+    @property
+    def count(self) -> int:
+        """Number of images, n."""
+        return self.columns.shape[0]
+
+    @property
+    def tokens(self) -> int:
+        """Visual tokens of each image, N."""
+        return self.columns.shape[1]
+
+    def take(self, states: Tensor) -> Tensor:
+        """`(batch, positions, ...)` at the image tokens: `(n, N, ...)`."""
+        rows, columns = self.rows.to(states.device), self.columns.to(states.device)
+        return states[rows[:, None], columns]
+
+    @cached_property
+    def hidden(self) -> Tensor:
+        """Hidden states of the visual tokens as they enter the pruning layer, `(n, N, D)`."""
+        return self.take(self.prefill.entering)
+
+    @property
+    def vision(self) -> VisionRecord:
+        """What the vision tower did for these images.
+
+        Raises `ValueError` if the features were computed outside of the with-block.
+        """
+        return self.prefill.seen_vision()
+
+    def of_vision(self, per_image: Tensor) -> Tensor:
+        """A tensor with one row an image of the vision tower, ordered as the images here.
+
+        Beam search and several returned sequences repeat the prompt, not the vision tower's work.
+        """
+        rows, pass_ = per_image.shape[0], self.prefill
+        if rows == self.count == pass_.images:
+            return per_image
+        index = [pass_.source_of(ordinal, rows) for ordinal in self.ordinals]
+        return per_image.index_select(0, torch.as_tensor(index, device=per_image.device))
+
+    def before(self, per_token: Tensor) -> Tensor:
+        """`(n, N0, ...)` over the image's first tokens, at those that are left: `(n, N, ...)`."""
+        if self.origin is None:
+            return per_token
+        place = self.origin.to(per_token.device)
+        place = place.reshape(*place.shape, *[1] * (per_token.ndim - 2))
+        return per_token.gather(1, place.expand(-1, -1, *per_token.shape[2:]))
+
+
+def locate(
+    image_mask: Tensor, lengths: list[int], each: int | None
+) -> tuple[Tensor, Tensor, list[int]]:
+    """Rows and columns `(tokens,)` of all image tokens in reading order, and the row of each image.
+
+    image_mask: bool `(batch, positions)`; lengths: tokens of each image, in reading order; each:
+    images in every row, if known, so that nothing has to be read back from the device.
+
+    Raises `ValueError` if the prompt holds another number of image tokens, or an image would begin
+    in one row and end in the next.
+    """
+    total, width = sum(lengths), image_mask.shape[1]
+    if each is None or image_mask.device.type == "cpu":
+        per_row = image_mask.sum(1).tolist()
+        if sum(per_row) != total:
+            raise ValueError(
+                f"the prompt holds {sum(per_row)} image tokens but its images have {total} "
+                f"({_short(lengths)}): pass one placeholder for every visual token"
+            )
+        row_of = _rows_of(lengths, per_row)
+    else:
+        row_of = [ordinal // each for ordinal in range(len(lengths))]
+    if image_mask.device.type == "cpu":
+        flat = image_mask.flatten().nonzero().squeeze(1)
+    else:  # finding their number would make the host wait
+        order = image_mask.flatten().to(torch.uint8).sort(descending=True, stable=True)
+        flat = order.indices[:total]
+    return flat // width, flat % width, row_of
+
+
+def _rows_of(lengths: list[int], per_row: list[int]) -> list[int]:
+    """The row of each image, given how many image tokens each row holds."""
+    rows, row, left = [], 0, per_row[0] if per_row else 0
+    for ordinal, length in enumerate(lengths):
+        while left == 0 and row + 1 < len(per_row):
+            row, left = row + 1, per_row[row + 1]
+        if length > left:
+            raise ValueError(
+                f"row {row} of the batch has {left} placeholders left for image {ordinal}, which "
+                f"has {length} visual tokens: an image lies in one prompt"
+            )
+        rows.append(row)
+        left -= length
+    return rows
+
+
+def _short(lengths: list[int]) -> str:
+    shown = ", ".join(map(str, lengths[:8]))
+    return shown + (", ..." if len(lengths) > 8 else "")
+
+
+def grouped(
+    rows: Tensor, columns: Tensor, lengths: list[int], prefill: Pass
+) -> list[ImageTokens]:
+    """The images of a pass in groups of equal length; `rows`, `columns` as `locate` gives them."""
+    if len(set(lengths)) == 1:
+        places = columns.view(len(lengths), lengths[0])
+        first = rows.view(len(lengths), lengths[0])[:, 0]
+        return [ImageTokens(first, places, list(range(len(lengths))), prefill)]
+    place_of, row_of = columns.split(lengths), rows.split(lengths)
+    groups = []
+    for tokens in sorted(set(lengths)):
+        members = [i for i, length in enumerate(lengths) if length == tokens]
+        places = torch.stack([place_of[i] for i in members])
+        first = torch.stack([row_of[i][0] for i in members])
+        groups.append(ImageTokens(first, places, members, prefill))
+    return groups

@@ -1,0 +1,254 @@
+"""What every pruning method shares: options, and a context manager on an unmodified model.
+
+A method says which visual tokens stay (`VisualPruner.select`). Entering the with-block hooks the
+model through `engine.forward`; leaving it takes everything back.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Literal, Self
+
+from torch import Tensor, nn
+
+from ... import geometry
+from .. import registry
+from ..families import Family, resolve
+from .forward import Forward
+from .hooks import Hooks, forget_compiled
+from .images import ImageTokens
+from .passes import Current
+from .release import check
+from .sequence import Chosen
+
+@dataclass(eq=False, kw_only=True)
+class VisualPruner:
+    """A pruning method, used as `with Method(keep=0.5)(model) as pruner: model.generate(...)`.
+
+    keep: share of the visual tokens that stays, in (0, 1].
+    layer: index K of the first language layer that sees the pruned sequence; 0 prunes before the
+        language model.
+    mode: "inplace" removes the dropped tokens from layer K on (Algorithm 2 of the paper); "mask"
+        hides them as keys and keeps the sequence length (Algorithm 3).
+    positions: "original" keeps every token's position, in decoding too; "contiguous" closes up over
+        what was dropped, as if it had never been there.
+
+    The model may be wrapped (PEFT, torch.compile) or its inner model without a head. Logits and
+    hidden states of an in-place prefill cover the surviving positions only. Without a cache every
+    decoding step is a fresh prefill, so the tokens are scored again at every step. Several threads
+    may run the model in one block; `kept` is that of the calling thread's last prefill.
+
+    Raises `ValueError` for options out of range, `TypeError` for a model that is not supported,
+    `RuntimeError` for nested or repeated use and for options changed inside the block.
+    """
+
+    keep: float = 0.5
+    layer: int = 0
+    mode: Literal["inplace", "mask"] = "inplace"
+    positions: Literal["original", "contiguous"] = "original"
+
+    name: ClassVar[str]
+    #: True: the kept count is always `budget(N)`, so no count has to be read back from the device.
+    exact: ClassVar[bool] = True
+    #: True: the method reads or changes the inside of the vision tower, which cannot be shared then.
+    uses_own_vision: ClassVar[bool] = False
+    #: True: kept tokens leave in another order than the raster, which only in-place pruning can do.
+    reorders: ClassVar[bool] = False
+    #: True: what is chosen depends on the vision tower alone.
+    vision_only: ClassVar[bool] = False
+    #: the methods whose run time is the price of choosing (for cost measurements)
+    scorer: ClassVar[tuple[str, ...]] = ("select",)
+    #: model types the method works on; None: all families
+    supports: ClassVar[frozenset[str] | None] = None
+
+    def __init_subclass__(cls, *, name: str | None = None, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if name is not None:
+            registry.register(name, cls)
+            cls.name = name
+
+    def __post_init__(self) -> None:
+        if not 0 < self.keep <= 1:
+            raise ValueError(f"keep must be in (0, 1], got {self.keep}")
+        if isinstance(self.layer, bool) or not isinstance(self.layer, int) or self.layer < 0:
+            raise ValueError(f"layer must be an integer >= 0, got {self.layer!r}")
+        self.one_of(mode=("inplace", "mask"), positions=("original", "contiguous"))
+        if self.mode == "mask" and self.reorders:
+            raise ValueError(
+                f"{type(self).__name__} changes the order of the tokens, which mode='mask' cannot; "
+                "use mode='inplace'"
+            )
+        self._forward: Forward | None = None
+        self.hooks: Hooks | None = None
+        self.family: Family | None = None
+        self._current = Current()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if getattr(self, "hooks", None) is not None and name in _option_names(type(self)):
+            raise RuntimeError(
+                f"{name} cannot change inside the with-block: leave it and enter one with "
+                f"{name}={value!r}"
+            )
+        object.__setattr__(self, name, value)
+
+    # ---- to be written by a method ------------------------------------------------------------
+
+    def select(self, images: ImageTokens) -> Tensor | Chosen:
+        """The tokens to keep: bool `(n, N)`, True where a token stays, or a `Chosen`."""
+        raise NotImplementedError
+
+    def attach(self, model: nn.Module) -> None:
+        """Register the method's own hooks with `self.hook`; called on entering the context."""
+
+    def stages(self) -> tuple[int, ...]:
+        """The language layers before which tokens are chosen, in order; by default `layer`."""
+        return (self.layer,)
+
+    def most(self, tokens: int) -> int:
+        """The most tokens that can stay of `tokens`, whatever the image."""
+        return self.budget(tokens)
+
+    # ---- for callers --------------------------------------------------------------------------
+
+    def one_of(self, **options: tuple[str, ...]) -> None:
+        """Raise `ValueError` for an option that is not among the allowed names."""
+        for option, allowed in options.items():
+            if (value := getattr(self, option)) not in allowed:
+                raise ValueError(f"{option} must be one of {allowed}, got {value!r}")
+
+    def budget(self, tokens: int) -> int:
+        """Tokens kept of `tokens` at this keep rate: rounded, at least one.
+
+        >>> from lib.pruning import create
+        >>> create("random", keep=0.5).budget(575)
+        288
+        """
+        return geometry.kept_count(self.keep, tokens)
+
+    def options(self) -> dict[str, Any]:
+        """Name and parameters as plain JSON values, for manifests."""
+        values = {name: getattr(self, name) for name in _option_names(type(self))}
+        return {"method": self.name} | {
+            k: list(v) if isinstance(v, tuple) else v for k, v in values.items()
+        }
+
+    @property
+    def keeps_all(self) -> bool:
+        """True if nothing is ever dropped; the model then runs untouched."""
+        return self.keep == 1
+
+    @property
+    def active(self) -> bool:
+        """True inside the with-block."""
+        return self.hooks is not None
+
+    @property
+    def in_pass(self) -> bool:
+        """True while this thread runs the model."""
+        return self._current.pass_ is not None
+
+    @property
+    def kept(self) -> list[Tensor]:
+        """Indices of the kept visual tokens in raster order, one tensor per image, last prefill."""
+        return [mask.nonzero().squeeze(1) for mask in self.kept_masks]
+
+    @property
+    def kept_masks(self) -> list[Tensor]:
+        """Bool `(N,)` per image of the last prefill, True where the token stayed."""
+        kept = self._current.kept
+        if kept is None:
+            raise RuntimeError("nothing was pruned yet: run the model inside the with-block first")
+        return kept.masks
+
+    @property
+    def image_keys(self) -> Tensor | None:
+        """One int64 key an image of this thread's next prefill; seeds random choices.
+
+        None: the images' pixels do.
+        """
+        return self._current.image_keys
+
+    @image_keys.setter
+    def image_keys(self, keys: Tensor | None) -> None:
+        self._current.image_keys = keys
+
+    # ---- the with-block -----------------------------------------------------------------------
+
+    def __call__(self, model: nn.Module) -> Self:
+        """Bind the pruner to a model; the hooks are set on entering the with-block."""
+        if self.active:
+            raise RuntimeError(f"{type(self).__name__} is already active; leave its with-block")
+        family = resolve(model)
+        kind = family.config.model_type
+        if self.supports is not None and kind not in self.supports:
+            raise TypeError(
+                f"{type(self).__name__} does not support {type(family.model).__name__} (model type "
+                f"{kind!r}); supported: {', '.join(sorted(self.supports))}"
+            )
+        depth = len(family.layers)
+        if (deepest := max(self.stages())) >= depth:
+            raise ValueError(
+                f"layer must be below the language model's {depth} layers, got {deepest}"
+            )
+        if self.positions == "contiguous" and not family.plain_positions:
+            raise TypeError(
+                f"{family.title} gives its tokens positions in time, height and width, which "
+                "cannot be closed up; use positions='original'"
+            )
+        self.family = family
+        return self
+
+    def __enter__(self) -> Self:
+        if self.family is None:
+            raise RuntimeError(f"bind a model first: with {type(self).__name__}(...)(model) as p:")
+        if self.active:
+            raise RuntimeError(f"{type(self).__name__} is already active; leave its with-block")
+        inner = self.family.inner
+        if (other := getattr(inner, "_visual_pruner", None)) is not None:
+            raise RuntimeError(
+                f"{type(other).__name__} is already active on this model; pruners do not nest"
+            )
+        check(inner, self.family.layers)
+        hooks = Hooks()
+        try:
+            inner._visual_pruner = self
+            hooks.at_end(delattr, inner, "_visual_pruner")
+            forget_compiled(self.family.model)
+            hooks.at_end(forget_compiled, self.family.model)
+            self.hooks = hooks
+            self._renew()
+            self._forward = Forward(self)
+            self._forward.install()
+        except BaseException:
+            self._leave(hooks)
+            raise
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._leave(self.hooks)
+
+    def _leave(self, hooks: Hooks) -> None:
+        self.hooks = self._forward = self.family = None
+        self._renew()
+        hooks.close()
+
+    def _renew(self) -> None:
+        """Let go of what any thread's passes left, but for what callers may ask or have set."""
+        before, self._current = self._current, Current()
+        self._current.kept, self._current.image_keys = before.kept, before.image_keys
+
+    # ---- for methods --------------------------------------------------------------------------
+
+    def hook(self, module: nn.Module, function: Callable, *, before: bool) -> None:
+        """Register a forward hook with keyword arguments that is removed on exit."""
+        self.hooks.add(module, function, before=before)
+
+    def replace(self, owner: Any, attribute: str, value: Any) -> None:
+        """Set an instance attribute (such as `forward`) that is restored on exit."""
+        self.hooks.replace(owner, attribute, value)
+
+
+def _option_names(kind: type) -> tuple[str, ...]:
+    return tuple(f.name for f in fields(kind) if f.init) if dataclasses.is_dataclass(kind) else ()

@@ -1,0 +1,185 @@
+"""States and attention of the vision tower, one row a visual token.
+
+A method says what it needs (`watch_hidden`, `watch_projections`); the hooks write it into the record
+of the call, and the functions below read it for the images of a pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from .images import ImageTokens
+from .vision import VisionRecord
+
+if TYPE_CHECKING:
+    from ..families import Family, Layout, TowerAttention
+    from .passes import Current
+
+def watch_hidden(pruner: Any, layers: Iterable[int]) -> None:
+    """Record these hidden states of the tower (0: what enters its first block)."""
+    wanted, blocks = sorted(set(layers)), pruner.family.blocks()
+    current: Current = pruner._current
+
+    def entering(layer: int) -> Callable:
+        def hook(module: nn.Module, args: tuple, kwargs: dict) -> None:
+            if current.record is not None:
+                states = args[0] if args else kwargs["hidden_states"]
+                current.record.hidden[layer] = states
+
+        return hook
+
+    def leaving(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
+        if current.record is not None:
+            current.record.hidden[len(blocks)] = output if isinstance(output, Tensor) else output[0]
+
+    def answered(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
+        """A tower that answers from a memo runs no block, but says its hidden states."""
+        states = getattr(output, "hidden_states", None)
+        if current.record is not None and states is not None:
+            for layer in wanted:
+                current.record.hidden.setdefault(layer, states[layer])
+
+    for layer in wanted:
+        if layer < len(blocks):
+            pruner.hooks.add(blocks[layer], entering(layer), before=True)
+        else:
+            pruner.hooks.add(blocks[-1], leaving, before=False)
+    pruner.hooks.add(pruner.family.tower, answered, before=False)
+
+
+def watch_projections(pruner: Any, block: int, names: str = "qk") -> TowerAttention:
+    """Record queries, keys or values (of `"qkv"`) of one attention block of the tower."""
+    attention = pruner.family.attention(block)
+    current: Current = pruner._current
+    sources = {"q": attention.query, "k": attention.key, "v": attention.value}
+
+    def keep(name: str) -> Callable:
+        part = sources[name].part
+
+        def hook(module: nn.Module, args: tuple, kwargs: dict, output: Tensor) -> None:
+            if current.record is not None:
+                current.record.projections[block, name] = (
+                    output if part is None else output[..., part]
+                )
+
+        return hook
+
+    for name in names:
+        pruner.hooks.add(sources[name].module, keep(name), before=False)
+    return attention
+
+
+def ahead(pruner: Any, block: int, compute: Callable[[VisionRecord], Any]) -> None:
+    """In a captured prefill, choose as soon as hidden state `block` is there, on another stream.
+
+    The rest of the tower, the projector and the language layers before the choice is needed do not
+    wait for it. Without a capture the host is the bottleneck and nothing is gained.
+    """
+    current: Current = pruner._current
+
+    def enter(module: nn.Module, args: tuple, kwargs: dict) -> None:
+        record = current.record
+        states = args[0] if args else kwargs["hidden_states"]
+        if record is None or not (states.is_cuda and torch.cuda.is_current_stream_capturing()):
+            return
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            record.extra["ahead"] = stream, compute(record)
+
+    pruner.hooks.add(pruner.family.blocks()[block], enter, before=True)
+
+
+def chosen_ahead(images: ImageTokens) -> Any:
+    """What `ahead` chose for exactly these images, None if it did not."""
+    found = images.vision.extra.get("ahead")
+    if found is None or images.count != images.prefill.images != images.prefill.encoded_images:
+        return None
+    stream, choice = found
+    torch.cuda.current_stream().wait_stream(stream)
+    return choice
+
+
+def layouts_of(family: Family, record: VisionRecord) -> list[Layout] | None:
+    """The layouts of a record's images, worked out once."""
+    if "layouts" not in record.extra:
+        record.extra["layouts"] = family.layouts(record)
+    return record.extra["layouts"]
+
+
+def patch_rows(family: Family, states: Tensor) -> Tensor:
+    """`(rows, class + patches, ...)` without what the projector does not read."""
+    keep = getattr(family, "keeps_class_token", False)
+    return states if keep or not family.class_tokens else states[:, family.class_tokens :]
+
+
+def of_tokens(images: ImageTokens, family: Family, per_patch: Tensor) -> Tensor:
+    """A value a patch, `(rows, patches, ...)`, as one a visual token `(n, N, ...)`.
+
+    Tokens made of several patches get their mean; a separator the value of the token before it.
+    """
+    layouts = layouts_of(family, images.vision)
+    if layouts is None:
+        return images.before(images.of_vision(per_patch))
+    flat = per_patch.flatten(0, 1) if per_patch.ndim > 2 or len(layouts) else per_patch.flatten()
+    chosen = [layouts[images.prefill.encoded(ordinal)].source for ordinal in images.ordinals]
+    source = torch.stack([_filled(one) for one in chosen]).to(flat.device)
+    gathered = flat[source]  # (n, N, g, ...)
+    mean = gathered.float().mean(2).to(flat.dtype) if source.shape[2] > 1 else gathered[:, :, 0]
+    return images.before(mean)
+
+
+def _filled(source: Tensor) -> Tensor:
+    """Separators point to the patches of the token before them (the first to the one after)."""
+    real = source[:, 0] >= 0
+    place = torch.arange(len(source))
+    last = torch.where(real, place, -1).cummax(0).values
+    first = int(real.long().argmax())
+    return source[torch.where(last >= 0, last, first)]
+
+
+def separators(images: ImageTokens, family: Family) -> Tensor | None:
+    """Bool `(n, N)`, True for separators; None if there are none."""
+    layouts = layouts_of(family, images.vision)
+    if layouts is None:
+        return None
+    chosen = [layouts[images.prefill.encoded(ordinal)].source for ordinal in images.ordinals]
+    found = torch.stack([one[:, 0] < 0 for one in chosen]).to(images.columns.device)
+    return images.before(found) if bool(found.any()) else None
+
+
+def hidden_states(images: ImageTokens, family: Family, layer: int) -> Tensor:
+    """Hidden state `layer` of the tower at the visual tokens, `(n, N, D)`."""
+    return of_tokens(images, family, patch_rows(family, images.vision.hidden[layer]))
+
+
+def received(
+    images: ImageTokens, family: Family, attention: TowerAttention, block: int, *, heads: str = "mean"
+) -> Tensor:
+    """What each visual token receives of the tower's attention in a block, float32 `(n, N)`.
+
+    From the class token where there is one (softmax over all keys, its own included), else the mean
+    over all queries. heads: "mean" or "sum" over the heads.
+    """
+    record = images.vision
+    key = f"received {block} {heads}"
+    if key not in record.extra:
+        queries, keys = record.projections[block, "q"], record.projections[block, "k"]
+        weights = attention_weights(
+            queries[:, :1] if family.class_tokens else queries, keys, attention
+        )  # (rows, heads, queries, keys)
+        weights = weights.sum(1) if heads == "sum" else weights.mean(1)
+        record.extra[key] = weights.mean(1)
+    return of_tokens(images, family, patch_rows(family, record.extra[key]))
+
+
+def attention_weights(queries: Tensor, keys: Tensor, attention: TowerAttention) -> Tensor:
+    """Softmaxed attention `(rows, heads, queries, keys)` of projections `(rows, tokens, width)`."""
+    q = queries.unflatten(-1, (attention.heads, -1)).transpose(1, 2)
+    k = keys.unflatten(-1, (attention.heads, -1)).transpose(1, 2)
+    return (q @ k.transpose(2, 3) * attention.scale).float().softmax(-1)
+

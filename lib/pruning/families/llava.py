@@ -1,0 +1,35 @@
+"""LLaVA-1.5 and its kin: one image is one row of the tower, its patches are its visual tokens."""
+
+from __future__ import annotations
+
+from .base import Family
+
+
+class Llava(Family):
+    """LLaVA with a CLIP or SigLIP tower: a grid of patches, projected one by one."""
+
+    model_types = ("llava",)
+    title = "LLaVA"
+
+    @property
+    def class_tokens(self) -> int:
+        embeddings = getattr(self.tower, "vision_model", self.tower).embeddings
+        return int(hasattr(embeddings, "class_embedding"))
+
+    @property
+    def keeps_class_token(self) -> bool:
+        """True if the tower's class token is a visual token, too (`"full"` with CLIP)."""
+        return self.class_tokens == 1 and self.config.vision_feature_select_strategy == "full"
+
+    def patches(self) -> int:
+        """Patches of one image."""
+        vision = self.config.vision_config
+        return (vision.image_size // vision.patch_size) ** 2
+
+    def tokens(self) -> int:
+        """Visual tokens of one image."""
+        return self.patches() + self.keeps_class_token
+
+    def grid(self) -> tuple[int, int] | None:
+        side = self.config.vision_config.image_size // self.config.vision_config.patch_size
+        return None if self.keeps_class_token else (side, side)
