@@ -5,7 +5,8 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from lib.decoding import StaticDecoder, _Prefill
+from lib.decoding import StaticDecoder
+from lib.decoding.prefill import CapturedPrefill
 from lib.pruning import FixedPrune, available, create
 from tests.tiny import batch, one, prompt, ragged, tiny_llava
 
@@ -32,16 +33,18 @@ def test_same_tokens_as_generate(model, name, make):
 
 def test_without_a_pruner_and_with_reused_buffers(model):
     decoder = StaticDecoder(model)
+    shared = None
     for before in (3, 4, 5):  # lengths of one bucket share their buffers
         inputs = batch([prompt(before=before, after=4, seed=s) for s in range(2)], 2, seed=before)
         expected = model.generate(**inputs, do_sample=False, max_new_tokens=7)
         assert torch.equal(decoder.generate(**inputs, max_new_tokens=7), expected)
-        assert len(decoder._buffers) == 1
-    (buffers,) = decoder._buffers.values()
+        buffers = decoder._pool._buffers
+        assert before == 3 or buffers is shared
+        shared = buffers
     decoder.generate(**inputs, max_new_tokens=7)
-    assert next(iter(decoder._buffers.values())) is buffers
+    assert decoder._pool._buffers is buffers
     decoder.clear()
-    assert not decoder._buffers
+    assert decoder._pool._buffers is None
     assert torch.equal(decoder.generate(**inputs, max_new_tokens=7), expected)
 
 
@@ -66,7 +69,7 @@ def test_layers_keep_their_own_lengths(model):
     inputs = one()
     with create("random", keep=0.25, layer=2)(decoder.model):
         decoder.generate(**inputs, max_new_tokens=60)
-    (buffers,) = decoder._buffers.values()
+    buffers = decoder._pool._buffers
     capacities = [slot.keys.shape[2] for slot in buffers.slots]
     assert capacities == [128, 128, 128, 128, 128] or capacities[0] > capacities[-1]
     assert buffers.group_of == [0, 0, 1, 1, 1]
@@ -89,9 +92,9 @@ def test_one_token_and_bad_options(model):
     decoder = StaticDecoder(model)
     expected = model.generate(**one(), do_sample=False, max_new_tokens=1)
     assert torch.equal(decoder.generate(**one(), max_new_tokens=1), expected)
-    with pytest.raises(ValueError, match="max_new_tokens must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="max_new_tokens"):
         decoder.generate(**one(), max_new_tokens=0)
-    with pytest.raises(ValueError, match="greedy; num_beams is not supported"):
+    with pytest.raises(ValueError, match="num_beams=3 is not supported"):
         decoder.generate(**one(), num_beams=3)
 
 
@@ -103,7 +106,7 @@ def test_known_image_counts_find_the_same_tokens(model, name, each):
     logits, kept = [], []
     for known in (None, each):
         with create(name)(model) as pruner:
-            pruner.images_each = known
+            pruner._current.images_each = known
             logits.append(model(**inputs, logits_to_keep=1).logits)
             kept.append(pruner.kept)
     assert torch.equal(*logits)
@@ -130,12 +133,13 @@ class Pretended(StaticDecoder):
                 decoder.replayed += 1
                 now = {k: v for k, v in inputs.items() if k != "image_keys"}
                 if pruner is not None:
-                    pruner.images_each = images_each
+                    pruner._current.images_each = images_each
                 output[:] = decoder._first(**now)
                 if pruner is not None:
-                    pruner.images_each = None
+                    pruner._current.images_each = None
 
-        return _Prefill(Graph(), inputs, output, None if pruner is None else pruner._last)
+        kept = None if pruner is None else pruner._current.kept
+        return CapturedPrefill(Graph(), inputs, output, kept)
 
 
 @pytest.mark.parametrize("name", [None, "random", "fastv", "entropy", "tome"])
@@ -163,7 +167,7 @@ def test_other_options_and_new_keys_are_not_mixed_up(model):
             expected = model.generate(**inputs, do_sample=False, max_new_tokens=3)
             assert torch.equal(decoder.generate(**inputs, max_new_tokens=3), expected)
         assert decoder.captured == 2
-        pruner.keep = 0.25
+    with create("random", keep=0.25)(model):  # another rate of the same method
         assert torch.equal(
             decoder.generate(**inputs, max_new_tokens=3),
             model.generate(**inputs, do_sample=False, max_new_tokens=3),
@@ -173,7 +177,7 @@ def test_other_options_and_new_keys_are_not_mixed_up(model):
 
 def test_what_depends_on_the_data_is_not_captured(model):
     decoder = Pretended(model)
-    with create("entropy", count="adaptive")(model):
+    with FixedPrune(indices=[range(9)])(model):
         for _ in range(3):
             decoder.generate(**one(), max_new_tokens=2)
     # rows with different numbers of images

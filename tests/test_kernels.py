@@ -16,7 +16,7 @@ from lib.clustering import kmeans
 from lib.entropy import entropy_operator, fast, gram, leave_one_out, matrix_entropy, use_kernels
 from lib.pruning import EntropyPrune, SelectionPrune
 from lib.pruning import entropy_prune as entropy_module
-from lib.pruning.capture import Captured, GraphCache
+from lib.pruning.engine.graphs import Captured, GraphCache
 from lib.selection import STRATEGIES, hierarchical, token_level
 
 HAS_GPU = torch.cuda.is_available() and importlib.util.find_spec("triton") is not None

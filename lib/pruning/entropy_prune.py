@@ -38,6 +38,7 @@ class EntropyPrune(StatePruner, name="entropy"):
     random_state: int = 0
 
     depth = 4
+    bounded = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -83,7 +84,8 @@ class EntropyPrune(StatePruner, name="entropy"):
             tokens_per_cluster=self.tokens_per_cluster,
         )  # fmt: skip
 
-    def _select(self, states: list[Tensor], *, keep: int) -> Tensor:
+    def _select(self, states: list[Tensor], *, keep: int | None = None) -> Tensor:
+        keep = keep or self.budget(states[-1].shape[-2])
         tokens, size = states[-1], states[-1].shape[-2]
         layers = states if len(states) > 1 else None
         if self.level == "token":

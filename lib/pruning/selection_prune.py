@@ -39,7 +39,8 @@ class SelectionPrune(StatePruner, name="selection"):
         key = (type(self), budget, self.strategy, self.cover, self.random_state)
         return graphs(key, functools.partial(self._select, keep=budget), states[-1:])
 
-    def _select(self, states: list[Tensor], *, keep: int) -> Tensor:
+    def _select(self, states: list[Tensor], *, keep: int | None = None) -> Tensor:
+        keep = keep or self.budget(states[-1].shape[-2])
         options = {"cover": self.cover} if self.strategy == "adaptive" else {}
         return STRATEGIES[self.strategy](
             states[-1], keep, random_state=self.random_state, check=False, **options

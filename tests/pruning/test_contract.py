@@ -512,7 +512,7 @@ def test_unknown_names_options_layers_and_models(model):
         create("fastv", kept=0.5)
     with pytest.raises(ValueError, match="below the language model's 5 layers, got 5"):
         create("random", layer=5)(model)
-    with pytest.raises(TypeError, match="Linear .* is not a model whose visual tokens"):
+    with pytest.raises(TypeError, match=r"Linear .* is not a model whose visual tokens"):
         create("random")(torch.nn.Linear(2, 2))
 
 

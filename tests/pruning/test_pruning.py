@@ -8,6 +8,8 @@ import torch
 from hypothesis import given, settings
 
 from lib.pruning import EntropyPrune, FastV, FixedPrune, RandomPrune, SelectionPrune, ToMe, create
+from lib.pruning.engine.vision import record_of
+from lib.pruning.fastv import last_row
 from lib.pruning.random_prune import mix
 from lib.pruning.tome import merge, schedule
 from lib.selection import STRATEGIES, hierarchical, token_level
@@ -45,9 +47,16 @@ def test_fastv_ranks_by_the_attention_the_eager_model_reports(model, layer, use_
 
 
 def test_fastv_row_sums_to_one(model):
-    with FastV(layer=2)(model) as pruner:
+    seen = []
+
+    class Watching(FastV):
+        def score(self, images):
+            seen.append(last_row(self._watch.taken(images.prefill), images.prefill))
+            return super().score(images)
+
+    with Watching(layer=2)(model):
         model(**ragged())
-        torch.testing.assert_close(pruner._row.sum(1), torch.ones(3))
+    torch.testing.assert_close(seen[0].sum(1), torch.ones(3))
 
 
 # ---- Random ------------------------------------------------------------------------------------
@@ -172,9 +181,12 @@ def test_proportional_attention_over_merged_copies_is_exact(monkeypatch):
     # patches are identical in pairs: columns 0 and 1, 2 and 3, 4 and 5
     pixel_values = torch.randn(1, 3, 6, 3).repeat_interleave(7, 2).repeat_interleave(14, 3)
     plain = tower(pixel_values, output_hidden_states=True).hidden_states[-2][:, 1:]
-    with ToMe(keep=0.5)(flat) as pruner:
-        merged = tower(pixel_values, output_hidden_states=True).hidden_states[-2][:, 1:]
-        state = pruner._state
+    with ToMe(keep=0.5)(flat):
+        assert torch.equal(
+            tower(pixel_values, output_hidden_states=True).hidden_states[-2][:, 1:], plain
+        )
+        features = flat.model.get_image_features(pixel_values, output_hidden_states=True)
+        merged, state = features.hidden_states[-2][:, 1:], record_of(features).extra["tome"]
     assert state.sizes[0].tolist() == [1] + [2] * 18
     torch.testing.assert_close(
         merged[0], plain[0, state.positions[0, 1:] - 1], atol=1e-5, rtol=1e-5
@@ -291,8 +303,8 @@ def test_selection_prune_is_the_strategy_on_the_feature_layer(model, strategy):
 
 def test_fixed_prune_checks_its_indices(model):
     for indices, message in [
-        ([], "name 0 images but the prompt has 1"),
-        ([[0], [1], [2]], "name 3 images"),
+        ([], "has 1 images, but 0 are given"),
+        ([[0], [1], [2]], "but 3 are given"),
         ([[TOKENS]], "must lie in 0..35"),
         ([[]], "not be empty"),
     ]:

@@ -18,7 +18,6 @@ from .sequence import take_rotary
 
 if TYPE_CHECKING:
     from ..families import Family
-    from .passes import Pass
 
 
 @dataclass(eq=False)
@@ -41,14 +40,16 @@ class LayerAttention:
     def queries_at(self, places: Tensor) -> Tensor:
         """Rotated queries `(batch, heads, q, width)` of the positions `places` `(batch, q)`."""
         places = places.to(self.queries.device)
-        index = places[:, None, :, None].expand(-1, *self.queries.shape[1:2], -1, self.queries.shape[3])
+        index = places[:, None, :, None].expand(
+            -1, *self.queries.shape[1:2], -1, self.queries.shape[3]
+        )
         return self.rotate(self.queries.gather(2, index), places)
 
     def rows(self, places: Tensor) -> Tensor:
         """Attention of the query positions `places` `(batch, q)` over the new positions.
 
         Averaged over heads, softmaxed over all keys a query may see, float32
-        `(batch, q, positions)`; a row sums to at most 1, the rest goes to earlier, cached positions.
+        `(batch, q, positions)`; a row sums to at most 1, the rest goes to earlier positions.
         """
         queries = self.queries_at(places)
         batch, heads, asked, width = queries.shape
@@ -115,13 +116,27 @@ class Watch:
         return pass_.attention[self.layer]
 
 
+def from_projections(
+    family: Family, module: nn.Module, queries: Tensor, keys: Tensor, rotary: tuple[Tensor, Tensor],
+    valid: Tensor | None = None,
+) -> LayerAttention:  # fmt: skip
+    """The attention of a layer without a cache, from the outputs of its projections.
+
+    queries, keys: `(batch, positions, heads * width)`; valid: bool `(batch, positions)`.
+    """
+    made = {"q": queries, "k": keys}
+    return layer_attention(
+        family, module, made, {"position_embeddings": rotary}, valid, lambda held: None
+    )
+
+
 def layer_attention(
-    family: Family, module: nn.Module, made: dict[str, Tensor], kwargs: dict, pass_: Pass,
+    family: Family, module: nn.Module, made: dict[str, Tensor], kwargs: dict, valid: Tensor | None,
     past_valid: Callable[[int], Tensor | None],
 ) -> LayerAttention:  # fmt: skip
     """Put together what the projections made; earlier keys come from the layer's cache.
 
-    past_valid: called with the number of held keys, says which of them may be seen.
+    valid: bool `(batch, positions)` of the new positions. past_valid: called with the number of held keys, says which of them may be seen.
     """
     cos, sin = kwargs["position_embeddings"]
 
@@ -141,4 +156,4 @@ def layer_attention(
         keys = by_head(made["k"])
         keys = family.rotate(module, keys, keys, cos, sin)[0]
     seen = past_valid(held) if held else None
-    return LayerAttention(queries, keys, module.scaling, held, rotate, pass_.visible, seen)
+    return LayerAttention(queries, keys, module.scaling, held, rotate, valid, seen)

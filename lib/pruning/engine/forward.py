@@ -69,7 +69,9 @@ class Forward:
             return prepare(*args, **kwargs)
 
         @functools.wraps(prefill)
-        def prefilling(input_ids: Tensor, generation_config: Any, model_kwargs: dict, *rest, **more):
+        def prefilling(
+            input_ids: Tensor, generation_config: Any, model_kwargs: dict, *rest, **more
+        ):
             size = getattr(generation_config, "prefill_chunk_size", None)
             seen = any(model_kwargs.get(n) is not None for n in IMAGE_INPUTS)
             if size is not None and seen and not self.pruner.keeps_all:
@@ -300,7 +302,7 @@ class Forward:
     ) -> LayerAttention:
         """What a `Watch` captured of a layer, put together."""
         seen = functools.partial(self._past_visible, pass_, module.layer_idx)
-        return layer_attention(self.family, module, made, kwargs, pass_, seen)
+        return layer_attention(self.family, module, made, kwargs, pass_.visible, seen)
 
     # ---- the end ------------------------------------------------------------------------------
 

@@ -24,8 +24,8 @@ class _Hook:
 
     def __reduce_ex__(self, protocol: int) -> Any:
         raise RuntimeError(
-            "a model cannot be copied or saved as an object inside a pruner's with-block: its hooks "
-            "would stay on the copy; leave the block first"
+            "a model cannot be copied or saved as an object inside a pruner's with-block, whose "
+            "hooks would stay on the copy; leave the block first"
         )
 
 

@@ -133,9 +133,7 @@ def _short(lengths: list[int]) -> str:
     return shown + (", ..." if len(lengths) > 8 else "")
 
 
-def grouped(
-    rows: Tensor, columns: Tensor, lengths: list[int], prefill: Pass
-) -> list[ImageTokens]:
+def grouped(rows: Tensor, columns: Tensor, lengths: list[int], prefill: Pass) -> list[ImageTokens]:
     """The images of a pass in groups of equal length; `rows`, `columns` as `locate` gives them."""
     if len(set(lengths)) == 1:
         places = columns.view(len(lengths), lengths[0])

@@ -23,6 +23,7 @@ from .passes import Current
 from .release import check
 from .sequence import Chosen
 
+
 @dataclass(eq=False, kw_only=True)
 class VisualPruner:
     """A pruning method, used as `with Method(keep=0.5)(model) as pruner: model.generate(...)`.
@@ -52,9 +53,11 @@ class VisualPruner:
     name: ClassVar[str]
     #: True: the kept count is always `budget(N)`, so no count has to be read back from the device.
     exact: ClassVar[bool] = True
-    #: True: the method reads or changes the inside of the vision tower, which cannot be shared then.
+    #: True: where the count varies, `most` bounds it, so that a prefill can be captured.
+    bounded: ClassVar[bool] = False
+    #: True: the method reads or changes the inside of the tower, which cannot be shared then.
     uses_own_vision: ClassVar[bool] = False
-    #: True: kept tokens leave in another order than the raster, which only in-place pruning can do.
+    #: True: kept tokens leave in another order than the raster; only in-place pruning can do it.
     reorders: ClassVar[bool] = False
     #: True: what is chosen depends on the vision tower alone.
     vision_only: ClassVar[bool] = False

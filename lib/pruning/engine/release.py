@@ -20,7 +20,9 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, causal_mask
 
 #: oldest and newest release the contract was run on
 TESTED = ("5.17", "5.24")
-REMEDY = f"this library is tested with transformers {TESTED[0]} to {TESTED[1]}: install one of those"
+REMEDY = (
+    f"this library is tested with transformers {TESTED[0]} to {TESTED[1]}: install one of those"
+)
 #: the names a key/value cache goes by, newest first
 CACHE_NAMES = ("cache", "past_key_values")
 

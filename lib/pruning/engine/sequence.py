@@ -68,7 +68,7 @@ def staying(
     groups: Sequence[ImageTokens], choices: Sequence[Tensor | Chosen], batch: int, length: int,
     device: torch.device,
 ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
-    """Which positions stay, bool `(B, L)`, and the keys that order them if raster order does not."""
+    """Which positions stay, bool `(B, L)`, and keys that order them (None: raster order does)."""
     stay = torch.ones(batch, length, dtype=torch.bool, device=device)
     for images, choice in zip(groups, choices):
         _apply(stay, images, as_mask(choice, images))
@@ -207,9 +207,7 @@ def _shown(pass_: Pass, count: int, device: torch.device) -> Tensor:
     return torch.zeros(pass_.batch, count, dtype=torch.bool, device=device)
 
 
-def _old_columns(
-    pass_: Pass, before: Segment | None, held: int, device: torch.device
-) -> Tensor:
+def _old_columns(pass_: Pass, before: Segment | None, held: int, device: torch.device) -> Tensor:
     """Places of the keys that the layers held before the pass."""
     if before is None or before.columns is None:
         return _in_order(pass_, 0, held, device)
@@ -217,9 +215,7 @@ def _old_columns(
     return torch.cat([before.columns.to(device), later], 1)
 
 
-def _old_hidden(
-    pass_: Pass, before: Segment | None, held: int, device: torch.device
-) -> Tensor:
+def _old_hidden(pass_: Pass, before: Segment | None, held: int, device: torch.device) -> Tensor:
     """Which of those keys mask mode hides."""
     if before is None or before.hidden is None:
         return _shown(pass_, held, device)

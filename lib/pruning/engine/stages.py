@@ -25,7 +25,8 @@ def choose(pruner: VisualPruner, pass_: Pass, stage: Stage, hidden: Tensor) -> T
     Fills in the stage's columns, hidden keys and key mask, and the pass's images for later stages.
     """
     pass_.entering = hidden
-    if not pass_.stages:
+    capturing = pruner._current.images_each is not None and hidden.device.type != "cpu"
+    if not pass_.stages and not capturing:
         for images in pass_.groups:
             _check_finite(pass_, images, stage.layer)
     choices = [_asked(pruner, images) for images in pass_.groups]
@@ -123,7 +124,9 @@ def _counts(
     if not (pruner.exact and single):
         counts = choice.sum(1).tolist()
         if not all(counts):
-            raise ValueError(f"{who}.select keeps nothing of image {images.ordinals[counts.index(0)]}")
+            raise ValueError(
+                f"{who}.select keeps nothing of image {images.ordinals[counts.index(0)]}"
+            )
         return counts
     budget = pruner.budget(tokens)
     found = choice.sum(1)

@@ -1,7 +1,7 @@
 """States and attention of the vision tower, one row a visual token.
 
-A method says what it needs (`watch_hidden`, `watch_projections`); the hooks write it into the record
-of the call, and the functions below read it for the images of a pass.
+A method says what it needs (`watch_hidden`, `watch_projections`); the hooks write it into the
+record of the call, and the functions below read it for the images of a pass.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from .vision import VisionRecord
 if TYPE_CHECKING:
     from ..families import Family, Layout, TowerAttention
     from .passes import Current
+
 
 def watch_hidden(pruner: Any, layers: Iterable[int]) -> None:
     """Record these hidden states of the tower (0: what enters its first block)."""
@@ -158,7 +159,12 @@ def hidden_states(images: ImageTokens, family: Family, layer: int) -> Tensor:
 
 
 def received(
-    images: ImageTokens, family: Family, attention: TowerAttention, block: int, *, heads: str = "mean"
+    images: ImageTokens,
+    family: Family,
+    attention: TowerAttention,
+    block: int,
+    *,
+    heads: str = "mean",
 ) -> Tensor:
     """What each visual token receives of the tower's attention in a block, float32 `(n, N)`.
 
@@ -182,4 +188,3 @@ def attention_weights(queries: Tensor, keys: Tensor, attention: TowerAttention) 
     q = queries.unflatten(-1, (attention.heads, -1)).transpose(1, 2)
     k = keys.unflatten(-1, (attention.heads, -1)).transpose(1, 2)
     return (q @ k.transpose(2, 3) * attention.scale).float().softmax(-1)
-

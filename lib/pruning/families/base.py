@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
@@ -106,6 +107,10 @@ class Family:
             return [pooled.shape[1]] * pooled.shape[0]
         return [len(tokens) for tokens in pooled]
 
+    def tokens_each(self) -> int | None:
+        """Visual tokens of an image, if all images have as many; None if they differ."""
+        return None
+
     # ---- the tower ----------------------------------------------------------------------------
 
     @property
@@ -153,17 +158,11 @@ class Family:
         self, attention: nn.Module, queries: Tensor, keys: Tensor, cos: Tensor, sin: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Queries and keys `(batch, heads, positions, width)` with the rotary embedding applied."""
-        rotate = getattr(_module_of(attention), "apply_rotary_pos_emb")
-        return rotate(queries, keys, cos, sin)
+        code = sys.modules[type(attention).__module__]
+        return code.apply_rotary_pos_emb(queries, keys, cos, sin)
 
     def install(self, pruner: Any) -> None:
         """Hooks of the family's own, such as what is injected into later layers."""
-
-
-def _module_of(module: nn.Module) -> Any:
-    import sys
-
-    return sys.modules[type(module).__module__]
 
 
 def unwrap(model: Any) -> Any:

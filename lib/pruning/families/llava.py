@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ... import geometry
 from .base import Family
 
 
@@ -23,11 +24,9 @@ class Llava(Family):
 
     def patches(self) -> int:
         """Patches of one image."""
-        vision = self.config.vision_config
-        return (vision.image_size // vision.patch_size) ** 2
+        return geometry.patches(self.config)
 
-    def tokens(self) -> int:
-        """Visual tokens of one image."""
+    def tokens_each(self) -> int | None:
         return self.patches() + self.keeps_class_token
 
     def grid(self) -> tuple[int, int] | None:

@@ -18,8 +18,8 @@ class LlavaNext(Llava):
     model_types = ("llava_next",)
     title = "LLaVA-NeXT"
 
-    def tokens(self) -> int:
-        raise TypeError("images of LLaVA-NeXT differ in length")
+    def tokens_each(self) -> None:
+        return None
 
     def grid(self) -> None:
         return None

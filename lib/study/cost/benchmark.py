@@ -28,7 +28,7 @@ from tqdm.auto import tqdm
 from ...decoding import StaticDecoder
 from ...entropy import leave_one_out
 from ...pruning import create
-from ...pruning.capture import graphs
+from ...pruning.engine.graphs import graphs
 from .. import paths
 from ..models import load
 from ..records import write_atomically
