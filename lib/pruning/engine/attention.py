@@ -136,7 +136,8 @@ def layer_attention(
 ) -> LayerAttention:  # fmt: skip
     """Put together what the projections made; earlier keys come from the layer's cache.
 
-    valid: bool `(batch, positions)` of the new positions. past_valid: called with the number of held keys, says which of them may be seen.
+    valid: bool `(batch, positions)` of the new positions. past_valid: called with the number of
+    held keys, says which of them may be seen.
     """
     cos, sin = kwargs["position_embeddings"]
 

@@ -210,6 +210,10 @@ class Forward:
         each = self.current.images_each
         rows, columns, pass_.row_of = locate(pass_.image_mask, pass_.lengths, each)
         pass_.groups = grouped(rows, columns, pass_.lengths, pass_)
+        if each is None or pass_.image_mask.device.type == "cpu":  # not while a graph is captured
+            embeddings = kwargs.get("inputs_embeds", args[0] if args else None)
+            for images in pass_.groups:
+                stages.check_finite(pass_, images, embeddings)
         records = [record_of(features) for _, features in pass_.features]
         known = len(records) == 1 and records[0] is not None
         pass_.encoded_images = records[0].images if known else pass_.images

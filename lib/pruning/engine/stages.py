@@ -25,10 +25,6 @@ def choose(pruner: VisualPruner, pass_: Pass, stage: Stage, hidden: Tensor) -> T
     Fills in the stage's columns, hidden keys and key mask, and the pass's images for later stages.
     """
     pass_.entering = hidden
-    capturing = pruner._current.images_each is not None and hidden.device.type != "cpu"
-    if not pass_.stages and not capturing:
-        for images in pass_.groups:
-            _check_finite(pass_, images, stage.layer)
     choices = [_asked(pruner, images) for images in pass_.groups]
     pass_.entering = None
     groups, counts = pass_.groups, [
@@ -145,14 +141,17 @@ def _broken_promise(who: str, budget: int, tokens: int, kept: int, ordinal: int)
     )
 
 
-def _check_finite(pass_: Pass, images: ImageTokens, layer: int) -> None:
-    """Features with NaN have no order; the message names the image."""
-    finite = torch.isfinite(images.hidden).flatten(1).all(1)
+def check_finite(pass_: Pass, images: ImageTokens, embeddings: Tensor) -> None:
+    """Features with NaN have no order; the message names the image.
+
+    embeddings: `(B, L, D)` as they enter the language model, whose layers would spread them.
+    """
+    finite = torch.isfinite(images.take(embeddings)).flatten(1).all(1)
 
     def message(i: int) -> str:
         return (
-            f"the visual tokens of image {images.ordinals[i]} hold NaN or infinite values as they "
-            f"enter language layer {layer}: check the image, or the precision of the vision tower"
+            f"the visual tokens of image {images.ordinals[i]} hold NaN or infinite values: check "
+            "the image, or the precision of the vision tower"
         )
 
     _must_hold(pass_, finite, images.ordinals, message)

@@ -114,8 +114,7 @@ def layouts_of(family: Family, record: VisionRecord) -> list[Layout] | None:
 
 def patch_rows(family: Family, states: Tensor) -> Tensor:
     """`(rows, class + patches, ...)` without what the projector does not read."""
-    keep = getattr(family, "keeps_class_token", False)
-    return states if keep or not family.class_tokens else states[:, family.class_tokens :]
+    return states[:, family.skipped :]
 
 
 def of_tokens(images: ImageTokens, family: Family, per_patch: Tensor) -> Tensor:

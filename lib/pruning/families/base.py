@@ -118,6 +118,11 @@ class Family:
         """Tokens the tower puts in front of the patches: 1 for CLIP, 0 for SigLIP."""
         return 0
 
+    @property
+    def skipped(self) -> int:
+        """Leading tokens of the tower that the projector does not read."""
+        return self.class_tokens
+
     def blocks(self) -> list[nn.Module]:
         """The blocks of the tower; hidden state i enters block i."""
         return list(self._encoder().layers)

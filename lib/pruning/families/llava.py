@@ -18,6 +18,11 @@ class Llava(Family):
         return int(hasattr(embeddings, "class_embedding"))
 
     @property
+    def skipped(self) -> int:
+        # LLaVA drops the first token by its setting, not by what it is
+        return int(self.config.vision_feature_select_strategy == "default")
+
+    @property
     def keeps_class_token(self) -> bool:
         """True if the tower's class token is a visual token, too (`"full"` with CLIP)."""
         return self.class_tokens == 1 and self.config.vision_feature_select_strategy == "full"
@@ -27,8 +32,8 @@ class Llava(Family):
         return geometry.patches(self.config)
 
     def tokens_each(self) -> int | None:
-        return self.patches() + self.keeps_class_token
+        return self.patches() + self.class_tokens - self.skipped
 
     def grid(self) -> tuple[int, int] | None:
         side = self.config.vision_config.image_size // self.config.vision_config.patch_size
-        return None if self.keeps_class_token else (side, side)
+        return (side, side) if self.tokens_each() == side * side else None

@@ -36,7 +36,7 @@ class LlavaNext(Llava):
 
     def layouts(self, record: VisionRecord) -> list[Layout]:
         tiles = self.rows_of_images(record)
-        patches = self.patches() + self.keeps_class_token
+        patches = self.patches() + self.class_tokens - self.skipped
         first = [0, *accumulate(tiles)][:-1]
         # the model's own packing, applied to the numbers of the patches instead of their features
         numbered = [
