@@ -22,7 +22,7 @@ _WITHOUT_EFFECT = {
     "early_stopping", "length_penalty", "diversity_penalty", "num_assistant_tokens",
     "num_assistant_tokens_schedule", "assistant_confidence_threshold", "max_matching_ngram_size",
     "assistant_lookbehind", "target_lookbehind", "assistant_ensemble_weight", "is_assistant",
-    "speculation_type", "use_mtp",
+    "speculation_type",
     # of how it is computed or who made the file
     "compile_config", "disable_compile", "continuous_batching_config", "low_memory", "use_cache",
     "transformers_version", "_from_model_config", "cache_config", "max_cache_len",
@@ -63,7 +63,9 @@ def plan(model: PreTrainedModel, prompt_length: int, options: dict[str, Any]) ->
         if given.pop(name, None) is not None:
             raise ValueError(_refusal(name))
     own = given.pop("generation_config", None)
-    config, inputs = model._prepare_generation_config(own, **({"do_sample": False} | given))
+    if getattr(own, "do_sample", None) is None:  # what a checkpoint's file prefers does not count
+        given = {"do_sample": False} | given
+    config, inputs = model._prepare_generation_config(own, **given)
     named = any(
         length is not None
         for length in (

@@ -188,6 +188,8 @@ def test_prompt_lookup_drafts_change_nothing(model, name, layer):
 
 
 def test_an_assistant_model_changes_nothing(model):
+    if not hasattr(model, "_expand_multimodal_outputs"):
+        pytest.skip("this transformers hands the pixels to an assistant that takes none")
     config = model.config.text_config
     torch.manual_seed(1)
     assistant = LlamaForCausalLM(

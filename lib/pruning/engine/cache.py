@@ -196,6 +196,9 @@ class PrunedCache(DynamicCache):
     def reset(self) -> None:
         """Forget everything, the pruning included."""
         super().reset()
+        for layer in self.layers:  # up to 5.17 upstream zeroes them, at the pruned length
+            layer.keys = layer.values = None
+            layer.is_initialized = False
         self.visual = None
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
