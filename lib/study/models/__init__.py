@@ -7,6 +7,7 @@ local folder. Image processors are always the PIL ones, so torchvision is not ne
 not depend on whether it is installed.
 """
 
+from ..hub import is_hub_name
 from ..paths import embedded_dir
 from .embedded import (
     IMAGE_TOKEN,
@@ -19,7 +20,6 @@ from .embedded import (
 )
 from .folders import SUMS, check_folder, save
 from .loading import Loaded, load, load_processor, read_config
-from .names import is_hub_name
 from .prompts import CHAT_TEMPLATE, PROMPT, format_prompt, full_prompt
 
 __all__ = [

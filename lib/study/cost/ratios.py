@@ -1,19 +1,16 @@
 """Speed of the scores, the clustering and pruned captioning, as ratios within one run on a CPU.
 
-    python -m lib.study.cost.bench
+    python -m lib bench
 
 Prints a table; that of one run is kept in data/results/embedded/bench.json. Medians of interleaved
 repetitions; the naive leave-one-out is timed on evenly spread tokens and scaled to all N, since
 every token costs the same: one eigen-decomposition of an (N-1) x (N-1) matrix. Captions are those
 of `lib.study.captioning.caption` by the embedded model on its own scenes, from the image files to
-the
-text, in batches on two threads.
+the text, in batches on two threads.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import time
 import warnings
@@ -22,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from sklearn.cluster import KMeans
 from torch import Tensor
 
 from ...clustering import kmeans
@@ -30,8 +28,8 @@ from ...pruning import create
 from .. import models
 from ..captioning import caption
 from ..data import coco, scenes
-from ..records import write_atomically
-from .efficiency import machine
+from ..files import write_json
+from .timing import machine
 
 NAIVE_TOKENS = 48  # timed per size; all of them would take minutes
 CAPTIONS = 64  # scenes
@@ -78,8 +76,6 @@ def leave_one_out_ratio(size: int, *, repeats: int = 5) -> tuple[float, float, f
 
 def kmeans_ratio(size: int, width: int, n_clusters: int, *, repeats: int = 5) -> tuple[float, ...]:
     """Seconds of scikit-learn (n_init=1) and of ours, and the mean ratio of the inertias."""
-    from sklearn.cluster import KMeans
-
     tokens = torch.nn.functional.normalize(_tokens(size, width, torch.float32), dim=-1)
     array = tokens.numpy()
     theirs, ours, ratios = [], [], []
@@ -152,13 +148,8 @@ def rows() -> Iterator[dict[str, Any]]:
     yield row("a caption, 50 % kept, batch 16", *each, 1.15, remark, ratio=ratio)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Print every ratio beside what the project asks for; `--record FILE` keeps them as JSON."""
-    parser = argparse.ArgumentParser(
-        prog="python -m lib.study.cost.bench", description=main.__doc__
-    )
-    parser.add_argument("--record", type=Path, help="write the ratios here, too")
-    options = parser.parse_args(argv)
+def report(record: Path | None = None) -> None:
+    """Print every ratio beside what the project asks for; `record` keeps them as JSON."""
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, CPU, one run")
     header = f"{'what':<34}{'plain':>12}{'ours':>12}{'ratio':>9}{'asked':>8}   remark"
     print(header + "\n" + "-" * len(header))
@@ -176,10 +167,5 @@ def main(argv: Sequence[str] | None = None) -> None:
         "our k-means includes the Gram matrix, scikit-learn's has n_init=1; "
         "plain captions are unpruned."
     )
-    if options.record:
-        document = {"machine": machine(), "rows": measured}
-        write_atomically(options.record, json.dumps(document, indent=1) + "\n")
-
-
-if __name__ == "__main__":
-    main()
+    if record:
+        write_json(record, {"machine": machine(), "rows": measured})
