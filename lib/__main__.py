@@ -2,7 +2,11 @@
 
 import sys
 
-from .study.cli import main
-
 if __name__ == "__main__":
+    try:
+        from .study.cli import main
+    except ModuleNotFoundError as error:
+        sys.exit(f"error: {error.name} is not installed here: 'make setup' installs everything")
+    except KeyboardInterrupt:
+        sys.exit(130)
     sys.exit(main())

@@ -12,11 +12,11 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import typer
 
-from . import make, measure, upkeep
+from . import make, measure, reports, upkeep
 
 __all__ = ["app", "main"]
 
@@ -27,20 +27,35 @@ WRONG_USE = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickEx
 #: errors that a user can mend: bad input, a stopped part, or what the system refuses
 USER_ERRORS = (ValueError, RuntimeError, OSError)
 
-app = typer.Typer(
-    name="entropy-prune",
-    help="Entropy-Prune: matrix-entropy pruning of visual tokens, and its reproducible study.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-)
-for module in (make, measure, upkeep):
-    for command in module.COMMANDS:
+
+def _typer(name: str, about: str) -> typer.Typer:
+    return typer.Typer(
+        name=name,
+        help=about,
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+    )
+
+
+def _add(to: typer.Typer, commands: Sequence[Callable[..., object]]) -> None:
+    for command in commands:
+        # its options are read by the module that it stands for
         passes_on = getattr(command, "passes_on", False)
         settings = {"allow_extra_args": True, "ignore_unknown_options": True} if passes_on else {}
-        name = command.__name__.strip("_")
-        app.command(name, context_settings=settings, add_help_option=not passes_on)(command)
+        to.command(context_settings=settings, add_help_option=not passes_on)(command)
+
+
+app = _typer(
+    "entropy-prune",
+    "Entropy-Prune: matrix-entropy pruning of visual tokens, and its reproducible study.",
+)
+for module in (make, measure, upkeep):
+    _add(app, module.COMMANDS)
+pages = _typer("report", "Notebooks, figures and pages of a profile.")
+_add(pages, reports.COMMANDS)
+app.add_typer(pages)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -55,11 +55,21 @@ def reproduce(
 ) -> None:
     """The study of a profile, its notebooks, the comparison and the pages: make without Make."""
     from .. import paths
+    from .. import run as studying
+    from ..compare import compare_run, summary
+    from ..profiles import load_profile
     from ..reports import report
+    from ..stages.sharing import default_workers
 
+    settings = load_profile(profile)
+    workers = default_workers(settings, device)
+    studying.run(settings, device=device, progress=not quiet, workers=workers)
     with paths.looking_at(paths.RUN):
-        made = report.everything(profile, jobs=jobs, device=device, progress=not quiet)
-    print(*made, sep="\n")
+        report.notebooks(profile, jobs=jobs, progress=not quiet)
+        compared = compare_run(profile)
+        pages = report.html(profile)
+    print(summary(compared))
+    print(f"open {pages[-1]}")
 
 
 def data(profile: Profile = "embedded", quiet: Quiet = False) -> None:

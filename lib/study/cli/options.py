@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import typer
 
@@ -21,6 +21,10 @@ Workers = Annotated[
     typer.Option(
         "--workers", min=1, help="processes that caption; default two on a CPU, one a GPU"
     ),
+]
+Place = Annotated[
+    Literal["run", "reference"],
+    typer.Option("--place", help="what this machine has computed, or what is committed"),
 ]
 Methods = Annotated[str, typer.Option("--method", help="one or several, with commas between them")]
 

@@ -19,13 +19,6 @@ def spice(context: typer.Context) -> int:
     return installing.main(context.args)
 
 
-def report(context: typer.Context) -> int:
-    """Execute notebooks, write pages and the index of a profile."""
-    from ..reports import report as reporting
-
-    return reporting.main(context.args)
-
-
-COMMANDS = (doctor, spice, report)
+COMMANDS = (doctor, spice)
 for command in COMMANDS:
     command.passes_on = True
