@@ -20,10 +20,12 @@ from .embedded import (
 )
 from .folders import SUMS, check_folder, save
 from .loading import Loaded, load, load_processor, read_config
+from .processors import COUNTING
 from .prompts import CHAT_TEMPLATE, PROMPT, format_prompt, full_prompt
 
 __all__ = [
     "CHAT_TEMPLATE",
+    "COUNTING",
     "IMAGE_TOKEN",
     "PROMPT",
     "SPECIAL_TOKENS",

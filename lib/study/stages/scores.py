@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from ..data.scene_captions import object_f1
+from ..data.scenes import object_f1
 from ..dependencies import scores_code
 from ..evaluation import metrics
 from ..evaluation.java import spice_missing
