@@ -59,19 +59,19 @@ def lean_manifest(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_finished(profile: str, run: paths.Place) -> None:
-    images = load_profile(profile).limit
+    load_profile(profile)  # an unknown one is refused
     wanted = [run.results / name for name in SUMMARIES] + [run.reports / "index.html"]
     missing = [path for path in wanted if not path.is_file()]
     if missing:
         raise FileNotFoundError(
             f"{missing[0]} is missing: finish the run with 'make reproduce PROFILE={profile}'"
         )
-    folders = sorted(path.parent for path in run.results.glob(f"captions/*/{MANIFEST}"))
-    counts = {folder: len(read_records(folder)) for folder in folders}
-    for folder, count in counts.items():
-        asked = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        if count != asked["parameters"]["images"]["count"]:
-            raise ValueError(f"{folder} holds {count} of {images} records: finish the run first")
+    for manifest in sorted(run.results.glob(f"*/*/{MANIFEST}")):
+        asked = json.loads(manifest.read_text(encoding="utf-8"))["parameters"]["images"]["count"]
+        if (count := len(read_records(manifest.parent))) != asked:
+            raise ValueError(
+                f"{manifest.parent} holds {count} of {asked} records: finish the run first"
+            )
 
 
 def _publish_results(run: Path, reference: Path) -> None:

@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if os.environ.get(TRACEBACK):
             traceback.print_exc()
         return _say(_text(error))
-    if code == INTERRUPTED:
+    if code == INTERRUPTED and os.environ.get("RANK", "0") == "0":  # once for several processes
         print("interrupted: all that was recorded is kept", file=sys.stderr)
     return code if isinstance(code, int) else 0
 
