@@ -127,6 +127,16 @@ def test_changed_weights_caption_everything_again(root, monkeypatch):
     assert {slug for slug, _ in made} == set(everything())
 
 
+def test_scoring_what_was_captioned_elsewhere_needs_no_model(root, monkeypatch):
+    path, made = results() / "scores.json", stored.load_study("tiny")
+    before = path.read_bytes()
+    path.unlink()
+    monkeypatch.setattr(models, "load", None)
+    document = tiny_study.run(stages=("scores",))
+    assert path.read_bytes() == before
+    assert document["environment"] == made["environment"], "that of the machine that captioned"
+
+
 # ---- what depends on what
 
 
