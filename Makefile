@@ -11,6 +11,9 @@ READY := $(VENV)/.ready
 TRITON := $(VENV)/.triton
 JOBS ?= 2
 PROFILE ?= embedded
+LIB := $(BIN)/python -m lib
+# one thread a worker: many tiny decompositions fighting over cores take ten times longer
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 # No progress bar or notebook needs the hub unless a profile says so, and telemetry is never sent.
 export HF_HUB_DISABLE_TELEMETRY := 1
@@ -31,10 +34,38 @@ $(READY): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	@touch $@
 
+# ---- checks ------------------------------------------------------------------------------------
+
+# tests of the library storey; those of the study are in tests/study
+LIBRARY := $(filter-out tests/study tests/test_readme.py tests/test_kernels%,$(wildcard tests/test_*.py tests/*/))
+
+.PHONY: check
+check: lint types unit ## Style, types and the library's own tests, in a minute
+
+.PHONY: unit
+unit: $(READY)
+	$(PYTEST) -q -m "not slow" $(filter-out tests/study/ tests/kernels/,$(LIBRARY))
+
+# Every part runs, whatever the one before it said.
 .PHONY: test
-test: setup lint $(TRITON) ## Lint, then run every test with coverage of lib
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --cov=lib --cov-report=term:skip-covered --cov-fail-under=90
-	@$(MAKE) --no-print-directory nbval
+test: $(READY) $(TRITON) ## Everything: style, types, all tests, notebooks, contract, kernels
+	@failed=; for part in lint types tests nbval contract kernels; do \
+	  $(MAKE) --no-print-directory $$part || failed="$$failed $$part"; done; \
+	if [ -n "$$failed" ]; then echo "FAILED:$$failed" >&2; exit 1; fi; \
+	echo "passed: lint, types, tests, nbval, contract, kernels"
+
+.PHONY: lint
+lint: $(READY) ## Check style (ruff)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check lib tests
+
+.PHONY: types
+types: $(READY) ## Check the types of the library (pyrefly)
+	$(BIN)/pyrefly check --python-interpreter-path $(BIN)/python --summary=none
+
+.PHONY: tests
+tests: $(READY) $(TRITON) ## Run every test, with coverage of lib
+	$(PYTEST) --cov=lib --cov-report=term:skip-covered --cov-fail-under=90
 
 # Without a GPU Triton compiles the kernels and interprets them; a CUDA build of torch has its own.
 $(TRITON): $(READY)
@@ -42,93 +73,120 @@ $(TRITON): $(READY)
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --progress-bar on "triton==3.9.0; sys_platform == 'linux'"
 	@touch $@
 
-# The outputs in the notebooks belong to the results they were executed with, so they are checked
-# against those, even after `make reproduce` has computed this machine's own.
+# The outputs in the notebooks belong to the committed results.
 .PHONY: nbval
 nbval: $(READY) ## Execute every notebook and compare with its committed outputs, strictly
-	@$(BIN)/python -m lib.study.reports.report reference build/nbval >/dev/null
-	ENTROPY_PRUNE_ROOT=$(CURDIR)/build/nbval OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile \
-	  --nbval --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 300 $(or $(VALIDATED),$(error no notebooks to check))
+	@$(LIB) report reference build/nbval >/dev/null
+	ENTROPY_PRUNE_ROOT="$(CURDIR)/build/nbval" ENTROPY_PRUNE_PLACE=reference $(PYTEST) \
+	  --nbval --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 300 $(or $(NOTEBOOKS),$(error no notebooks to check))
+
+# The oldest and the newest release of transformers that is supported, each in an environment of its
+# own that sees everything else, torch above all, in .venv.
+CONTRACT := 5.17.0 5.24.0
+contract-5.17.0 := transformers==5.17.0 'huggingface-hub<2'
+contract-5.24.0 := transformers==5.24.0
+
+.PHONY: contract
+contract: $(CONTRACT:%=build/contract/%/.ready) ## The contract tests on the oldest and newest transformers
+	@failed=; for release in $(CONTRACT); do echo "transformers $$release"; \
+	  OMP_NUM_THREADS=1 build/contract/$$release/bin/python -m pytest -n $(JOBS) -q -p no:cacheprovider \
+	    tests/pruning/test_contract.py || failed="$$failed $$release"; done; \
+	if [ -n "$$failed" ]; then echo "FAILED on transformers$$failed" >&2; exit 1; fi
+
+build/contract/%/.ready: $(READY)
+	@rm -rf $(@D) && $(BIN)/python -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps $(contract-$*)
+	@$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > \
+	  "$$($(@D)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/shared.pth"
+	@touch $@
+
+# The products under Triton's interpreter round as OpenBLAS does for this processor: as for others, too.
+.PHONY: kernels
+kernels: $(READY) $(TRITON) ## The kernel tests with the roundings of two other processors
+	@failed=; for core in Haswell Nehalem; do echo "OPENBLAS_CORETYPE=$$core"; \
+	  OPENBLAS_CORETYPE=$$core OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -p no:cacheprovider \
+	    $(wildcard tests/test_kernels_without_gpu.py tests/kernels) || failed="$$failed $$core"; done; \
+	if [ -n "$$failed" ]; then echo "FAILED as$$failed" >&2; exit 1; fi
+
+.PHONY: mutants
+mutants: $(READY) ## Change the library line by line and list what no test notices (hours)
+	$(BIN)/python tests/mutants.py
 
 # ---- the study ---------------------------------------------------------------------------------
 
 NOTEBOOKS := $(sort $(wildcard notebooks/[0-8][0-9]_*.ipynb))
-# 90 trains for minutes on a GPU; tests/test_training_notebook.py runs it in a smoke form instead.
-VALIDATED := $(NOTEBOOKS)
 PROFILE_FILE := notebooks/profiles/$(PROFILE).yaml
-REPORT := reports/$(PROFILE)
+# what a run makes; nothing of it is committed before `make publish`
+RUN := build/reproduce/$(PROFILE)
 # a profile may name the few notebooks that make sense for it
-CHOSEN := $(subst ",,$(shell sed -n 's/^notebooks: *//p' $(PROFILE_FILE) 2>/dev/null))
-EXECUTED := $(patsubst notebooks/%,$(REPORT)/%,$(if $(CHOSEN),$(foreach n,$(CHOSEN),$(filter notebooks/$(n)_%,$(NOTEBOOKS))),$(NOTEBOOKS)))
-PAGES := $(EXECUTED:.ipynb=.html)
-# What decides the captions; a change here computes anew what it concerns.
-COMPUTING := $(shell find lib -name "*.py" -not -path "lib/study/reports/*" -not -path "lib/study/cost/*" -not -path "lib/study/doctor*")
-# Written when this machine has computed the profile; not committed, so a fresh clone computes.
-STUDIED := build/study/$(PROFILE)
+NAMED := $(subst ",,$(shell sed -n 's/^notebooks: *//p' $(PROFILE_FILE) 2>/dev/null))
+CHOSEN := $(if $(NAMED),$(foreach n,$(NAMED),$(filter notebooks/$(n)_%,$(NOTEBOOKS))),$(NOTEBOOKS))
+# The same folders as in lib/study/dependencies.py, which decides what is computed again.
+COMPUTING := $(shell find lib -name '*.py' -not -path 'lib/study/reports/*' -not -path 'lib/study/cli/*' -not -path 'lib/study/doctor*' -not -path 'lib/study/training*')
+REPORTING := $(shell find lib/study/reports -type f -not -name '*.pyc')
 
 .PHONY: reproduce
 ifdef DRY_RUN
 reproduce: $(READY)
-	@$(BIN)/python -m lib.study.doctor --profile $(PROFILE) || true
+	@$(LIB) doctor --profile $(PROFILE) || true
 else
-reproduce: $(READY) ## Compute, draw and report everything of PROFILE (DRY_RUN=1: say what it takes)
+reproduce: $(READY) ## Compute, draw and report everything of PROFILE below build/ (DRY_RUN=1: say what it takes)
 	@test -f $(PROFILE_FILE) || { echo "No profile '$(PROFILE)': there are $(basename $(notdir $(wildcard notebooks/profiles/[a-z]*.yaml)))" >&2; exit 1; }
-	@$(MAKE) --no-print-directory $(STUDIED)
-	@$(MAKE) --no-print-directory $(if $(findstring j,$(filter-out --%,$(MAKEFLAGS))),,-j$(JOBS)) $(REPORT)/index.html
-	@echo "Open $(REPORT)/index.html"
+	@$(MAKE) --no-print-directory $(RUN)/reports/index.html
+	@$(LIB) compare --profile $(PROFILE)
+	@echo "Open $(RUN)/reports/index.html"
 endif
 
-$(STUDIED): $(PROFILE_FILE) $(COMPUTING) | $(READY)
-	$(BIN)/python -m lib.study.run --profile $(PROFILE) --fresh
-	@mkdir -p $(@D) && touch $@
+$(RUN)/.studied: $(PROFILE_FILE) $(COMPUTING) | $(READY)
+	$(LIB) study --profile $(PROFILE)
+	@touch $@
 
-$(EXECUTED): $(REPORT)/%.ipynb: notebooks/%.ipynb $(STUDIED) $(wildcard lib/study/reports/*.py) | $(READY)
-	@$(BIN)/python -m lib.study.reports.report run $< --profile $(PROFILE)
+# only the notebooks that changed, unless something they all depend on did
+$(RUN)/.executed: $(RUN)/.studied $(CHOSEN) $(REPORTING) | $(READY)
+	$(LIB) report run --profile $(PROFILE) --jobs $(JOBS) $(if $(filter-out notebooks/%,$?),$(CHOSEN),$(filter notebooks/%,$?))
+	@touch $@
 
-$(PAGES): %.html: %.ipynb | $(READY)
-	@$(BIN)/python -m lib.study.reports.report page $< --profile $(PROFILE)
+$(RUN)/reports/index.html: $(RUN)/.executed | $(READY)
+	@$(LIB) compare --profile $(PROFILE) >/dev/null
+	@$(LIB) report html --profile $(PROFILE) >/dev/null
 
-$(REPORT)/index.html: $(PAGES) | $(READY)
-	@$(BIN)/python -m lib.study.reports.report index --profile $(PROFILE)
+.PHONY: publish
+publish: $(READY) ## Make the run of PROFILE the committed reference (for maintainers)
+	@$(LIB) publish --profile $(PROFILE)
 
 .PHONY: table
 table: $(READY) ## Caption with the five methods of Table 1 alone and print their scores
-	@$(BIN)/python -m lib.study.run --profile $(PROFILE) --table --fresh
+	@$(LIB) study --profile $(PROFILE) --table
 
 .PHONY: html
-html: $(READY) ## Write the HTML pages of PROFILE from its executed notebooks (seconds)
-	@$(BIN)/python -m lib.study.reports.report html --profile $(PROFILE)
+html: $(READY) ## Write the pages of PROFILE's run again from its executed notebooks (seconds)
+	@$(LIB) report html --profile $(PROFILE)
 
 .PHONY: figures
-figures: $(READY) ## Draw the figures of PROFILE from stored results
-	@$(BIN)/python -m lib.study.reports.report figures --profile $(PROFILE)
+figures: $(READY) ## Draw the figures of PROFILE's run from its stored results
+	@$(LIB) report figures --profile $(PROFILE)
 
 .PHONY: notebooks
 notebooks: $(READY) ## Execute the notebooks in place, as they are committed
-	$(BIN)/python -m lib.study.reports.report update $(NOTEBOOKS)
+	$(LIB) report update $(NOTEBOOKS)
 
 .PHONY: lab
 lab: $(READY) ## Open the notebooks in JupyterLab
-	$(BIN)/jupyter lab --notebook-dir=$(CURDIR) notebooks/$(notdir $(firstword $(NOTEBOOKS)))
+	$(BIN)/python -m jupyter lab --notebook-dir="$(CURDIR)" notebooks/$(notdir $(firstword $(NOTEBOOKS)))
 
 .PHONY: data
 data: $(READY) ## Get the images of PROFILE: draw the scenes, or download COCO's
-	$(BIN)/python -m lib.study.run --profile $(PROFILE) --data-only
+	$(LIB) data --profile $(PROFILE)
 
 .PHONY: doctor
 doctor: ## Say what is missing for which profile (or for PROFILE), and how to get it
-	@$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m lib.study.doctor $(if $(filter command line environment,$(origin PROFILE)),--profile $(PROFILE))
+	@$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m lib doctor $(if $(filter command line environment,$(origin PROFILE)),--profile $(PROFILE))
 
 .PHONY: spice
 spice: $(READY) ## Install CoreNLP, which SPICE needs (536 MB)
-	$(BIN)/python -m lib.study.evaluation.spice
+	$(LIB) spice
 
 # ---- upkeep ------------------------------------------------------------------------------------
-
-.PHONY: lint
-lint: $(READY) ## Check style (ruff)
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check lib tests
 
 .PHONY: format
 format: $(READY) ## Apply style (ruff)
@@ -137,7 +195,7 @@ format: $(READY) ## Apply style (ruff)
 
 .PHONY: bench
 bench: $(READY) ## Print the speed ratios the README quotes, measured now
-	$(BIN)/python -m lib.study.cost.bench
+	$(LIB) bench
 
 .PHONY: lock
 lock: ## Resolve pyproject.toml afresh and rewrite requirements.lock
@@ -147,7 +205,7 @@ lock: ## Resolve pyproject.toml afresh and rewrite requirements.lock
 	rm -rf build/lock
 
 .PHONY: clean
-clean: ## Remove caches and unfinished output (keeps .venv, data and committed results)
+clean: ## Remove caches, runs and unfinished output (keeps .venv, data and committed results)
 	rm -rf .pytest_cache .ruff_cache .hypothesis build dist *.egg-info .coverage coverage.xml
 	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 	find data figures reports -name '*.partial' -delete

@@ -21,9 +21,8 @@ class _Ticks(TorchDispatchMode):
 
 @pytest.fixture
 def operations_clock(monkeypatch):
-    """`lib.study.cost.efficiency` tells the time in operations, so that what contains more takes
-    longer."""
+    """`lib.study.cost.timing` tells the time in operations: what contains more takes longer."""
     with _Ticks() as ticks:
         clock = SimpleNamespace(perf_counter=lambda: float(ticks.count))
-        monkeypatch.setattr("lib.study.cost.efficiency.time", clock)
+        monkeypatch.setattr("lib.study.cost.timing.time", clock)
         yield

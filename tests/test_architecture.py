@@ -1,79 +1,141 @@
-"""Imports go one way, and the top level is the one the card names."""
+"""Imports go one way: study -> decoding, pruning -> selection -> clustering, rollout -> entropy ->
+kernels; the library never imports the study, not even by way of something else."""
 
 import ast
+import sys
+from pathlib import Path
 
 import pytest
 
-from lib.study.paths import ROOT
+from lib.study.paths import PACKAGE, ROOT
 
-PURE = {"entropy", "clustering", "rollout", "selection"}
-#: modules that must never import a model or the pruning hooks
-MODEL_FREE = {"plots", "metrics", "efficiency", "results", "coco", "paths"}
+#: the library's modules and folders by how far up they stand; a module imports those below it
+LEVELS = {
+    "geometry": 0, "kernels": 0, "entropy": 1, "clustering": 2, "rollout": 2, "merging": 2,
+    "selection": 3, "pruning": 4, "decoding": 5, "study": 6,
+}  # fmt: skip
+#: the mathematics: tensors in, tensors out
+PURE = {"geometry", "kernels", "entropy", "clustering", "rollout", "merging", "selection"}
+#: what of the study knows no model, so that tables and pages need none
+MODEL_FREE = (
+    "paths", "files", "hub", "labels", "profiles", "stored", "records", "compare", "publish",
+)  # fmt: skip
+#: folders of the study whose modules import everything at their top
+ALL_AT_THE_TOP = ("captioning", "models", "records", "cost", "stages")
 
 
-def imports(path):
-    """Top-level names of other packages, and the `lib` modules, that a file imports."""
-    others, ours = set(), set()
-    package = "lib.pruning" if path.parent.name == "pruning" else "lib"
-    for node in ast.walk(ast.parse(path.read_text())):
+def module_of(path: Path) -> str:
+    parts = ("lib", *path.relative_to(PACKAGE).with_suffix("").parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+FILES = {module_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in FILES.items()}
+
+
+def imported(name: str) -> set[str]:
+    """Full names of everything that a module imports, of ours and of others."""
+    package = name if FILES[name].name == "__init__.py" else name.rpartition(".")[0]
+    found = set()
+    for node in ast.walk(TREES[name]):
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+            found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:
-                parent = package.split(".")[: len(package.split(".")) - node.level + 1]
-                base = ".".join([*parent, *([node.module] if node.module else [])])
-            names = [base] if base != "lib" else [f"lib.{alias.name}" for alias in node.names]
-        else:
-            continue
-        for name in names:
-            root, *rest = name.split(".")
-            if root == "lib":
-                ours.add(rest[0] if rest else "")
-            else:
-                others.add(root)
-    return others, ours
+            parts = package.split(".")[: len(package.split(".")) - node.level + 1]
+            base = ".".join([*(parts if node.level else []), *filter(None, [node.module])])
+            # what is imported may be a module or a name in one
+            found |= {f"{base}.{alias.name}" for alias in node.names} | {base}
+    return found
 
 
-def standard_library():
-    import sys
-
-    return set(sys.stdlib_module_names)
+def ours(names: set[str]) -> set[str]:
+    return names & FILES.keys()
 
 
-@pytest.mark.parametrize("name", sorted(PURE))
-def test_the_pure_quartet_imports_only_torch(name):
-    others, ours = imports(ROOT / "lib" / f"{name}.py")
-    assert others - standard_library() <= {"torch"}
-    assert ours <= PURE | {"_checks", "kernels"}
+OURS = {name: ours(imported(name)) - {name} for name in FILES}
 
 
-def test_the_kernels_import_only_triton_and_torch():
-    others, ours = imports(ROOT / "lib" / "kernels.py")
-    assert others - standard_library() <= {"torch", "triton"}
-    assert not ours
+def reached(start: str) -> set[str]:
+    """Modules of ours that importing a module imports, the packages around each included."""
+    seen: set[str] = set()
+    todo = [start]
+    while todo:
+        name = todo.pop()
+        if name not in seen:
+            seen.add(name)
+            parents = {name.rsplit(".", depth)[0] for depth in range(1, name.count(".") + 1)}
+            todo += OURS[name] | ours(parents)
+    return seen
 
 
-def test_pruning_imports_the_pure_quartet_and_nothing_else_of_ours():
-    for path in (ROOT / "lib" / "pruning").glob("*.py"):
-        _, ours = imports(path)
-        assert ours <= PURE | {"pruning", "paths"}, path.name
+def top(name: str) -> str:
+    """The module or folder of the first level: "pruning" of "lib.pruning.engine"."""
+    return name.split(".")[1] if "." in name else ""
 
 
-@pytest.mark.parametrize("name", sorted(MODEL_FREE))
-def test_these_modules_know_no_model(name):
-    path = ROOT / "lib" / f"{name}.py"
-    if not path.exists():
-        pytest.skip(f"{name} does not exist yet")
-    others, ours = imports(path)
-    assert "transformers" not in others
-    assert not ours & {"models", "pruning", "captioning"}
+def others(name: str) -> set[str]:
+    """Packages that are neither ours nor Python's."""
+    roots = {other.split(".")[0] for other in imported(name)}
+    return roots - {"lib", "__future__"} - set(sys.stdlib_module_names)
 
 
-def test_nothing_in_lib_imports_a_notebook_runner_or_a_test_tool():
-    for path in (ROOT / "lib").rglob("*.py"):
-        others, _ = imports(path)
-        assert not others & {"pytest", "hypothesis", "tests", "nbval"}, path.name
+LIBRARY = [name for name in FILES if top(name) not in ("study", "__main__")]
+
+
+def test_every_module_of_the_first_level_has_its_place():
+    assert {top(name) for name in FILES} - {"", "__main__", "_checks"} <= LEVELS.keys()
+
+
+@pytest.mark.parametrize("name", LIBRARY)
+def test_the_library_never_reaches_the_study(name):
+    assert not {other for other in reached(name) if top(other) == "study"}
+
+
+@pytest.mark.parametrize("name", [n for n in FILES if top(n) in LEVELS])
+def test_imports_go_down(name):
+    for other in OURS[name]:
+        if top(other) in LEVELS and top(other) != top(name):
+            assert LEVELS[top(other)] < LEVELS[top(name)], f"{name} imports {other}"
+
+
+@pytest.mark.parametrize("name", [n for n in LIBRARY if top(n) in PURE])
+def test_the_mathematics_imports_only_torch(name):
+    assert others(name) <= ({"torch", "triton"} if top(name) == "kernels" else {"torch"})
+
+
+@pytest.mark.parametrize("name", LIBRARY)
+def test_the_library_needs_torch_and_transformers_alone(name):
+    assert others(name) <= {"torch", "transformers", "triton"}
+
+
+def test_captions_do_not_go_through_the_decoder():
+    """`lib.study.dependencies` leaves it out of what captions depend on."""
+    for name in ("lib.study.captioning", "lib.study.captioning.split", "lib.study.stages.captions"):
+        assert not {other for other in reached(name) if top(other) == "decoding"}
+
+
+@pytest.mark.parametrize("name", MODEL_FREE)
+def test_these_parts_of_the_study_know_no_model(name):
+    found = {n for n in reached(f"lib.study.{name}") if top(n) == "study"}
+    for other in found:
+        assert not others(other) & {"torch", "transformers"}, other
+    assert not {n for n in found if n.startswith(("lib.study.models", "lib.study.captioning"))}
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in FILES if top(n) == "study" and n.split(".")[2:3] and
+             n.split(".")[2] in ALL_AT_THE_TOP]
+)  # fmt: skip
+def test_imports_stand_at_the_top(name):
+    for node in ast.walk(TREES[name]):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            inner = [n for n in ast.walk(node) if isinstance(n, ast.Import | ast.ImportFrom)]
+            assert not inner, f"{name}.{node.name} imports inside"
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_nothing_in_lib_imports_a_test_tool(name):
+    assert not others(name) & {"pytest", "hypothesis", "tests", "nbval"}
 
 
 def test_the_top_level_is_the_one_the_card_names():

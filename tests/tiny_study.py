@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from lib.study import models, paths
+from lib.study import models
 from lib.study import run as study
 from lib.study.data import scenes
+from lib.study.profiles import load_profile
 
 PROFILE = """
 profile: tiny
@@ -59,5 +60,4 @@ def make_root(folder: Path, *, image_size: int = 56) -> Path:
 
 def run(**options) -> dict:
     """The study of the tiny profile under the current `lib.study.paths.ROOT`."""
-    assert "notebooks" not in {p.name for p in paths.results_dir("tiny").glob("*")}
-    return study.run(study.load_profile("tiny"), device="cpu", progress=False, **options)
+    return study.run(load_profile("tiny"), device="cpu", progress=False, **options)

@@ -12,7 +12,7 @@ from pydantic import ConfigDict, Field, ValidationError, field_validator, model_
 from pydantic.dataclasses import dataclass
 
 from . import paths
-from .models.names import is_hub_name
+from .hub import is_hub_name
 
 __all__ = ["Efficiency", "Profile", "load_profile", "profile_names"]
 

@@ -1,19 +1,18 @@
 """How fast captioning is by batch size, and over several processes: the same images every time.
 
-    python -m lib.study.cost.scaling --model shape:llava-1.5-7b --profile shape --processes 1 2 4
+    python -m lib scaling --model shape:llava-1.5-7b --profile shape --processes 1,2,4
 
-One process a GPU (or, with --cpu, several on the processor), launched by accelerate one count after
-another on the same machine. Writes data/results/<profile>/scaling.json: images a second of the
-loop, first batch included but not the loading of the model; the gain over the first count of the
-same batch size; the pace of the middle batch, to which the first one's start-up does not count; and
-how many of the merged records, generated token ids and all but the timings, differ from the first
-count's. Naming a count twice shows what differs by chance. Batches are dealt out whole: unless they
-divide evenly, some processes have one more.
+One process a GPU (or, with --device cpu, several on the processor), launched by accelerate one
+count after another on the same machine. Writes scaling.json of the profile's run: images a second
+of the loop, first batch included but not the loading of the model; the gain over the first count of
+the same batch size; the pace of the middle batch, to which the first one's start-up does not count;
+and how many of the merged records, generated token ids and all but the timings, differ from the
+first count's. Naming a count twice shows what differs by chance. Batches are dealt out whole:
+unless they divide evenly, some processes have one more.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
@@ -22,22 +21,56 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from .. import paths
-from ..captioning import Throughput
-from ..records import MANIFEST, RECORDS, canonical, read_records, write_atomically
-from .efficiency import machine
+from ..captioning import UNPRUNED, Throughput
+from ..files import write_json
+from ..records import MANIFEST, RECORDS, canonical, read_records
+from .timing import machine
 
 
 class LaunchFailed(RuntimeError):
     """A run with some number of processes failed; the message ends with what it printed."""
 
 
-def command(
-    processes: int, batch_size: int, options: argparse.Namespace, folder: Path
-) -> list[str]:
+@dataclass(frozen=True, kw_only=True)
+class Scaling:
+    """What is captioned, and the counts of processes and batch sizes it is done with.
+
+    Raises `ValueError` for counts below 1, and for more processes than GPUs unless on a CPU.
+    """
+
+    model: str = "embedded"
+    processes: Sequence[int] = (1, 2, 4)
+    images: int = 1000
+    split: str = "test"
+    method: str = UNPRUNED
+    batch_size: Sequence[int] = (16,)
+    new_tokens: int = 64
+    device: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("processes", "batch_size"):
+            values = getattr(self, name)
+            if not values or min(values) < 1:
+                option = name.replace("_", "-")
+                raise ValueError(f"--{option} must be at least 1, got {list(values)}")
+        if self.device == "cpu":
+            return
+        found = torch.cuda.device_count()
+        if max(self.processes) > found:
+            raise ValueError(
+                f"{max(self.processes)} processes need as many GPUs, found {found}; "
+                "name fewer, or pass --device cpu"
+            )
+
+
+def command(processes: int, batch_size: int, options: Scaling, folder: Path) -> list[str]:
     """The command that captions with so many processes into `folder`."""
     launch = []
     if processes > 1:
@@ -48,16 +81,25 @@ def command(
         launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1"]
         launch += ["--num_processes", str(processes), "--main_process_port", str(port)]
         launch += ["--mixed_precision", "no", "--dynamo_backend", "no"]
+    given = {
+        "--model": options.model,
+        "--split": options.split,
+        "--limit": options.images,
+        "--method": options.method,
+        "--batch-size": batch_size,
+        "--max-new-tokens": options.new_tokens,
+        "--results-dir": folder,
+    }
+    arguments = [str(part) for pair in given.items() for part in pair]
+    place = ["--device", options.device] if options.device else []
     return [
-        sys.executable, *launch, "-m", "lib.study.captioning", "--model", options.model,
-        "--split", options.split, "--limit", str(options.images), "--method", options.method,
-        "--batch-size", str(batch_size), "--max-new-tokens", str(options.new_tokens),
-        "--results-dir", str(folder), "--token-ids", "--quiet", *(["--cpu"] if options.cpu else []),
+        sys.executable, *launch, "-m", "lib", "caption", *arguments, *place, "--token-ids",
+        "--quiet",
     ]  # fmt: skip
 
 
 def run(
-    processes: int, batch_size: int, options: argparse.Namespace, folder: Path
+    processes: int, batch_size: int, options: Scaling, folder: Path
 ) -> tuple[dict[str, Any], list]:
     """One count of processes: its row, and the merged records without their timings.
 
@@ -67,9 +109,12 @@ def run(
     root = Path(__file__).parents[3]
     python_path = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
     done = subprocess.run(
-        command(processes, batch_size, options, folder), cwd=root, capture_output=True, text=True,
+        command(processes, batch_size, options, folder),
+        cwd=root,
+        capture_output=True,
+        text=True,
         env={**os.environ, "ENTROPY_PRUNE_ROOT": str(paths.ROOT), "PYTHONPATH": python_path},
-    )  # fmt: skip
+    )
     if done.returncode:
         raise LaunchFailed(f"{processes} processes failed:\n{(done.stderr or done.stdout)[-2000:]}")
     (method,) = (path for path in folder.iterdir() if path.is_dir())
@@ -86,9 +131,8 @@ def run(
     return row, canonical(records)
 
 
-def measure(options: argparse.Namespace) -> dict[str, Any]:
+def measure(options: Scaling, path: Path) -> dict[str, Any]:
     """Every batch size and count in turn; the document of scaling.json, written after each."""
-    path = paths.results_dir(options.profile) / "scaling.json"
     document: dict[str, Any] = {
         "model": options.model,
         "machine": machine(),
@@ -107,7 +151,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             different = sum(a != b for a, b in zip(records, first[1], strict=True))
             row |= {"different_records": different, "same_records": not different}
             document["rows"].append(row)
-            write_atomically(path, json.dumps(document, indent=1) + "\n")
+            write_json(path, document)
             print(line(row), flush=True)
     return document
 
@@ -123,45 +167,3 @@ def line(row: Mapping[str, Any]) -> str:
         f"{row['middle_images_per_second']:.2f} in the middle, "
         f"{row['waiting_share']:.1%} waiting, {same}"
     )
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; see `python -m lib.study.cost.scaling --help`."""
-    parser = argparse.ArgumentParser(
-        prog="python -m lib.study.cost.scaling",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--model", default="embedded")
-    parser.add_argument("--profile", default="embedded", help="whose results folder to write to")
-    parser.add_argument("--processes", nargs="+", type=int, default=[1, 2, 4])
-    parser.add_argument("--images", type=int, default=1000)
-    parser.add_argument("--split", default="test")
-    parser.add_argument("--method", default="unpruned")
-    parser.add_argument("--batch-size", nargs="+", type=int, default=[16])
-    parser.add_argument("--new-tokens", type=int, default=64)
-    parser.add_argument("--cpu", action="store_true", help="stay off GPUs")
-    options = parser.parse_args(argv)
-    for name in ("processes", "batch_size"):
-        if min(getattr(options, name)) < 1:
-            option = name.replace("_", "-")
-            parser.error(f"--{option} must be at least 1, got {min(getattr(options, name))}")
-    if not options.cpu:
-        import torch
-
-        found = torch.cuda.device_count()
-        if max(options.processes) > found:
-            parser.error(
-                f"{max(options.processes)} processes need as many GPUs, found {found}; "
-                "name fewer, or pass --cpu"
-            )
-    try:
-        measure(options)
-    except LaunchFailed as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

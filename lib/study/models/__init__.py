@@ -7,6 +7,7 @@ local folder. Image processors are always the PIL ones, so torchvision is not ne
 not depend on whether it is installed.
 """
 
+from ..hub import is_hub_name
 from ..paths import embedded_dir
 from .embedded import (
     IMAGE_TOKEN,
@@ -19,11 +20,12 @@ from .embedded import (
 )
 from .folders import SUMS, check_folder, save
 from .loading import Loaded, load, load_processor, read_config
-from .names import is_hub_name
+from .processors import COUNTING
 from .prompts import CHAT_TEMPLATE, PROMPT, format_prompt, full_prompt
 
 __all__ = [
     "CHAT_TEMPLATE",
+    "COUNTING",
     "IMAGE_TOKEN",
     "PROMPT",
     "SPECIAL_TOKENS",

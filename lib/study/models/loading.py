@@ -15,9 +15,10 @@ from transformers import (
     LlavaProcessor,
 )
 
+from ..hub import is_hub_name
 from .embedded import embedded_tokenizer
 from .folders import check_folder
-from .names import check_name, committed_folder, is_hub_name
+from .names import check_name, committed_folder
 from .processors import complete
 from .shapes import build_shape, shape_config, shape_processor
 

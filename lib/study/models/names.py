@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from .. import paths
+from ..hub import is_hub_name
 from .shapes import SHAPES
 
 
 def committed_folder(name: str) -> Path | None:
     """The folder of a model that ships with the repository, None for any other name."""
     return paths.embedded_dir() if name == "embedded" else None
-
-
-def is_hub_name(name: str) -> bool:
-    """Whether a name means a model on the hub: `owner/name`, unless there is such a folder.
-
-    >>> is_hub_name("llava-hf/llava-1.5-7b-hf"), is_hub_name("embedded"), is_hub_name("./a/b")
-    (True, False, False)
-    """
-    return bool(re.fullmatch(r"\w[\w.-]*/[\w.-]+", name)) and not Path(name).is_dir()
 
 
 def check_name(name: str) -> None:

@@ -32,6 +32,7 @@ from ...entropy import (
     matrix_entropy,
     unit_tokens,
 )
+from ...pruning.families import resolve
 from ...rollout import importance, rollout
 from ...selection import coverage
 from ..captioning import load_image, repeatable_attention, until_end
@@ -553,7 +554,7 @@ def attention_shares(
 
     with ExitStack() as stack:
         for layer in model.model.language_model.layers:
-            _watch(stack, layer.self_attn, rows, reduce)
+            _watch(stack, resolve(model), layer.self_attn, rows, reduce)
         model(
             input_ids=full,
             attention_mask=torch.ones_like(full),
@@ -566,9 +567,11 @@ def attention_shares(
     return shares, [*counts[:3], count], maps
 
 
-def _watch(stack: ExitStack, module: Any, rows: Tensor, use: Callable[[Tensor], None]) -> None:
+def _watch(
+    stack: ExitStack, family: Any, module: Any, rows: Tensor, use: Callable[[Tensor], None]
+) -> None:
     """Hand `use` the attention (rows, positions) of one layer, averaged over heads."""
-    from ...pruning.fastv import last_row_attention
+    from ...pruning.engine.attention import from_projections
 
     if not hasattr(module, "q_proj") or hasattr(module, "q_norm"):
         raise TypeError(f"cannot read queries and keys of {type(module).__name__}")
@@ -582,23 +585,8 @@ def _watch(stack: ExitStack, module: Any, rows: Tensor, use: Callable[[Tensor], 
 
     def read(module: Any, args: tuple, kwargs: dict, output: Any) -> None:
         query, key = made.pop("q"), made.pop("k")
-        length = key.shape[1]
-        place = torch.arange(length, device=key.device)
-        weights = []
-        for chunk in rows.to(key.device).split(8):  # each row becomes a batch item that ends there
-            valid = place <= chunk[:, None]
-            batch = len(chunk)
-            weights.append(
-                last_row_attention(
-                    module,
-                    query.expand(batch, -1, -1),
-                    key.expand(batch, -1, -1),
-                    kwargs["position_embeddings"],
-                    None,
-                    valid,
-                )
-            )
-        use(torch.cat(weights))
+        layer = from_projections(family, module, query, key, kwargs["position_embeddings"])
+        use(torch.cat([layer.rows(chunk[None])[0] for chunk in rows.split(8)]))
 
     stack.callback(module.q_proj.register_forward_hook(keep("q")).remove)
     stack.callback(module.k_proj.register_forward_hook(keep("k")).remove)

@@ -344,8 +344,8 @@ def everything(
     root = Path(__file__).parents[3]
     environment = {**os.environ, "ENTROPY_PRUNE_ROOT": str(paths.ROOT)}
     quiet = [] if progress else ["--quiet"]
-    command = [sys.executable, "-m", "lib.study.run", "--profile", profile, *quiet]
-    command += ["--fresh"] * fresh + (["--device", device] if device else [])
+    command = [sys.executable, "-m", "lib", "study", "--profile", profile, *quiet]
+    command += ["--device", device] if device else []
     if subprocess.run(command, cwd=root, env=environment).returncode:
         raise NotebookFailed(f"the study of {profile!r} stopped (its message is above)")
 
@@ -657,21 +657,14 @@ def reference_root(folder: Path) -> Path:
     checkout, even after `make reproduce` has computed this machine's own. What the notebooks draw
     there does not touch `figures/`.
     """
-    from ..run import shipped_dir
-
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "data" / "results").mkdir(parents=True)
     for name in ("raw", "embedded"):
         (paths.data_dir() / name).mkdir(parents=True, exist_ok=True)
         (folder / "data" / name).symlink_to(paths.data_dir() / name)
     (folder / "notebooks").symlink_to(paths.ROOT / "notebooks")
-    names = {path.name for path in (paths.data_dir() / "results").glob("*")}
-    names |= {path.name for path in shipped_dir("x").parent.glob("*")}
-    for name in sorted(names):
-        shipped = shipped_dir(name)
-        source = shipped if (shipped / "study.json").is_file() else paths.results_dir(name)
-        if source.exists():
-            (folder / "data" / "results" / name).symlink_to(source)
+    for source in sorted((paths.data_dir() / "results").glob("*")):
+        (folder / "data" / "results" / source.name).symlink_to(source)
     return folder
 
 
@@ -737,8 +730,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             case "update":
                 for notebook in options.notebooks:
                     update(notebook.resolve(), progress=progress)
-                # from here on the notebooks belong to this machine's results
-                shutil.rmtree(paths.raw_dir() / "shipped", ignore_errors=True)
             case "reference":
                 print(reference_root(options.folder.resolve()))
     except (NotebookFailed, ValueError, FileNotFoundError) as error:

@@ -4,11 +4,13 @@ import json
 
 import pytest
 
-from lib.study import paths
+from lib.study import cli, paths
 from lib.study.cost import scaling
 from lib.study.data.scenes import ensure_scenes
 
-SMALL = ["--cpu", "--images", "6", "--batch-size", "2", "--new-tokens", "2", "--profile", "tiny"]
+SMALL = ["scaling", "--device", "cpu", "--images", "6", "--batch-size", "2", "--new-tokens", "2",
+         "--profile", "tiny"]  # fmt: skip
+STORED = "build/reproduce/tiny/results/scaling.json"
 
 
 @pytest.fixture
@@ -23,8 +25,8 @@ def root(monkeypatch, tmp_path):
 
 
 def test_two_processes_write_what_one_writes(root, capsys):
-    assert scaling.main([*SMALL, "--processes", "1", "2"]) == 0
-    document = json.loads((root / "data/results/tiny/scaling.json").read_text())
+    assert cli.main([*SMALL, "--processes", "1,2"]) == 0
+    document = json.loads((root / STORED).read_text())
     one, two = document["rows"]
     assert (one["processes"], two["processes"]) == (1, 2)
     assert one["captions"] == two["captions"] == 6
@@ -49,9 +51,9 @@ def test_other_records_are_counted(root, monkeypatch, capsys):
         return row, records
 
     monkeypatch.setattr(scaling, "run", run)
-    options = ["--processes", "1", "2", "1", "--batch-size", "2", "4"]
-    assert scaling.main([*SMALL, *options]) == 0
-    rows = json.loads((root / "data/results/tiny/scaling.json").read_text())["rows"]
+    options = ["--processes", "1,2,1", "--batch-size", "2,4"]
+    assert cli.main([*SMALL, *options]) == 0
+    rows = json.loads((root / STORED).read_text())["rows"]
     assert [row["batch_size"] for row in rows] == [2, 2, 2, 4, 4, 4]
     assert [row["different_records"] for row in rows] == [0, 1, 0] * 2
     assert [row["same_records"] for row in rows] == [True, False, True] * 2
@@ -61,7 +63,7 @@ def test_other_records_are_counted(root, monkeypatch, capsys):
 
 
 def test_a_run_that_fails_says_why(root, capsys):
-    assert scaling.main([*SMALL, "--model", str(root / "nowhere"), "--processes", "1"]) == 1
+    assert cli.main([*SMALL, "--model", str(root / "nowhere"), "--processes", "1"]) == 1
     error = capsys.readouterr().err
     assert "1 processes failed" in error and "nowhere" in error
 
@@ -69,12 +71,14 @@ def test_a_run_that_fails_says_why(root, capsys):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--cpu", "--processes", "0"], "--processes must be at least 1, got 0"),
-        (["--cpu", "--batch-size", "16", "0"], "--batch-size must be at least 1, got 0"),
+        (["--device", "cpu", "--processes", "0"], "--processes must be at least 1, got [0]"),
+        (
+            ["--device", "cpu", "--batch-size", "16,0"],
+            "--batch-size must be at least 1, got [16, 0]",
+        ),
         (["--processes", "512"], "512 processes need as many GPUs"),
     ],
 )
 def test_impossible_counts_are_refused(arguments, message, capsys):
-    with pytest.raises(SystemExit):
-        scaling.main(arguments)
+    assert cli.main(["scaling", *arguments]) == 1
     assert message in capsys.readouterr().err

@@ -1,0 +1,98 @@
+"""Commands that make a study: its images, captions, scores and costs, and what becomes of it."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+
+from .options import Device, Profile, Quiet, Workers, several
+
+
+def study(
+    profile: Profile = "embedded",
+    device: Device = None,
+    workers: Workers = None,
+    stages: Annotated[
+        str, typer.Option(help="only these; 'scores' needs records, but no model")
+    ] = "captions,scores,efficiency",
+    table: Annotated[
+        bool, typer.Option("--table", help="only Table 1's five methods; print their scores")
+    ] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Compute what a profile needs, once: captions, scores, costs. A stopped run continues."""
+    from .. import run as studying
+    from ..methods import table_1
+    from ..profiles import load_profile
+    from ..stages.sharing import default_workers
+    from ..stages.study import Study
+
+    settings = load_profile(profile)
+    only = table_1(settings) if table else None
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        studying.caption_share(Study(settings, device, not quiet), only=only)
+        return
+    how = {
+        "device": device,
+        "progress": not quiet,
+        "workers": workers or default_workers(settings, device),
+    }
+    if table:
+        print(studying.table(settings, **how))
+        return
+    document = studying.run(settings, stages=several(stages, str, "--stages"), **how)
+    seconds = (f"{name} {value:.0f} s" for name, value in document["seconds"].items())
+    print(f"{profile}: {', '.join(seconds)}")
+
+
+def reproduce(
+    profile: Profile = "embedded",
+    device: Device = None,
+    jobs: Annotated[int, typer.Option(min=1, help="notebooks at once")] = 2,
+    quiet: Quiet = False,
+) -> None:
+    """The study of a profile, its notebooks, the comparison and the pages: make without Make."""
+    from .. import paths
+    from .. import run as studying
+    from ..compare import compare_run, summary
+    from ..profiles import load_profile
+    from ..reports import report
+    from ..stages.sharing import default_workers
+
+    settings = load_profile(profile)
+    workers = default_workers(settings, device)
+    studying.run(settings, device=device, progress=not quiet, workers=workers)
+    with paths.looking_at(paths.RUN):
+        report.notebooks(profile, jobs=jobs, progress=not quiet)
+        compared = compare_run(profile)
+        pages = report.html(profile)
+    print(summary(compared))
+    print(f"open {pages[-1]}")
+
+
+def data(profile: Profile = "embedded", quiet: Quiet = False) -> None:
+    """Get the images of a profile: draw the scenes, or download COCO's."""
+    from ..examples import fetch
+    from ..profiles import load_profile
+
+    images = fetch(load_profile(profile), progress=not quiet)
+    print(f"{profile}: {len(images)} images below {images[0].path.parent.parent}")
+
+
+def compare(profile: Profile = "embedded") -> None:
+    """Say what a run has different from the committed reference of its profile."""
+    from ..compare import compare_run, summary
+
+    print(summary(compare_run(profile)))
+
+
+def publish(profile: Profile = "embedded") -> None:
+    """Make a finished run the committed reference of its profile (for maintainers)."""
+    from ..publish import publish_run
+
+    print("\n".join(publish_run(profile)))
+
+
+COMMANDS = (study, reproduce, data, compare, publish)

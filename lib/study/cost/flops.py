@@ -1,0 +1,127 @@
+"""Floating-point operations of a caption: language model, vision tower, and choosing itself.
+
+The three formulas in use (FastV's, SparseVLM's, and the full count with a multiply-add as two
+operations), the visual encoder's multiply-adds as the paper counts them, and PyTorch's own counter.
+Nothing here imports a model: sizes come from configurations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch.utils.flop_counter import FlopCounterMode
+
+from ...geometry import patches
+
+FORMULAS = ("fastv", "sparsevlm", "exact")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes that determine the cost of a LLaVA, read from its configuration.
+
+    >>> Shape(4096, 11008, 32, 32, 32, 32064, 1024, 4096, 23, 14, 576).visual_tokens
+    576
+    """
+
+    width: int
+    mlp: int
+    layers: int
+    heads: int
+    kv_heads: int
+    vocabulary: int
+    vision_width: int
+    vision_mlp: int
+    vision_layers: int  # blocks that run: the last one runs too, although its output is not read
+    patch: int
+    visual_tokens: int  # of one image
+
+    @classmethod
+    def of(cls, config: Any) -> Shape:
+        """From a `LlavaConfig`."""
+        text, vision = config.text_config, config.vision_config
+        return cls(
+            text.hidden_size,
+            text.intermediate_size,
+            text.num_hidden_layers,
+            text.num_attention_heads,
+            text.num_key_value_heads,
+            text.vocab_size,
+            vision.hidden_size,
+            vision.intermediate_size,
+            vision.num_hidden_layers,
+            vision.patch_size,
+            patches(config),
+        )
+
+
+def layer_flops(shape: Shape, tokens: int, formula: str = "exact") -> float:
+    """Operations of one language layer on a sequence of `tokens`.
+
+    "fastv": 4nd^2 + 2n^2d + 2ndm (arXiv 2403.06764, section 4.1; multiply-adds, MLP of two
+    matrices). "sparsevlm": 4nd^2 + 2n^2d + 3ndm (arXiv 2410.04417; LLaMA's MLP has three). "exact":
+    twice SparseVLM's, a multiply-add being two operations, with grouped keys and values.
+
+    Raises `ValueError` for another formula.
+    """
+    n, d, m = tokens, shape.width, shape.mlp
+    if formula == "fastv":
+        return 4 * n * d**2 + 2 * n**2 * d + 2 * n * d * m
+    if formula == "sparsevlm":
+        return 4 * n * d**2 + 2 * n**2 * d + 3 * n * d * m
+    if formula == "exact":
+        projections = 2 * d**2 * (1 + shape.kv_heads / shape.heads)
+        return 2 * (n * projections + 2 * n**2 * d + 3 * n * d * m)
+    raise ValueError(f"formula must be one of {FORMULAS}, got {formula!r}")
+
+
+def prefill_flops(
+    shape: Shape, *, text: int, kept: float, layer: int = 0, formula: str = "exact"
+) -> float:
+    """Operations of the language model's prefill, its head (one position) included in "exact".
+
+    text: positions that are not visual; kept: visual tokens left from language layer `layer` on.
+    """
+    full, pruned = shape.visual_tokens + text, kept + text
+    total = layer * layer_flops(shape, full, formula)
+    total += (shape.layers - layer) * layer_flops(shape, pruned, formula)
+    return total + (2 * shape.width * shape.vocabulary if formula == "exact" else 0)
+
+
+def vision_flops(shape: Shape, *, merged: Sequence[int] | None = None) -> float:
+    """Operations of the CLIP tower and the projector for one image, multiply-adds as two.
+
+    merged: tokens that ToMe merges in each block (between its attention and its MLP).
+    """
+    d = shape.vision_width
+    left = shape.visual_tokens - sum(merged or ())
+    projector = 2 * left * (d * shape.width + shape.width**2)  # two layers
+    return 2 * encoder_macs(shape, merged=merged) + projector
+
+
+def encoder_macs(shape: Shape, *, merged: Sequence[int] | None = None) -> float:
+    """Multiply-adds of the visual encoder alone for one image: what the paper calls FLOPs.
+
+    merged: as in `vision_flops`; the similarities that ToMe compares count as well.
+    """
+    d, m, n = shape.vision_width, shape.vision_mlp, shape.visual_tokens + 1
+    total = float(shape.visual_tokens * 3 * shape.patch**2 * d)  # patch embedding
+    for block in range(shape.vision_layers):
+        total += 4 * n * d**2 + 2 * n**2 * d
+        r = merged[block] if merged is not None and block < len(merged) else 0
+        total += (n // 2 + n % 2) * (n // 2) * (d // 16) if r else 0  # similarities
+        n -= r
+        total += 2 * n * d * m
+    return total
+
+
+def counted_flops(function: Callable[[], Any]) -> float:
+    """Operations of matrix products and attention in one call, by PyTorch's counter.
+
+    Element-wise work, eigen-decompositions and Cholesky factors are not counted by it.
+    """
+    with FlopCounterMode(display=False) as counter:
+        function()
+    return float(counter.get_total_flops())

@@ -1,0 +1,61 @@
+"""Cost against the number of visual tokens, on one model with images of other sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+
+from ...decoding import StaticDecoder
+from .latency import latency
+from .plan import Measurements, Plan, pruner_of
+from .probe import Probe
+from .prompts import random_prompts
+
+#: the methods whose cost against the number of tokens is measured
+GROWING = ("unpruned", "fastv", "entropy")
+
+
+@contextmanager
+def resized(model: Any, tokens: int) -> Iterator[None]:
+    """The model for images of another size: its vision tower with new position embeddings.
+
+    Raises `ValueError` if `tokens` is not a square.
+    """
+    vision = model.config.vision_config
+    side = round(tokens**0.5)
+    if side * side != tokens:
+        raise ValueError(f"the number of visual tokens must be a square, got {tokens}")
+    tower = getattr(model.model.vision_tower, "vision_model", model.model.vision_tower)
+    size, embeddings = vision.image_size, tower.embeddings
+    weight = embeddings.patch_embedding.weight
+    try:
+        vision.image_size = side * vision.patch_size
+        with torch.device(weight.device):
+            tower.embeddings = type(embeddings)(vision).to(weight.dtype)
+        yield
+    finally:
+        vision.image_size, tower.embeddings = size, embeddings
+
+
+def growth(model: Any, record: Measurements, plan: Plan) -> None:
+    """Scorer and time to the first token against the number of visual tokens."""
+    decoder = StaticDecoder(model)
+    work = [(n, b, m) for n in plan.growth for b in plan.batches[:2] for m in GROWING]
+    for tokens, batch, name in tqdm(work, desc="growth", disable=None):
+        with resized(model, tokens):
+            inputs = random_prompts(model, batch)
+            probe = Probe(model, inputs, pruner_of(name, plan.keep[0]), 1, decoder)
+            row = {"method": name, "tokens": tokens}
+            row |= latency(probe, repeats=plan.repeats, generate_repeats=0)
+        row["scorer_share"] = row["scorer"]["median"] / row["static_prefill"]["median"]
+        record.put("growth", row, "method", "tokens", "batch")
+        print(
+            f"{name:<14} {tokens:>5} tokens, batch {batch:>2}: scorer "
+            f"{1e3 * row['scorer']['median']:.2f} ms of {1e3 * row['static_prefill']['median']:.2f}"
+            f" ms to the first token ({row['scorer_share']:.1%})",
+            flush=True,
+        )

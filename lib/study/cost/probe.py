@@ -1,0 +1,90 @@
+"""One method on one batch of prompts: what is timed, each a call, and what is counted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ...pruning.engine.release import cache_of
+from .flops import counted_flops
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A model under a pruner (None: unpruned), with inputs on its device.
+
+    new_tokens: length of a caption; every run yields that many, whatever they are. decoder: a
+    `lib.decoding.StaticDecoder` for the fast path.
+    """
+
+    model: Any
+    inputs: Mapping[str, torch.Tensor]
+    pruner: Any | None
+    new_tokens: int
+    decoder: Any | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the inputs are."""
+        return self.inputs["input_ids"].device
+
+    @property
+    def batch(self) -> int:
+        """Prompts at once."""
+        return self.inputs["input_ids"].shape[0]
+
+    @contextmanager
+    def active(self) -> Iterator[Probe]:
+        """The method on the model inside the block."""
+        with torch.inference_mode(), ExitStack() as stack:
+            config = self.model.generation_config
+            stack.callback(setattr, config, "eos_token_id", config.eos_token_id)
+            config.eos_token_id = None
+            if self.pruner is not None:
+                stack.enter_context(self.pruner(self.model))
+            yield self
+
+    def prefill(self) -> Any:
+        """One pass over the prompt, up to the first token."""
+        return self.model(**self.inputs, use_cache=True, logits_to_keep=1)
+
+    def vision(self) -> Any:
+        """The vision tower and the projector."""
+        return self.model.model.get_image_features(self.inputs["pixel_values"])
+
+    def generate(self) -> torch.Tensor:
+        """The new tokens of `generate` (batch, new_tokens)."""
+        options = {"do_sample": False, "max_new_tokens": self.new_tokens}
+        return self.model.generate(**self.inputs, **options)[:, -self.new_tokens :]
+
+    def static_prefill(self) -> Any:
+        """The prompt on the fast path."""
+        return self.decoder.prefill(**self.inputs)
+
+    def static(self) -> torch.Tensor:
+        """The new tokens of the fast path (batch, new_tokens)."""
+        made = self.decoder.generate(**self.inputs, max_new_tokens=self.new_tokens)
+        return made[:, -self.new_tokens :]
+
+    def counts(self) -> dict[str, Any]:
+        """`batch`, `new_tokens`, `kept` (share of visual tokens, measured), `cache_bytes` of the
+        prompt, and `flops_counted` of an image's prefill."""
+        cache = cache_of(self.prefill())
+        held = sum(
+            t.numel() * t.element_size()
+            for layer in cache.layers
+            for t in (layer.keys, layer.values)
+        )
+        masks = [] if self.pruner is None else self.pruner.kept_masks
+        shares = [mask.float().mean().item() for mask in masks]
+        return {
+            "batch": self.batch,
+            "new_tokens": self.new_tokens,
+            "kept": sum(shares) / len(shares) if shares else 1.0,
+            "cache_bytes": held,
+            "flops_counted": counted_flops(self.prefill) / self.batch,
+        }

@@ -1,0 +1,103 @@
+"""Taking the time: on a GPU with events on the device, elsewhere with the clock."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import quantile_test
+
+from ..records import processor
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds: the median of `repeats` runs, with the quartiles around it."""
+
+    median: float
+    low: float
+    high: float
+    repeats: int
+
+    @classmethod
+    def of(cls, seconds: Sequence[float]) -> Timing:
+        low, median, high = np.quantile(seconds, [0.25, 0.5, 0.75])
+        return cls(float(median), float(low), float(high), len(seconds))
+
+
+class Stopwatch:
+    """Seconds of device work between marks: events on a GPU, the clock elsewhere."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.cuda = torch.device(device).type == "cuda"
+        self.spans: list[tuple[Any, Any]] = []
+
+    def __enter__(self) -> Stopwatch:
+        self._start = self.mark()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.spans.append((self._start, self.mark()))
+
+    def mark(self) -> Any:
+        """This moment, in the order of the device's work."""
+        if not self.cuda:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def between(self, start: Any, end: Any) -> float:
+        """Seconds from one mark to another; waits for the device."""
+        if not self.cuda:
+            return end - start
+        torch.cuda.synchronize()
+        return start.elapsed_time(end) / 1e3
+
+    def seconds(self) -> list[float]:
+        """One number per span; waits for the device."""
+        return [self.between(start, end) for start, end in self.spans]
+
+
+def measure(
+    function: Callable[[], Any], *, device: torch.device | str, warmup: int = 2, repeats: int = 5
+) -> Timing:
+    """Median time of a call after `warmup` calls; on a GPU the device is drained in between."""
+    for _ in range(warmup):
+        function()
+    watch = Stopwatch(torch.device(device))
+    for _ in range(repeats):
+        if watch.cuda:
+            torch.cuda.synchronize()
+        with watch:
+            function()
+            if watch.cuda:  # launches of a slow host count as well: the user waits for them
+                torch.cuda.synchronize()
+    return Timing.of(watch.seconds())
+
+
+def machine() -> dict[str, Any]:
+    """The hardware and versions that a time belongs to; the threads are those of this moment."""
+    gpu = torch.cuda.is_available()
+    return {
+        "device": torch.cuda.get_device_name() if gpu else processor(),
+        "threads": None if gpu else torch.get_num_threads(),
+        "torch": torch.__version__.split("+")[0],
+        "python": platform.python_version(),
+    }
+
+
+def ratio_interval(ratios: Sequence[float], *, confidence: float = 0.95) -> list[float] | None:
+    """Bounds of the median of paired ratios, from their order alone; None for too few of them.
+
+    The distribution-free interval of `scipy.stats.quantile_test`: it assumes rounds that do not
+    depend on each other, and nothing about how times are spread.
+    """
+    interval = quantile_test(ratios, q=0, p=0.5).confidence_interval(confidence)
+    bounds = [float(interval.low), float(interval.high)]
+    return bounds if np.isfinite(bounds).all() else None

@@ -1,0 +1,31 @@
+"""Names that tables, figures and the study share; nothing here needs a model."""
+
+from __future__ import annotations
+
+__all__ = ["LABELS", "OBJECT_F1", "RANDOM", "SWEPT", "TABLE_1", "UNSCORED", "percent"]
+
+#: Table 1's rows, in the paper's order; what else is compared stands in Table 1's second part.
+TABLE_1 = ("unpruned", "random", "tome", "fastv", "entropy")
+LABELS = {
+    "random": "RandomPrune",
+    "tome": "ToMe",
+    "fastv": "FastV",
+    "entropy": "Entropy-Prune",
+    "selection": "Entropy + coverage (ours)",
+}
+#: methods of the keep-rate sweep
+SWEPT = tuple(LABELS)
+#: the study's own metric: the mean F1 of the objects that a caption names
+OBJECT_F1 = "Object F1"
+RANDOM = "random weights"
+#: why a profile with random weights has no scores
+UNSCORED = "captions of random weights mean nothing, so they are not scored"
+
+
+def percent(keep: float) -> str:
+    """A keep rate as slugs name it.
+
+    >>> percent(0.5), percent(0.125)
+    ('50', '12.5')
+    """
+    return f"{100 * keep:g}"

@@ -1,0 +1,103 @@
+"""A finished run becomes the committed reference of its profile: for maintainers.
+
+Only what scores, claims and pages need is copied: records without their timings, manifests with
+their latest run, the summaries, what the figures were drawn from, figures, tables and pages. The
+scores of every image, executed notebooks and logs stay in `build/`. Records that other commands
+measure (`MEASURED`) replace the reference's only where the run has some.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from . import paths
+from .files import write_atomically, write_json
+from .profiles import load_profile
+from .records import MANIFEST, RECORDS, canonical, read_records
+
+__all__ = ["MEASURED", "lean_manifest", "lean_records", "publish_run"]
+
+#: measured by `lib bench`, `lib benchmark` and `lib scaling`
+MEASURED = ("bench.json", "benchmark.json", "scaling.json")
+SUMMARIES = ("study.json", "scores.json", "efficiency.json")
+#: what a page consists of; an executed notebook is committed once, in `notebooks/`
+PAGES = (".html", ".css", ".js", ".png", ".svg", ".json")
+
+
+def publish_run(profile: str) -> list[str]:
+    """Copy a run to the reference's places; returns a line for each place.
+
+    Raises `FileNotFoundError` or `ValueError`, before anything changes, if the run is unfinished.
+    """
+    reference, run = paths.reference(profile), paths.run(profile)
+    _check_finished(profile, run)
+    _publish_results(run.results, reference.results)
+    _replace(run.figures, reference.figures, suffixes=None)
+    _replace(run.reports, reference.reports, suffixes=PAGES)
+    return [
+        f"{place.relative_to(paths.ROOT)}: {_size(place) / 1e6:.2f} MB"
+        for place in (reference.results, reference.figures, reference.reports)
+    ]
+
+
+def lean_records(folder: Path) -> str:
+    """The records of a folder without their timings, as lines of JSON."""
+    rows = canonical(read_records(folder))
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def lean_manifest(document: dict[str, Any]) -> dict[str, Any]:
+    """The parameters and where the latest run made them, without its times."""
+    last = [
+        {k: v for k, v in run.items() if k not in ("started", "throughput", "processes")}
+        for run in document["runs"][-1:]
+    ]
+    return {"parameters": document["parameters"], "runs": last}
+
+
+def _check_finished(profile: str, run: paths.Place) -> None:
+    load_profile(profile)  # an unknown one is refused
+    wanted = [run.results / name for name in SUMMARIES] + [run.reports / "index.html"]
+    missing = [path for path in wanted if not path.is_file()]
+    if missing:
+        raise FileNotFoundError(
+            f"{missing[0]} is missing: finish the run with 'make reproduce PROFILE={profile}'"
+        )
+    for manifest in sorted(run.results.glob(f"*/*/{MANIFEST}")):
+        asked = json.loads(manifest.read_text(encoding="utf-8"))["parameters"]["images"]["count"]
+        if (count := len(read_records(manifest.parent))) != asked:
+            raise ValueError(
+                f"{manifest.parent} holds {count} of {asked} records: finish the run first"
+            )
+
+
+def _publish_results(run: Path, reference: Path) -> None:
+    for part in ("captions", "ablations", "scores", "figures"):
+        shutil.rmtree(reference / part, ignore_errors=True)
+    for manifest in sorted(run.glob(f"*/*/{MANIFEST}")):
+        source = manifest.parent
+        target = reference / source.relative_to(run)
+        write_atomically(target / RECORDS, lean_records(source))
+        document = json.loads(manifest.read_text(encoding="utf-8"))
+        write_json(target / MANIFEST, lean_manifest(document))
+    for name in (*SUMMARIES, *MEASURED):
+        if (run / name).is_file():
+            write_atomically(reference / name, (run / name).read_bytes())
+    if (run / "figures").is_dir():
+        shutil.copytree(run / "figures", reference / "figures")
+
+
+def _replace(source: Path, target: Path, *, suffixes: tuple[str, ...] | None) -> None:
+    """The files of one folder in another; nothing that was there before stays."""
+    shutil.rmtree(target, ignore_errors=True)
+    for path in sorted(source.rglob("*")):
+        wanted = suffixes is None or path.suffix in suffixes
+        if path.is_file() and wanted and not path.name.endswith(".partial"):
+            write_atomically(target / path.relative_to(source), path.read_bytes())
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -1,0 +1,1 @@
+"""What a study consists of, one file a stage: captions, their scores, the methods' costs."""

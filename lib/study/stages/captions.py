@@ -1,0 +1,146 @@
+"""The captions of a study: what is missing is made, what other settings or code made goes."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from .. import captioning
+from ..captioning.parameters import manifest_parameters
+from ..dependencies import captions_code
+from ..examples import examples
+from ..methods import Method, ablations, methods
+from ..models import full_prompt
+from ..records import MANIFEST, read_records
+from . import sharing
+from .study import Study
+
+__all__ = ["Job", "jobs", "make_captions"]
+
+#: image-captions below which one process is as fast as several
+WORTH_SHARING = 200
+
+
+@dataclass(frozen=True)
+class Job:
+    """Methods to caption one set of images with.
+
+    settings: what the manifests hold beside the method. extra: the study's own part of it.
+    """
+
+    folder: Path
+    images: Sequence[Any]
+    table: Mapping[str, Method]
+    settings: Mapping[str, Any]
+    extra: Mapping[str, Any]
+    prompt: str
+
+    def run(self, study: Study, **place: int) -> None:
+        """Caption what is missing; `place` is this process's rank among several."""
+        profile = study.profile
+        captioning.caption_methods(
+            study.loaded.model,
+            study.loaded.processor,
+            self.images,
+            {slug: method.create() for slug, method in self.table.items()},
+            self.folder,
+            prompt=self.prompt,
+            parameters=self.extra,
+            batch_size=profile.batch_size,
+            max_new_tokens=profile.max_new_tokens,
+            progress=study.progress,
+            **place,
+        )
+
+    @property
+    def missing(self) -> int:
+        """Captions that are not recorded yet."""
+        wanted = len(self.images) * len(self.table)
+        for slug in self.table:
+            with contextlib.suppress(FileNotFoundError):
+                wanted -= len(read_records(self.folder / slug))
+        return wanted
+
+
+def make_captions(study: Study, *, only: Sequence[str] | None = None) -> bool:
+    """Caption what is missing, with several processes if there is enough; False: nothing was.
+
+    only: slugs of Table 1 to caption; by default all methods and ablations.
+    """
+    todo = jobs(study)
+    for job in todo:
+        _drop_stale(job)
+    todo = restricted(todo, only)
+    missing = sum(job.missing for job in todo)
+    if study.workers > 1 and missing > WORTH_SHARING:
+        sharing.caption_together(study, todo, table=bool(only))
+    for job in todo:
+        job.run(study)
+    return missing > 0
+
+
+def caption_share(study: Study, *, only: Sequence[str] | None = None) -> None:
+    """What one of several launched processes does: its share of the captions, nothing else."""
+    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    study.device = study.device or captioning.own_gpu()
+    study.progress = study.progress and rank == 0
+    for job in restricted(jobs(study), only):
+        job.run(study, rank=rank, world_size=world_size)
+
+
+def jobs(study: Study) -> list[Job]:
+    """Table 1's methods on all images, and the ablations on a few of them."""
+    profile, (model, processor, name) = study.profile, study.loaded
+    prompt = full_prompt(processor, profile.prompt)
+    source = {
+        "model": Path(name).name if Path(name).is_dir() else name,
+        "revision": profile.revision,
+        "split": profile.split,
+        "random_state": profile.random_state,
+    }
+    extra = {"source": source, "code": captions_code(model.device.type)}
+    main = methods(profile)
+    # what Table 1 already captions is not captioned again for the ablations
+    rest = {k: m for k, m in ablations(profile, model.config).items() if k not in main}
+    few = examples(profile, limit=profile.few, progress=study.progress)
+    everything = examples(profile, progress=study.progress)
+    found = []
+    for part, table, images in (("captions", main, everything), ("ablations", rest, few)):
+        settings = manifest_parameters(model, prompt, profile.max_new_tokens, images, extra)
+        found.append(Job(study.folder / part, images, table, settings, extra, prompt))
+    return found
+
+
+def restricted(todo: list[Job], only: Sequence[str] | None) -> list[Job]:
+    """The first job with the named methods alone, or all jobs as they are."""
+    if not only:
+        return todo
+    return [dataclasses.replace(todo[0], table={slug: todo[0].table[slug] for slug in only})]
+
+
+def _drop_stale(job: Job) -> None:
+    """Delete the records of other settings, weights or code, and of methods no longer studied."""
+    for stored in sorted(job.folder.glob(f"*/{MANIFEST}")):
+        method = job.table.get(stored.parent.name)
+        if method is not None:
+            wanted = {"method": method.settings, **job.settings}
+            if _parameters(stored) == json.loads(json.dumps(wanted, default=str)):
+                continue
+        tqdm.write(f"{stored.parent}: made with other settings or code, computed again")
+        shutil.rmtree(stored.parent)
+
+
+def _parameters(manifest: Path) -> Any:
+    try:
+        return json.loads(manifest.read_text(encoding="utf-8"))["parameters"]
+    except (ValueError, KeyError, TypeError):
+        return None

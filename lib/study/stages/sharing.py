@@ -1,0 +1,66 @@
+"""Several processes caption a share each, started as accelerate would start them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import paths
+from ..profiles import Profile
+from .study import Study, threads
+
+__all__ = ["caption_together", "default_workers"]
+
+
+def caption_together(study: Study, todo: Sequence[Any], *, table: bool) -> None:
+    """This process and others caption a share each; batches are the same as those of one process.
+
+    On GPUs each takes the next one after this one's. table: only Table 1's five methods.
+    """
+    device, workers = study.loaded.model.device, study.workers
+    each = max(1, (os.cpu_count() or 1) // workers)
+    running = [_start(study, rank, device, each, table=table) for rank in range(1, workers)]
+    try:
+        with threads(device, each):
+            for job in todo:
+                job.run(study, rank=0, world_size=workers)
+        failed = [process.wait() for process in running]
+    finally:
+        for process in running:
+            process.kill()
+    if any(failed):
+        raise RuntimeError(
+            "a captioning process stopped (its message is above). All records are kept: run the "
+            "same command again to continue."
+        )
+
+
+def _start(study: Study, rank: int, device: torch.device, each: int, *, table: bool) -> Any:
+    command = [sys.executable, "-m", "lib", "study", "--profile", study.profile.profile]
+    command += [] if device.type == "cuda" else ["--device", str(device)]
+    command += ["--table"] * table + ["--quiet"] * (not study.progress)
+    gpu = ((device.index or 0) + rank) % max(torch.cuda.device_count(), 1)
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": str(each),
+        "WORLD_SIZE": str(study.workers),
+        "RANK": str(rank),
+        "LOCAL_RANK": str(gpu),
+        "ENTROPY_PRUNE_ROOT": str(paths.ROOT),
+    }
+    return subprocess.Popen(command, env=environment, cwd=Path(__file__).parents[3])
+
+
+def default_workers(profile: Profile, device: str | None) -> int:
+    """Two on a CPU; on GPUs one each, unless one is named or the model is spread over them."""
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device == "cpu" or (device is None and not gpus):
+        return min(2, os.cpu_count() or 1)
+    alone = profile.device_map is not None or device not in (None, "cuda")
+    return 1 if alone else max(1, gpus)

@@ -1,0 +1,67 @@
+"""What stays the same while a study runs, the model among it, loaded when first asked for."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from .. import models, paths
+from ..profiles import Profile
+
+__all__ = ["Study", "threads"]
+
+
+@dataclass
+class Study:
+    """A profile on its way through the stages.
+
+    device: where the model goes; the GPU if there is one, by default. progress: show progress bars.
+    workers: processes that caption; they change no caption.
+    """
+
+    profile: Profile
+    device: str | None = None
+    progress: bool = True
+    workers: int = 1
+
+    @property
+    def folder(self) -> Path:
+        """Where the results go: what is committed stays as it is."""
+        return paths.run(self.profile.profile).results
+
+    @functools.cached_property
+    def loaded(self) -> models.Loaded:
+        """The model and its processor: a finished study needs none."""
+        profile = self.profile
+        return models.load(
+            profile.model,
+            device=self.device,
+            dtype=profile.dtype,
+            revision=profile.revision,
+            device_map=profile.device_map,
+        )
+
+    @property
+    def device_name(self) -> str | None:
+        """Where the model is: "cpu" or the GPU's name; None as long as nobody asked for it."""
+        if "loaded" not in self.__dict__:
+            return None
+        kind = self.loaded.model.device.type
+        return torch.cuda.get_device_name() if kind == "cuda" else kind
+
+
+@contextmanager
+def threads(device: torch.device, count: int) -> Iterator[None]:
+    """So many threads inside the block for work on a CPU."""
+    before = torch.get_num_threads()
+    if device.type == "cpu":
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,56 @@
+"""Reading what a study has stored, in the place that is looked at (see `lib.study.paths`)."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from . import paths
+from .labels import RANDOM
+from .profiles import load_profile
+
+__all__ = ["load_efficiency", "load_scores", "load_study", "mark"]
+
+
+def load_scores(profile: str) -> dict[str, Any]:
+    """`scores.json` of a profile.
+
+    Raises `FileNotFoundError` with the command that computes it.
+    """
+    return _load(profile, "scores.json")
+
+
+def load_study(profile: str) -> dict[str, Any]:
+    """`study.json` of a profile: its parameters, environment and timings."""
+    return _load(profile, "study.json")
+
+
+def load_efficiency(profile: str) -> dict[str, Any]:
+    """`efficiency.json` of a profile."""
+    return _load(profile, "efficiency.json")
+
+
+def _load(profile: str, name: str) -> dict[str, Any]:
+    path = paths.results_dir(profile) / name
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} is missing: compute it with 'make reproduce PROFILE={profile}', or "
+            f"'python -m lib study --profile {profile}'"
+        )
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def mark(profile: str) -> str:
+    """What everything shown of a profile says first; empty unless its weights are random.
+
+    The machine is the one that computed the profile.
+    """
+    try:
+        if not load_profile(profile).random_weights:
+            return ""
+    except ValueError:  # not one of `notebooks/profiles`
+        return ""
+    path = paths.results_dir(profile) / "study.json"
+    made = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    device = made.get("environment", {}).get("device")
+    return f"random weights, {'a CPU' if device == 'cpu' else device}" if device else RANDOM

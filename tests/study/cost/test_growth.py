@@ -1,0 +1,51 @@
+"""Cost against the number of visual tokens, on a tiny model."""
+
+import json
+
+import pytest
+
+from lib.pruning import create
+from lib.study import cli, paths
+from lib.study.cost import benchmark
+from lib.study.cost.growth import GROWING, resized
+from lib.study.cost.prompts import random_prompts
+from lib.study.models import Loaded
+from tests.tiny import tiny_llava
+
+SHORT = ["benchmark", "--profile", "tiny", "--repeats", "1", "--methods", "", "--batches", "1"]
+
+
+@pytest.fixture
+def tiny(monkeypatch, tmp_path):
+    model = tiny_llava()
+    monkeypatch.setattr(benchmark, "load", lambda name, **_: Loaded(model, None, name))
+    monkeypatch.setattr(paths, "ROOT", tmp_path)
+    return model
+
+
+def test_growth(tiny):
+    tower = getattr(tiny.model.vision_tower, "vision_model", tiny.model.vision_tower)
+    before = tower.embeddings
+    assert cli.main([*SHORT, "--growth", "16,36,64"]) == 0
+    document = json.loads((paths.run("tiny").results / "benchmark.json").read_text())
+    rows = document["growth"]
+    assert [(r["tokens"], r["method"]) for r in rows] == [
+        (n, m) for n in (16, 36, 64) for m in GROWING
+    ]
+    for row in rows:
+        assert (row["scorer_share"] > 0) == (row["method"] != "unpruned")
+        assert row["kept"] == (1.0 if row["method"] == "unpruned" else 0.5)
+    assert tiny.config.vision_config.image_size == 42
+    assert tower.embeddings is before
+    assert "rows" not in document
+
+
+def test_a_number_of_tokens_that_is_no_square_is_refused(tiny, capsys):
+    assert cli.main([*SHORT, "--growth", "50"]) == 1
+    assert "must be a square, got 50" in capsys.readouterr().err
+
+
+def test_the_scorer_of_a_growing_model_sees_every_token(tiny):
+    with resized(tiny, 64), create("entropy")(tiny) as pruner:
+        tiny(**random_prompts(tiny, 1))
+    assert len(pruner.kept_masks[0]) == 64 and len(pruner.kept[0]) == 32

@@ -1,0 +1,90 @@
+"""Processes that caption together: a GPU for each, and how many there are."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from lib.study import captioning
+from lib.study.profiles import load_profile
+from lib.study.stages import sharing
+from lib.study.stages.study import Study
+
+
+@pytest.mark.parametrize(
+    "first, workers, others", [(0, 4, "123"), (1, 4, "230"), (0, 6, "12301"), (3, 1, "")]
+)
+def test_every_process_has_a_gpu_of_its_own(monkeypatch, first, workers, others):
+    started = []
+
+    class Process:
+        def __init__(self, command, env, cwd):
+            started.append((command, env))
+
+        def wait(self):
+            return 0
+
+        def kill(self):
+            pass
+
+    monkeypatch.setattr(sharing.subprocess, "Popen", Process)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    study = Study(load_profile("smoke"), progress=False, workers=workers)
+    model = SimpleNamespace(device=torch.device("cuda", first))
+    study.__dict__["loaded"] = SimpleNamespace(model=model)
+    ran = []
+    job = SimpleNamespace(run=lambda *_, **place: ran.append(place))
+    sharing.caption_together(study, [job], table=False)
+    assert ran == [{"rank": 0, "world_size": workers}], "this process does the first share"
+    assert [env["LOCAL_RANK"] for _, env in started] == list(others)
+    assert [int(env["RANK"]) for _, env in started] == list(range(1, workers))
+    assert {env["WORLD_SIZE"] for _, env in started} <= {str(workers)}
+    for command, _ in started:
+        assert command[1:] == ["-m", "lib", "study", "--profile", "smoke", "--quiet"]
+
+
+def test_a_process_that_stops_is_an_error_and_none_is_left_behind(monkeypatch):
+    killed = []
+
+    class Process:
+        def __init__(self, command, env, cwd):
+            self.rank = env["RANK"]
+
+        def wait(self):
+            return int(self.rank == "1")
+
+        def kill(self):
+            killed.append(self.rank)
+
+    monkeypatch.setattr(sharing.subprocess, "Popen", Process)
+    study = Study(load_profile("smoke"), progress=False, workers=3)
+    study.__dict__["loaded"] = SimpleNamespace(model=SimpleNamespace(device=torch.device("cpu")))
+    with pytest.raises(RuntimeError, match="a captioning process stopped"):
+        sharing.caption_together(study, [], table=False)
+    assert killed == ["1", "2"]
+
+
+def test_a_launched_process_takes_its_gpu(monkeypatch):
+    current = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    assert captioning.own_gpu() == "cuda:2" and current == ["cuda:2"]
+    monkeypatch.delenv("LOCAL_RANK")
+    assert captioning.own_gpu() == "cuda:0"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert captioning.own_gpu() is None
+
+
+@pytest.mark.parametrize(
+    "gpus, device, spread, expected",
+    [(4, None, None, 4), (4, "cuda", None, 4), (4, "cuda:1", None, 1), (4, None, "auto", 1),
+     (4, "cpu", None, 2), (0, None, None, 2), (0, "cuda", None, 1)],
+)  # fmt: skip
+def test_captions_are_made_on_every_gpu(monkeypatch, gpus, device, spread, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(sharing.os, "cpu_count", lambda: 8)
+    profile = replace(load_profile("smoke"), device_map=spread)
+    assert sharing.default_workers(profile, device) == expected

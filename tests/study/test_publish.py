@@ -1,0 +1,86 @@
+"""A finished run becomes the reference: only what is needed, and nothing of an unfinished one."""
+
+import json
+
+import pytest
+
+from lib.study import cli, paths
+from lib.study.compare import compare_run
+from lib.study.files import write_atomically
+from lib.study.records import read_records
+from tests.study import places
+
+CAPTIONS = ["a red star", "a dog"]
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    places.root(tmp_path, monkeypatch)
+    places.fill(paths.run("smoke"), CAPTIONS)
+    return paths.run("smoke")
+
+
+def files(place):
+    return {
+        path.relative_to(folder).as_posix()
+        for folder in (place.results, place.figures, place.reports)
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_only_what_is_needed_is_published(run, capsys):
+    write_atomically(run.results / "scores" / "unpruned.json", "{}")
+    write_atomically(run.results / "figures" / "tokens.npz", b"npz")
+    write_atomically(run.reports / "06_table1.ipynb", "{}")
+    write_atomically(run.reports / "06_table1.html", "<html></html>")
+    write_atomically(run.figures / "table1.md", "| a |")
+    reference = paths.reference("smoke")
+    places.fill(reference, ["old"])
+    write_atomically(reference.results / "captions" / "gone-50" / "records.jsonl", "")
+    write_atomically(reference.results / "benchmark.json", '{"kept": 1}')
+    write_atomically(reference.figures / "old.png", b"old")
+    write_atomically(reference.reports / "old.html", "old")
+    assert cli.main(["publish", "--profile", "smoke"]) == 0
+    assert "data/results/smoke: 0.0" in capsys.readouterr().out
+    slugs = ("captions/unpruned", "captions/fastv-50", "ablations/entropy-25")
+    stored = {f"{slug}/{name}" for slug in slugs for name in ("records.jsonl", "manifest.json")}
+    summaries = {"study.json", "scores.json", "efficiency.json", "benchmark.json"}
+    drawn = {"figure1.png", "table1.md", "figures/tokens.npz"}
+    assert files(reference) == stored | summaries | drawn | {"index.html", "06_table1.html"}
+    records = read_records(reference.results / "captions" / "unpruned")
+    assert [r["caption"] for r in records] == CAPTIONS
+    assert not any("seconds" in record for record in records)
+    made = json.loads((reference.results / "captions" / "unpruned" / "manifest.json").read_text())
+    assert made == {"parameters": {"images": {"count": 2}}, "runs": [{"device": "cpu"}]}
+    assert json.loads((reference.results / "benchmark.json").read_text()) == {"kept": 1}
+    assert compare_run("smoke")["captions"]["same"] == 6
+
+
+def test_publishing_again_changes_nothing(run):
+    reference = paths.reference("smoke")
+    assert cli.main(["publish", "--profile", "smoke"]) == 0
+    places.fill(run, CAPTIONS, seconds=True)
+    before = {p: p.read_bytes() for p in reference.results.rglob("*") if p.is_file()}
+    assert cli.main(["publish", "--profile", "smoke"]) == 0
+    assert {p: p.read_bytes() for p in reference.results.rglob("*") if p.is_file()} == before
+
+
+@pytest.mark.parametrize("gone", ["scores.json", "study.json", "efficiency.json"])
+def test_an_unfinished_run_is_refused_before_anything_changes(run, gone, capsys):
+    (run.results / gone).unlink()
+    places.fill(paths.reference("smoke"), ["old"])
+    before = {p: p.read_bytes() for p in paths.reference("smoke").results.rglob("*") if p.is_file()}
+    assert cli.main(["publish", "--profile", "smoke"]) == 1
+    error = capsys.readouterr().err
+    assert gone in error and "make reproduce PROFILE=smoke" in error
+    after = {p: p.read_bytes() for p in paths.reference("smoke").results.rglob("*") if p.is_file()}
+    assert after == before
+
+
+def test_missing_records_are_an_unfinished_run(run, capsys):
+    path = run.results / "captions" / "fastv-50" / "records.jsonl"
+    path.write_text(path.read_text().splitlines(keepends=True)[0])
+    assert cli.main(["publish", "--profile", "smoke"]) == 1
+    assert "fastv-50 holds 1 of 2 records" in capsys.readouterr().err
+    assert not paths.reference("smoke").results.exists()
