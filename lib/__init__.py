@@ -11,7 +11,7 @@ decoding. `study` is what runs the study; the library never imports it.
 """
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 __version__ = "0.1.0"
 
@@ -47,44 +47,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted([*globals(), *_HOME])
-
-
-if TYPE_CHECKING:
-    from .clustering import centroid_gram, kmeans
-    from .decoding import StaticDecoder
-    from .entropy import (
-        dime,
-        effective_rank,
-        entropy_operator,
-        gram,
-        joint_entropy,
-        leave_one_out,
-        matrix_entropy,
-        mutual_information,
-    )
-    from .geometry import average_tokens, kept_count, kept_for_average
-    from .pruning import (
-        Chosen,
-        EntropyPrune,
-        FastV,
-        FixedPrune,
-        ImageTokens,
-        PrunedCache,
-        RandomPrune,
-        SelectionPrune,
-        ToMe,
-        VisualPruner,
-        available,
-        create,
-    )
-    from .rollout import rolled_importance
-    from .selection import (
-        STRATEGIES,
-        coverage,
-        dpp,
-        greedy,
-        hierarchical,
-        proportions,
-        token_level,
-        top_k,
-    )
