@@ -1,17 +1,8 @@
-"""The curves show every number they are given."""
+"""The curves and bars of the cost show every number they are given."""
 
-import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
-import pytest
 
-from lib.study.reports import curves
-
-
-@pytest.fixture(autouse=True)
-def closed():
-    yield
-    plt.close("all")
+from lib.study.reports.plots import efficiency
 
 
 def points(ax):
@@ -22,39 +13,12 @@ def points(ax):
     )
 
 
-def test_a_sweep_draws_every_method_against_every_axis():
-    rows = [("Unpruned", 1.0, 1.0, 90.0, 9.0)]
-    rows += [(name, k, k, 80 * k, 4 * k) for name in ("ToMe", "New one") for k in (0.5, 0.25)]
-    frame = pd.DataFrame(rows, columns=["label", "keep", "kept", "CIDEr", "GFLOPs"])
-    frame["CIDEr low"], frame["CIDEr high"] = frame["CIDEr"] - 1, frame["CIDEr"] + 1
-    frame.loc[1, "GFLOPs"] = np.nan  # not measured: left out there, drawn elsewhere
-    figure = curves.sweep(
-        frame, metric="CIDEr", against=[("kept", "share"), ("GFLOPs", "G")], title="T"
-    )
-    left, right = figure.axes
-    assert {(0.25, 20.0), (0.5, 40.0)} <= set(points(left))
-    assert (2.0, 40.0) in points(right) and points(right).count((1.0, 20.0)) == 2
-    assert points(right).count((2.0, 40.0)) == 1
-    labels = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert labels == ["ToMe", "New one", "Unpruned"] and figure.get_suptitle() == "T"
-
-
-def test_a_forest_has_a_line_a_setting():
-    frame = pd.DataFrame({"value": [1.0, 2.0], "low": [0.5, 1.5], "high": [1.5, 2.5]}, ["a", "b"])
-    figure = curves.forest({"one": frame, "two": frame}, metric="CIDEr", reference=0)
-    (ax,) = figure.axes
-    assert [t.get_text() for t in ax.get_yticklabels()] == ["a", "b"] * 2
-    assert [t.get_text() for t in ax.texts] == ["one", "two"]
-    spans = [tuple(line.get_xdata()) for line in ax.lines if len(line.get_xdata()) == 2]
-    assert spans.count((0.5, 1.5)) == 2 and (0, 0) in spans
-
-
 def test_the_split_adds_up_to_the_whole():
     frame = pd.DataFrame(
         {"end to end (ms)": [100.0], "prefill (ms)": [40.0], "vision (ms)": [20.0],
          "scorer (ms)": [5.0]}, ["FastV"],
     )  # fmt: skip
-    figure = curves.split(frame, tokens=8)
+    figure = efficiency.split(frame, tokens=8)
     widths = [patch.get_width() for patch in figure.axes[0].patches]
     assert widths == [20, 5, 15, 60] and sum(widths) == 100
     assert "decoding 8 tokens" in [t.get_text() for t in figure.legends[0].get_texts()]
@@ -66,7 +30,7 @@ def test_the_split_on_the_fast_path_has_the_first_token_and_the_rest():
          "scorer (ms)": [5.0], "fast path, first token (ms)": [16.0],
          "fast path, end to end (ms)": [80.0]}, ["FastV"],
     )  # fmt: skip
-    figure = curves.split(frame, tokens=8)
+    figure = efficiency.split(frame, tokens=8)
     assert [patch.get_width() for patch in figure.axes[0].patches] == [16, 64]
     assert "fast path" in figure.axes[0].get_xlabel()
 
@@ -89,7 +53,7 @@ def test_bars_show_both_paths_and_a_dash_where_nothing_was_measured():
         [measured("Unpruned", 1, 1.0, 20.0), measured("FastV", 1, 0.5, 10.0),
          measured("Unpruned", 8, 1.0, 120.0)]
     )  # fmt: skip
-    figure = curves.bars(frame, [("prefill", "First token")], title="T")
+    figure = efficiency.bars(frame, [("prefill", "First token")])
     one, eight = figure.axes
     assert [bar.get_width() for bar in one.patches] == [40, 20, 20, 10]
     assert [text.get_text() for text in one.texts] == ["20.0", "10.0"]
@@ -105,7 +69,7 @@ def test_savings_are_drawn_against_the_kept_share():
     rows = [measured("Unpruned", 8, 1.0, 100.0, cache=4.0)]
     rows += [measured("ToMe", 8, k, 100 * k, cache=4 * k) for k in (0.5, 0.25)]
     fields = [("static_prefill", "ms"), ("cache", "GB")]
-    left, right = curves.savings(pd.DataFrame(rows), fields).axes
+    left, right = efficiency.savings(pd.DataFrame(rows), fields).axes
     assert {(25.0, 25.0), (50.0, 50.0)} < set(points(left))
     assert {(25.0, 1.0), (50.0, 2.0), (0.0, 4.0), (1.0, 4.0)} == set(points(right))
 
@@ -119,7 +83,7 @@ def test_growth_shows_the_time_and_the_share_against_tokens_and_batch():
     batches = pd.DataFrame(
         [measured("Entropy-Prune", b, 0.5, 10.0 * b, **{"scorer share": 4.0}) for b in (8, 1)]
     )
-    figure = curves.growth(grown, batches, limit=5)
+    figure = efficiency.growth(grown, batches, limit=5)
     time, time_by_batch, share, share_by_batch = figure.axes
     assert points(time) == sorted(2 * [(n, n * b / 10) for n in (144, 576) for b in (1, 8)])
     assert points(time_by_batch) == [(1, 10), (8, 80)]
@@ -129,4 +93,10 @@ def test_growth_shows_the_time_and_the_share_against_tokens_and_batch():
     assert [t.get_text() for t in share.get_xticklabels()] == ["144", "576"]
     said = [t.get_text() for t in figure.legends[0].get_texts()]
     assert said == ["Unpruned", "Entropy-Prune", "batch 1", "batch 8", "5 %"]
-    assert not list(curves.growth(grown, batches.iloc[:0]).axes[1].lines)
+    assert not list(efficiency.growth(grown, batches.iloc[:0]).axes[1].lines)
+
+
+def test_nothing_measured_is_no_figure():
+    empty = pd.DataFrame(columns=["label", "batch"])
+    assert efficiency.bars(empty, []) is None and efficiency.savings(empty, []) is None
+    assert efficiency.growth(empty, empty) is None
