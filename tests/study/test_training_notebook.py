@@ -2,12 +2,12 @@
 
 import json
 
-import papermill
 import pytest
 import yaml
 
 from lib.study import models
 from lib.study.paths import ROOT
+from lib.study.reports import notebooks
 
 
 @pytest.mark.slow
@@ -17,14 +17,10 @@ def test_the_training_notebook_runs(tmp_path, monkeypatch):
     parameters = yaml.safe_load((ROOT / "notebooks/profiles/90_smoke.yaml").read_text())
     assert not parameters["output"].startswith("data/")
 
-    papermill.execute_notebook(
-        ROOT / "notebooks/90_train_embedded_model.ipynb",
-        tmp_path / "90.ipynb",
-        parameters=parameters,
-        cwd=ROOT,
-        progress_bar=False,
-        kernel_name="python3",
-    )
+    notebooks.execute(
+        ROOT / "notebooks/90_train_embedded_model.ipynb", tmp_path / "90.ipynb", parameters,
+        log=tmp_path / "log" / "90.log", progress=False,
+    )  # fmt: skip
     folder = tmp_path / parameters["output"]
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["steps"] == sum(parameters["stages"])
