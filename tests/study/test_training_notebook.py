@@ -5,14 +5,14 @@ import json
 import pytest
 import yaml
 
-from lib.study import models
+from lib.study import models, paths
 from lib.study.paths import ROOT
 from lib.study.reports import notebooks
 
 
 @pytest.mark.slow
 def test_the_training_notebook_runs(tmp_path, monkeypatch):
-    monkeypatch.setenv("ENTROPY_PRUNE_ROOT", str(tmp_path))  # its output must not land in data/
+    monkeypatch.setattr(paths, "ROOT", tmp_path)  # its output must not land in data/
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     parameters = yaml.safe_load((ROOT / "notebooks/profiles/90_smoke.yaml").read_text())
     assert not parameters["output"].startswith("data/")

@@ -80,7 +80,7 @@ def _environment(profile: str, documents: dict) -> list[tuple[str, str]]:
             rows.append(
                 (
                     "Compared with the published records",
-                    f"{agreement['same']} of {agreement['of']} captions and kept counts are the same",
+                    f"{agreement['same']} of {agreement['of']} captions and counts are the same",
                 )
             )
     for path, notebook in documents.items():
