@@ -125,8 +125,8 @@ def _gram_kernel(
     if not UNIT:
         left_scale = tl.load(scale + item * size + rows, mask=rows < size, other=0.0)
         right_scale = tl.load(scale + item * size + cols, mask=cols < size, other=0.0)
-        total *= left_scale[:, None] * right_scale[None, :]  # symmetric to the last bit
-    elif i == j:  # the three products are summed in another order on the other side
+        total *= left_scale[:, None] * right_scale[None, :]
+    if i == j:  # a product may be summed in another order on the other side
         total = 0.5 * (total + tl.trans(total))
     total = tl.where(rows[:, None] == cols[None, :], 1.0, total)
     inside = (rows[:, None] < size) & (cols[None, :] < size)
