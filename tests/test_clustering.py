@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib.clustering import _uniforms, centroid_gram, kmeans
+from lib.clustering import centroid_gram, kmeans
+from lib.clustering.seeding import uniforms as draw
 from lib.entropy import gram
 from tests import reference
 from tests.reference import KINDS, make_tokens
@@ -115,7 +116,7 @@ def test_labels_are_those_of_the_straightforward_loop(kind, n_clusters):
     tokens = torch.stack([make_tokens(kind, 60, seed) for seed in range(3)])
     tokens[2, :40] = tokens[2, 0]  # the third item has fewer distinct tokens than clusters
     seeds = [4, 5, 6]
-    uniforms = _uniforms(tuple(seeds), n_clusters, F64, tokens.device)
+    uniforms = draw(tuple(seeds), n_clusters, F64, tokens.device)
     together = kmeans(tokens, n_clusters, random_state=seeds)
     for item, seed in enumerate(seeds):
         matrix = gram(tokens[item])
@@ -127,7 +128,7 @@ def test_labels_are_those_of_the_straightforward_loop(kind, n_clusters):
 
 def test_few_iterations_are_those_of_the_straightforward_loop():
     tokens = make_tokens("gaussian", 60)
-    uniforms = _uniforms((0,), 12, F64, tokens.device)[0]
+    uniforms = draw((0,), 12, F64, tokens.device)[0]
     for n_iter in range(1, 8):
         wanted = reference.kmeans(gram(tokens), 12, uniforms, n_iter)
         assert kmeans(tokens, 12, n_iter=n_iter).labels.tolist() == wanted

@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lib.entropy import (
-    _losses,
     dime,
     effective_rank,
     entropy_operator,
@@ -19,6 +18,7 @@ from lib.entropy import (
     mutual_information,
     unit_tokens,
 )
+from lib.entropy.leave_one_out import losses_of
 from tests import reference
 from tests.reference import KINDS, make_tokens
 
@@ -43,7 +43,7 @@ def token_sets(draw, least=2, most=24):
 
 
 def losses(matrix, solver="eigh", nodes=50):
-    return _losses(matrix, nodes, solver)[0]
+    return losses_of(matrix, nodes, solver)[0]
 
 
 # --- Gram -----------------------------------------------------------------------------------------
@@ -324,9 +324,9 @@ def test_invariances(tokens, seed):
 
 @SETTINGS
 @given(token_sets(), st.sampled_from(["eigh", "cholesky"]))
-def test_bounds_of_the_losses(tokens, solver):
+def test_bounds_of_thelosses_of(tokens, solver):
     k = gram(tokens)
-    d, diagonal = _losses(k, 50, solver)
+    d, diagonal = losses_of(k, 50, solver)
     assert (d >= -1e-9).all()
     assert (d <= diagonal + 1 + 1e-9).all()
     torch.testing.assert_close(d, reference.losses(k), rtol=0, atol=1e-8)

@@ -7,13 +7,15 @@ of graphs with a capture that only pretends. The kernels themselves need a GPU.
 from __future__ import annotations
 
 import importlib.util
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from lib import entropy
 from lib.clustering import kmeans
-from lib.entropy import entropy_operator, fast, gram, leave_one_out, matrix_entropy, use_kernels
+from lib.entropy import entropy_operator, gram, leave_one_out, matrix_entropy
+from lib.entropy.quadrature import blocks, fitted
+from lib.kernels import Backend, backend_for, dispatch, use_kernels
 from lib.pruning import EntropyPrune, SelectionPrune
 from lib.pruning import entropy_prune as entropy_module
 from lib.pruning.engine.graphs import Captured, GraphCache
@@ -55,7 +57,7 @@ def test_the_resolvents_diagonal_is_the_reference_integrand(kind, size):
     scale = torch.linspace(0.5, 2, size, dtype=torch.float64).sqrt()
     matrix = matrix * scale.outer(scale)
     c = matrix.diagonal()
-    for t, _, solved in entropy._blocks(matrix, 12, c):
+    for t, _, solved in blocks(matrix, 12, c):
         inverse = torch.linalg.inv(matrix + t[:, None, None] * torch.eye(size))
         shifted = c + t[:, None]
         reference = solved.square().sum(-2) / shifted
@@ -67,7 +69,7 @@ def test_the_resolvents_diagonal_is_the_reference_integrand(kind, size):
 def test_the_fitted_nodes_integrate_the_operator(kind):
     size = 90
     matrix = gram(make(kind, size)[0])
-    t, weights = entropy._fitted(size, torch.float64, torch.device("cpu"))
+    t, weights = fitted(size, torch.float64, torch.device("cpu"))
     eye = torch.eye(size, dtype=torch.float64)
     between = (weights[:, None, None] * torch.linalg.inv(matrix + t[:, None, None] * eye)).sum(0)
     e = matrix - eye
@@ -77,35 +79,67 @@ def test_the_fitted_nodes_integrate_the_operator(kind):
 
 @pytest.mark.parametrize("size", [16, 32, 288, 576, 2304])
 def test_the_fit_is_as_good_as_it_says(size):
-    t, weights = entropy._fitted(size, torch.float64, torch.device("cpu"))
+    t, weights = fitted(size, torch.float64, torch.device("cpu"))
     x = torch.cat([torch.linspace(1e-9, size, 4001), torch.logspace(-9, 0, 500)]).double()
     x = x.clamp_max(size)
     value = torch.special.xlogy(x, x) - x + 1
-    fitted = (x - 1).square() * (weights / (x[:, None] + t)).sum(-1)
-    assert ((fitted - value).abs() / (1 + torch.special.xlogy(x, x).abs())).max() < 1e-4
+    fit = (x - 1).square() * (weights / (x[:, None] + t)).sum(-1)
+    assert ((fit - value).abs() / (1 + torch.special.xlogy(x, x).abs())).max() < 1e-4
 
 
 # --- the route ------------------------------------------------------------------------------------
 
 
 def test_a_cpu_tensor_takes_the_plain_route():
-    assert fast(torch.eye(32)) is None
+    assert not backend_for(torch.eye(32))
 
 
 def test_the_switch_holds_for_its_block_only(monkeypatch):
-    kernels = object()
-    monkeypatch.setattr(entropy, "_kernel_devices", ("cpu",))
-    monkeypatch.setattr(entropy, "_kernels", lambda: kernels)
-    assert fast(torch.eye(32)) is kernels
+    kernels = SimpleNamespace()
+    monkeypatch.setattr(dispatch, "_devices", ("cpu",))
+    monkeypatch.setattr(dispatch, "_operations", lambda: kernels)
+    assert backend_for(torch.eye(32)).kernels is kernels
     with use_kernels(False):
-        assert fast(torch.eye(32)) is None
+        assert not backend_for(torch.eye(32))
         with use_kernels(True):
-            assert fast(torch.eye(32)) is kernels
-    assert fast(torch.eye(32)) is kernels
-    for unsuitable in (torch.eye(32).double(), torch.eye(8), torch.eye(32).requires_grad_()):
-        assert fast(unsuitable) is None
+            assert backend_for(torch.eye(32)).kernels is kernels
+    assert backend_for(torch.eye(32)) == Backend(kernels)
+
+
+UNSUITABLE = {
+    "float64": torch.eye(32).double(),
+    "few rows": torch.eye(15),
+    "many rows": torch.ones(4097, 2),
+    "no rows": torch.ones(0, 32, 4),
+    "one dimension": torch.ones(32),
+    "integers": torch.ones(32, 4, dtype=torch.int64),
+    "no tensor": [[1.0]],
+    "another device": torch.empty(32, 4, device="meta"),
+}
+
+
+@pytest.mark.parametrize("name", UNSUITABLE)
+def test_what_the_kernels_do_not_serve(monkeypatch, name):
+    monkeypatch.setattr(dispatch, "_devices", ("cpu",))
+    monkeypatch.setattr(dispatch, "_operations", SimpleNamespace)
+    assert backend_for(torch.eye(16)) and backend_for(torch.ones(4096, 2))
+    assert not backend_for(UNSUITABLE[name])
+    assert not backend_for(torch.eye(32), UNSUITABLE[name])  # the kernels serve all or none
+
+
+def test_gradients_go_the_plain_way(monkeypatch):
+    monkeypatch.setattr(dispatch, "_devices", ("cpu",))
+    monkeypatch.setattr(dispatch, "_operations", SimpleNamespace)
+    tokens = torch.eye(32).requires_grad_()
+    assert not backend_for(tokens)
     with torch.no_grad():
-        assert fast(torch.eye(32).requires_grad_()) is kernels
+        assert backend_for(tokens)
+
+
+def test_a_backend_serves_other_sizes_of_its_call_or_not():
+    backend = Backend(SimpleNamespace())
+    assert [bool(backend.of_size(n)) for n in (15, 16, 4096, 4097)] == [False, True, True, False]
+    assert not Backend().of_size(64)
 
 
 # --- the cache of graphs --------------------------------------------------------------------------

@@ -6,6 +6,7 @@ process of its own; there the others compare every kernel with the plain code.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 import re
@@ -16,9 +17,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from lib import entropy
-from lib.clustering import _uniforms, kmeans
-from lib.entropy import entropy_operator, gram, leave_one_out, use_kernels
+from lib.clustering import kmeans
+from lib.clustering.seeding import uniforms
+from lib.entropy import entropy_operator, gram, leave_one_out
+from lib.kernels import backend_for, dispatch, use_kernels
 from lib.selection import STRATEGIES, hierarchical, token_level
 
 INSIDE = os.environ.get("TRITON_INTERPRET") == "1"
@@ -39,6 +41,8 @@ def test_the_kernels_under_the_interpreter():
     assert re.search(r"^\d+ passed", done.stdout.splitlines()[-1]), done.stdout
 
 
+MODULES = [path.stem for path in (Path(__file__).parents[1] / "lib" / "kernels").glob("*.py")]
+MODULES.remove("__init__")
 KINDS = {
     torch.float64: "fp64",
     torch.float32: "fp32",
@@ -80,19 +84,22 @@ class Recorder:
 
 def launched(monkeypatch) -> dict:
     """Every kernel with the arguments of LLaVA-1.5's images: 576 tokens, half of them kept."""
-    from lib import kernels
-
+    kernels = importlib.import_module("lib.kernels.operations")
+    modules = [importlib.import_module(f"lib.kernels.{name}") for name in MODULES]
     launches: dict = {}
-    for name, kernel in vars(kernels).copy().items():
-        if name.endswith("_kernel"):
-            monkeypatch.setattr(kernels, name, Recorder(kernel, launches))
+    every = set()
+    for module in modules:
+        for name, kernel in vars(module).copy().items():
+            if name.endswith("_kernel"):
+                monkeypatch.setattr(module, name, Recorder(kernel, launches))
+                every.add(name)
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         kernels.gram(torch.zeros(2, 576, 1024, dtype=dtype))
     matrix, nodes = torch.zeros(2, 576, 576), torch.ones(18)
     kernels.resolvent_diagonal(matrix, nodes)
     kernels.resolvent_sum(matrix, nodes, nodes)
-    uniforms = _uniforms((0,), 144, torch.float64, matrix.device)
-    labels, counts, distances = kernels.kmeans(matrix, 144, uniforms, n_iter=20, refill_every=5)
+    numbers = uniforms((0,), 144, torch.float64, matrix.device)
+    labels, counts, distances = kernels.kmeans(matrix, 144, numbers, n_iter=20, refill_every=5)
     for unit in (True, False):
         kernels.centroid_gram(matrix, labels, 144, unit=unit)
     for budget in (288, None):
@@ -100,7 +107,7 @@ def launched(monkeypatch) -> dict:
                        budget=budget)  # fmt: skip
     kernels.forward(matrix, 2, torch.ones(8), torch.ones(8), torch.ones(2))
     kernels.forward(matrix, 2, torch.ones(24), torch.ones(24), None)
-    assert {key[0] for key in launches} == {n for n in vars(kernels) if n.endswith("_kernel")}
+    assert {key[0] for key in launches} == every
     return launches
 
 
@@ -131,12 +138,12 @@ def on_the_processor(monkeypatch):
         return
     import triton.language as tl
 
-    from lib import kernels
+    from lib.kernels import common, operations
 
-    monkeypatch.setattr(entropy, "_kernel_devices", ("cuda", "cpu"))
+    monkeypatch.setattr(dispatch, "_devices", ("cuda", "cpu"))
     # the interpreter multiplies no bfloat16; what stands in for it holds more digits, not fewer
-    monkeypatch.setattr(kernels, "_PART", tl.constexpr(tl.float32))
-    assert entropy.fast(torch.zeros(1, 16, 8)) is kernels
+    monkeypatch.setattr(common, "_PART", tl.constexpr(tl.float32))
+    assert backend_for(torch.zeros(1, 16, 8)).kernels is operations
 
 
 def make(kind: str, size: int, *, items: int = 2, width: int = 32) -> torch.Tensor:

@@ -13,8 +13,6 @@ from lib.rollout import importance, rollout
 from lib.selection import (
     STRATEGIES,
     Selection,
-    _best,
-    _quantise,
     adaptive,
     coverage,
     dpp,
@@ -24,6 +22,7 @@ from lib.selection import (
     token_level,
     top_k,
 )
+from lib.selection.ranking import best, quantise
 from tests import reference
 from tests.reference import KINDS, make_tokens
 
@@ -590,6 +589,6 @@ def test_the_greedy_pick_is_the_first_of_the_quantised_maximum(values, offset, d
     barred = data.draw(st.sets(st.integers(0, len(values) - 1), max_size=len(values) - 1))
     taken = torch.tensor([[i in barred for i in range(len(values))]])
     penalty = torch.zeros_like(scores).masked_fill(taken, -torch.inf)
-    wanted = _quantise(scores.masked_fill(taken, -torch.inf)).argmax(-1)
-    assert torch.equal(_best(scores, penalty), wanted)
+    wanted = quantise(scores.masked_fill(taken, -torch.inf)).argmax(-1)
+    assert torch.equal(best(scores, penalty), wanted)
     assert penalty[0, wanted].item() == -torch.inf and (penalty < 0).sum() == taken.sum() + 1
