@@ -12,6 +12,7 @@ from ..entropy import full_precision, unit_tokens
 from ..entropy.gram import as_gram, checked_gram
 from ..kernels import PLAIN, Backend, backend_for
 from .lloyd import (
+    FINER,
     GRID,
     REFILL_EVERY,
     apart,
@@ -80,7 +81,8 @@ def clusters_of(
 ) -> Clusters:
     """`kmeans` of validated Gram matrices (..., N, N), with a diagonal of ones if `unit`.
 
-    The kernels count distances in int32, which only those of unit tokens are sure to fit.
+    The plain route works in float64, and gives distances of that type. The kernels count distances
+    in int32, which only those of unit tokens are sure to fit.
 
     >>> clusters_of(torch.eye(3), 3, random_state=0, n_iter=1, unit=True).counts.tolist()
     [1, 1, 1]
@@ -101,13 +103,15 @@ def clusters_of(
 def _plainly(
     matrix: Tensor, n_clusters: int, numbers: Sequence[Tensor], n_iter: int, unit: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Labels (B, N), counts (B, M) and distances (B, N) of Gram matrices (B, N, N)."""
+    """Labels (B, N), counts (B, M) and distances (B, N) of Gram matrices (B, N, N), in float64."""
+    matrix = matrix.double()
     batch, size, _ = matrix.shape
     norms = matrix.diagonal(dim1=-2, dim2=-1)
     pairwise = (norms.unsqueeze(-1) + norms.unsqueeze(-2)).sub_(matrix, alpha=2)
-    pairwise = pairwise.div_(norms.mean(-1)[:, None, None] / GRID).round_().clamp_min_(0)
+    pairwise = pairwise.mul_((GRID * FINER / norms.mean(-1))[:, None, None]).round_()
+    pairwise.masked_fill_(pairwise < FINER / 2, 0)  # copies
     centres = greedy_centres(pairwise, numbers)
-    rows = pairwise.view(-1, size).index_select(0, apart(centres, size))
+    rows = pairwise.view(-1, size).index_select(0, apart(centres, size)).div_(FINER).round_()
     _, labels = nearest_cluster(rows.view(batch, n_clusters, size), None, unit)
     labels = lloyd(matrix, labels, n_clusters, n_iter=n_iter, unit=unit)
     members = cluster_sizes(labels, n_clusters)
@@ -146,21 +150,21 @@ def kmeans(
     ([2, 2], True)
     """
     backend = backend_for(tokens)
-    matrix = as_gram(tokens, backend, gram_given=gram, check=check)
+    kernels = backend if not gram else PLAIN
+    matrix = as_gram(tokens, kernels, gram_given=gram, check=check, exact=not kernels)
     check_clusters(n_clusters, n_iter, tokens.shape, matrix.shape[-1])
-    found = clusters_of(
+    labels, members, distances = clusters_of(
         matrix,
         n_clusters,
         random_state=random_state,
         n_iter=n_iter,
         unit=not gram,
-        backend=backend,
+        backend=kernels,
     )
-    labels, members, distances = found
-    centroids = means_of_gram(
-        matrix, labels, n_clusters, unit=not gram, backend=PLAIN if gram else backend
-    )
-    return KMeans(labels, centroids, distances, members, distances.sum(-1))
+    centroids = means_of_gram(matrix, labels, n_clusters, unit=not gram, backend=kernels)
+    dtype = torch.float64 if tokens.dtype == torch.float64 else torch.float32
+    distances = distances.to(dtype)
+    return KMeans(labels, centroids.to(dtype), distances, members, distances.sum(-1))
 
 
 @torch.no_grad()

@@ -110,12 +110,18 @@ def checked_gram(matrix: Tensor, *, check: bool) -> Tensor:
     return matrix
 
 
-def as_gram(tokens: Tensor, backend: Backend, *, gram_given: bool, check: bool) -> Tensor:
+def as_gram(
+    tokens: Tensor, backend: Backend, *, gram_given: bool, check: bool, exact: bool = False
+) -> Tensor:
     """The Gram matrix (..., N, N) of tokens, or the given one after validation.
+
+    With `exact` in float64 from the start, whatever the type of the tokens.
 
     >>> as_gram(torch.eye(2), Backend(), gram_given=False, check=True).tolist()
     [[1.0, 0.0], [0.0, 1.0]]
     """
+    if exact and isinstance(tokens, Tensor) and tokens.is_floating_point():
+        tokens = tokens.double()
     if gram_given:
         return checked_gram(tokens, check=check)
     return gram_of(tokens, backend, check=check)
@@ -151,8 +157,25 @@ def inner_products(rows: Tensor) -> Tensor:
     >>> inner_products(torch.tensor([[2.0, 0.0], [1.0, 1.0]])).tolist()
     [[4.0, 2.0], [2.0, 2.0]]
     """
+    if rows.dtype == torch.float64 and rows.shape[-2] >= 128 and not rows.requires_grad:
+        return _by_blocks(rows)
     product = rows @ rows.mT
     return (product + product.mT).div_(2)
+
+
+def _by_blocks(rows: Tensor, blocks: int = 4) -> Tensor:
+    """`inner_products` of the lower triangle, mirrored: float64 products are what they cost."""
+    size = rows.shape[-2]
+    step = -(-size // blocks)
+    product = rows.new_empty(*rows.shape[:-1], size)
+    for start in range(0, size, step):
+        stop = min(start + step, size)
+        part = rows[..., start:stop, :] @ rows[..., :stop, :].mT
+        own = part[..., start:]
+        own.copy_((own + own.mT).div_(2))
+        product[..., start:stop, :stop] = part
+        product[..., :stop, start:stop] = part.mT
+    return product
 
 
 @full_precision

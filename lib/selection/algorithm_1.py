@@ -102,7 +102,7 @@ def hierarchical(
     if check:
         views.check()
     clusters = clusters_of(
-        views.gram_at(-1),
+        views.clustered(),
         n_clusters,
         random_state=random_state,
         n_iter=n_iter,

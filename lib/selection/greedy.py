@@ -58,10 +58,10 @@ def _forward(
 
 
 def _batched(
-    tokens: Tensor, k: int, backend: Backend, gram: bool, check: bool
+    tokens: Tensor, k: int, backend: Backend, gram: bool, check: bool, exact: bool = False
 ) -> tuple[Tensor, torch.Size]:
     """Validated Gram matrices (B, N, N) of mean diagonal one, and the shape (..., N) of a mask."""
-    matrix = as_gram(tokens, backend, gram_given=gram, check=check)
+    matrix = as_gram(tokens, backend, gram_given=gram, check=check, exact=exact)
     size = matrix.shape[-1]
     check_k(k, size, tokens.shape)
     if gram:
@@ -120,7 +120,7 @@ def dpp(
     """
     del random_state
     backend = backend_for(tokens)
-    matrix, shape = _batched(tokens, k, backend, gram, check)
+    matrix, shape = _batched(tokens, k, backend, gram, check, exact=not backend)
     t = matrix.new_full((1,), ridge)
     return _forward(matrix, k, t, torch.ones_like(t), None, backend).reshape(shape)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..entropy import unit_tokens
-from ..entropy.gram import checked_gram, require_tokens, unit_gram
+from ..entropy.gram import as_gram, checked_gram, require_tokens, unit_gram
 from ..kernels import Backend, backend_for
 
 
@@ -60,6 +60,12 @@ class Layers:
         if self.backend:
             return self.backend.kernels.gram(self.views[index])
         return unit_gram(self.rows[index])
+
+    def clustered(self) -> Tensor:
+        """The last layer's Gram matrix (..., N, N), for `lib.clustering`; plainly in float64."""
+        if self.stacked is not None or self.backend:
+            return self.gram_at(-1)
+        return as_gram(self.views[-1], self.backend, gram_given=self.gram, check=False, exact=True)
 
     def check(self) -> None:
         """Raise what `lib.entropy.gram` raises of bad tokens, for every layer; a GPU waits."""
