@@ -6,6 +6,7 @@ import itertools
 import math
 
 import torch
+from hypothesis import strategies as st
 from torch import Tensor
 
 KINDS = ("gaussian", "clustered", "smooth", "duplicated", "rank-deficient")
@@ -138,3 +139,10 @@ def kmeans(matrix: Tensor, n_clusters: int, uniforms: Tensor, n_iter: int = 20) 
             for m, i in zip(empty, free):
                 labels[i] = m
     return labels
+
+
+@st.composite
+def token_sets(draw, least=2, most=24):
+    """Random tokens of every character, including duplicates and rank deficiency."""
+    size = draw(st.integers(least, most))
+    return make_tokens(draw(st.sampled_from(KINDS)), size, draw(st.integers(0, 10_000)))

@@ -7,13 +7,14 @@ the data; nothing then makes a GPU wait. Shapes are static, but for the greedy s
 loop runs over the k picks.
 """
 
-from .algorithm_1 import WEIGHTINGS, Selection, hierarchical
+from .algorithm_1 import CLUSTER_ON, WEIGHTINGS, Selection, hierarchical
 from .greedy import adaptive, dpp, greedy, renyi2_greedy
 from .ranking import coverage, top_k
 from .strategies import STRATEGIES, algorithm_1, k_medoids, one_shot, proportions, random
 from .token_level import token_level
 
 __all__ = [
+    "CLUSTER_ON",
     "STRATEGIES",
     "WEIGHTINGS",
     "Selection",

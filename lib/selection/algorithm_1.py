@@ -18,11 +18,13 @@ from ..clustering.kmeans import (
 from ..entropy import full_precision
 from ..entropy.leave_one_out import scores_of_gram
 from ..entropy.operator import operator_of_gram
+from ..kernels import Backend
 from ..rollout import VARIANTS, rolled_importance
 from .layers import Layers, as_layers
 from .ranking import check_k, mask_of, order_of, rank_of
 
 WEIGHTINGS = ("unit", "mass", "token-sum")
+CLUSTER_ON = ("unit", "raw")
 
 
 class Selection(NamedTuple):
@@ -53,6 +55,7 @@ def hierarchical(
     rollout: str = "scaled",
     budget: int | str = "adaptive",
     weighting: str = "unit",
+    cluster_on: str = "unit",
     random_state: int | Sequence[int] = 0,
     n_iter: int = 20,
     solver: str = "auto",
@@ -76,7 +79,12 @@ def hierarchical(
             first) and filled up with the tokens of the core clusters that lie nearest their
             centroids, then from the other clusters in the order of their scores.
         weighting: "unit", the paper's unit centroids; "mass", each with the weight of its cluster;
-            "token-sum", the sum of the cluster's exact token scores.
+            "token-sum" scores no centroid: a cluster's score is the sum of the exact leave-one-out
+            scores (eq. 3) of its tokens.
+        cluster_on: "unit" clusters the unit tokens by the angles between them; "raw" the tokens t
+            themselves, as eq. 4 and Algorithm 1 have it, so that their lengths count in distances
+            and means. Either way centroids are scored at unit length (eq. 1). A Gram matrix is
+            clustered as it is.
         random_state, n_iter: of `lib.clustering.kmeans`.
         solver: of `lib.entropy.leave_one_out`.
         gram: `tokens` and `layers` are Gram matrices (..., N, N).
@@ -91,7 +99,7 @@ def hierarchical(
     >>> hierarchical(tokens, 4, 2, 2, budget=7).mask.sum().item()
     7
     """
-    _check_options(n_clusters, core_clusters, tokens_per_cluster, rollout, weighting)
+    _check_options(n_clusters, core_clusters, tokens_per_cluster, rollout, weighting, cluster_on)
     views = as_layers(tokens, layers, gram=gram)
     shape = views.views[-1].shape
     if budget != "adaptive":
@@ -101,15 +109,21 @@ def hierarchical(
     check_clusters(n_clusters, n_iter, shape, shape[-2])
     if check:
         views.check()
+    raw = cluster_on == "raw" and not gram
     clusters = clusters_of(
-        views.clustered(),
+        views.clustered(raw=raw),
         n_clusters,
         random_state=random_state,
         n_iter=n_iter,
-        unit=not gram,
+        unit=not (gram or raw),
         backend=views.backend,
     )
-    scores = _scores(views, clusters, rollout=rollout, weighting=weighting, solver=solver)
+    if weighting == "token-sum":
+        scores = _token_sums(views, clusters, solver)
+    else:
+        centroids = _centroids(views, clusters, mass=weighting == "mass", raw=raw)
+        scores = _scores(centroids, rollout, solver, views.backend)
+    scores = torch.where(clusters.counts > 0, scores, -torch.inf)
     mask, core = _choice(
         clusters,
         scores,
@@ -122,12 +136,19 @@ def hierarchical(
 
 
 def _check_options(
-    n_clusters: int, core_clusters: int, tokens_per_cluster: int, rollout: str, weighting: str
+    n_clusters: int,
+    core_clusters: int,
+    tokens_per_cluster: int,
+    rollout: str,
+    weighting: str,
+    cluster_on: str,
 ) -> None:
     if rollout not in VARIANTS:
         raise ValueError(f"rollout must be one of {VARIANTS}, got {rollout!r}")
     if weighting not in WEIGHTINGS:
         raise ValueError(f"weighting must be one of {WEIGHTINGS}, got {weighting!r}")
+    if cluster_on not in CLUSTER_ON:
+        raise ValueError(f"cluster_on must be one of {CLUSTER_ON}, got {cluster_on!r}")
     if not 1 <= core_clusters <= n_clusters:
         raise ValueError(
             f"core_clusters must be between 1 and n_clusters={n_clusters}, got {core_clusters}"
@@ -136,60 +157,51 @@ def _check_options(
         raise ValueError(f"tokens_per_cluster must be at least 1, got {tokens_per_cluster}")
 
 
-def _scores(
-    views: Layers, clusters: Clusters, *, rollout: str, weighting: str, solver: str
-) -> Tensor:
-    """Importance (..., M) of the clusters from one or more layers; -inf for an empty one."""
-    several = len(views) > 1
-    if weighting == "token-sum":
-        layers = _token_sums(views, clusters, solver)
-        rollout = "scores"
-    else:
-        backend = views.backend.of_size(clusters.counts.shape[-1])
-        matrix = _centroids(views, clusters, weighting)
-        if not several or rollout == "scores":
-            layers = scores_of_gram(matrix, solver=solver, backend=backend)
-        else:
-            layers = operator_of_gram(matrix, solver=solver, backend=backend)
-    scores = rolled_importance(layers, rollout) if several else layers[0]
-    return torch.where(clusters.counts > 0, scores, -torch.inf)
-
-
 def _token_sums(views: Layers, clusters: Clusters, solver: str) -> Tensor:
-    """The sums (L, ..., M) of the exact scores of each cluster's tokens."""
+    """The sums (..., M) of the exact scores of each cluster's tokens, of one or more layers."""
     grams = views.stacked
     if grams is None:
         grams = torch.stack([views.gram_at(index) for index in range(len(views))])
-    options = {"solver": solver, "backend": views.backend, "unit": not views.gram}
-    scores = scores_of_gram(grams, **options)
+    scores = scores_of_gram(grams, solver=solver, backend=views.backend, unit=not views.gram)
     sums = scores.new_zeros(*scores.shape[:-1], clusters.counts.shape[-1])
-    return sums.scatter_add(-1, clusters.labels.expand(scores.shape), scores)
+    sums = sums.scatter_add(-1, clusters.labels.expand(scores.shape), scores)
+    return rolled_importance(sums, "scores")
 
 
-def _centroids(views: Layers, clusters: Clusters, weighting: str) -> Tensor:
-    """Gram matrices (L, ..., M, M) of the weighted unit centroids of every layer (eq. 1 and 4)."""
+def _scores(centroids: Tensor, rollout: str, solver: str, backend: Backend) -> Tensor:
+    """Importance (..., M) of centroids from their Gram matrices (L, ..., M, M) (eq. 5 and 6)."""
+    backend = backend.of_size(centroids.shape[-1])
+    if len(centroids) == 1 or rollout == "scores":
+        return rolled_importance(
+            scores_of_gram(centroids, solver=solver, backend=backend), "scores"
+        )
+    return rolled_importance(operator_of_gram(centroids, solver=solver, backend=backend), rollout)
+
+
+def _centroids(views: Layers, clusters: Clusters, *, mass: bool, raw: bool) -> Tensor:
+    """Gram matrices (L, ..., M, M) of every layer's unit centroids (eq. 4, then eq. 1).
+
+    With `mass` a centroid has the squared length of its cluster's size instead.
+    """
     labels, counts, _ = clusters
     n_clusters = counts.shape[-1]
-    if views.stacked is not None:
+    if raw:
+        means = [means_of_rows(rows, labels, n_clusters) for rows in views.raw]
+    elif views.stacked is not None:
         labels = labels.expand(views.stacked.shape[:-1])
-        matrix = means_of_gram(views.stacked, labels, n_clusters, unit=True, backend=views.backend)
+        means = means_of_gram(views.stacked, labels, n_clusters, unit=True, backend=views.backend)
     elif views.gram:
-        matrix = torch.stack(
-            [
-                means_of_gram(
-                    views.gram_at(index), labels, n_clusters, unit=False, backend=views.backend
-                )
-                for index in range(len(views))
-            ]
-        )
+        options = {"unit": False, "backend": views.backend}
+        given = [views.gram_at(index) for index in range(len(views))]
+        means = [means_of_gram(matrix, labels, n_clusters, **options) for matrix in given]
     else:
-        matrix = torch.stack([means_of_rows(rows, labels, n_clusters) for rows in views.rows])
+        means = [means_of_rows(rows, labels, n_clusters) for rows in views.rows]
+    matrix = means if isinstance(means, Tensor) else torch.stack(means)
     length = matrix.diagonal(dim1=-2, dim2=-1).clamp_min(0).sqrt()
-    # Unit centroids, as the Gram matrix of eq. 1 demands, or ones whose weight is their mass.
     weight = torch.where(length > 1e-6, 1 / length.clamp_min(1e-6), 0)
-    if weighting == "mass":
+    if mass:
         weight = weight * counts.to(weight.dtype).sqrt()
-    return matrix.mul_(weight.unsqueeze(-1)).mul_(weight.unsqueeze(-2))
+    return matrix.mul_(weight.unsqueeze(-1)).mul_(weight.unsqueeze(-2)).to(views.dtype)
 
 
 def _choice(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..entropy import unit_tokens
-from ..entropy.gram import as_gram, checked_gram, require_tokens, unit_gram
+from ..entropy.gram import as_gram, checked_gram, inner_products, require_tokens, unit_gram
 from ..kernels import Backend, backend_for
 
 
@@ -27,6 +27,12 @@ class Layers:
 
     def __len__(self) -> int:
         return len(self.views)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the results."""
+        exact = any(view.dtype == torch.float64 for view in self.views)
+        return torch.float64 if exact else torch.float32
 
     @functools.cached_property
     def backend(self) -> Backend:
@@ -51,6 +57,15 @@ class Layers:
         """Unit tokens (..., N, D_l) of each layer."""
         return [unit_tokens(view, check=False) for view in self.views]
 
+    @functools.cached_property
+    def raw(self) -> list[Tensor]:
+        """Tokens (..., N, D_l) of each layer as they are, in float64, of mean square length one."""
+        rows = [view.double() for view in self.views]
+        tiny = torch.finfo(torch.float64).tiny
+        largest = [row.abs().amax((-2, -1), keepdim=True).clamp_min(tiny) for row in rows]
+        rows = [row / most for row, most in zip(rows, largest)]  # squares stay in range
+        return [row / row.square().sum(-1).mean(-1).sqrt()[..., None, None] for row in rows]
+
     def gram_at(self, index: int) -> Tensor:
         """The Gram matrix (..., N, N) of one layer: of its unit tokens, or the given one."""
         if self.stacked is not None:
@@ -61,8 +76,13 @@ class Layers:
             return self.backend.kernels.gram(self.views[index])
         return unit_gram(self.rows[index])
 
-    def clustered(self) -> Tensor:
-        """The last layer's Gram matrix (..., N, N), for `lib.clustering`; plainly in float64."""
+    def clustered(self, *, raw: bool) -> Tensor:
+        """The last layer's Gram matrix (..., N, N) for `lib.clustering`; plainly in float64.
+
+        Of unit tokens or, if `raw`, of the tokens as they are; or the given one.
+        """
+        if raw:
+            return inner_products(self.raw[-1])
         if self.stacked is not None or self.backend:
             return self.gram_at(-1)
         return as_gram(self.views[-1], self.backend, gram_given=self.gram, check=False, exact=True)

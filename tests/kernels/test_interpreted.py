@@ -35,13 +35,13 @@ def test_the_kernels_under_the_interpreter():
     environment = os.environ | {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
     environment = {k: v for k, v in environment.items() if not k.startswith(("PYTEST_", "COV_"))}
     done = subprocess.run(
-        command, env=environment, cwd=Path(__file__).parents[1], capture_output=True, text=True
+        command, env=environment, cwd=Path(__file__).parents[2], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout + done.stderr  # every failure, each with its report
     assert re.search(r"^\d+ passed", done.stdout.splitlines()[-1]), done.stdout
 
 
-MODULES = [path.stem for path in (Path(__file__).parents[1] / "lib" / "kernels").glob("*.py")]
+MODULES = [path.stem for path in (Path(__file__).parents[2] / "lib" / "kernels").glob("*.py")]
 MODULES.remove("__init__")
 KINDS = {
     torch.float64: "fp64",
