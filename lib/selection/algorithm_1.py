@@ -15,6 +15,7 @@ from ..clustering.kmeans import (
     means_of_gram,
     means_of_rows,
 )
+from ..clustering.lloyd import GRID
 from ..entropy import full_precision
 from ..entropy.leave_one_out import scores_of_gram
 from ..entropy.operator import operator_of_gram
@@ -110,14 +111,16 @@ def hierarchical(
     if check:
         views.check()
     raw = cluster_on == "raw" and not gram
+    matrix = views.clustered(raw=raw)
     clusters = clusters_of(
-        views.clustered(raw=raw),
+        matrix,
         n_clusters,
         random_state=random_state,
         n_iter=n_iter,
         unit=not (gram or raw),
         backend=views.backend,
     )
+    clusters = clusters._replace(distances=_without_rounding(clusters.distances, matrix))
     if weighting == "token-sum":
         scores = _token_sums(views, clusters, solver)
     else:
@@ -155,6 +158,12 @@ def _check_options(
         )
     if tokens_per_cluster < 1:
         raise ValueError(f"tokens_per_cluster must be at least 1, got {tokens_per_cluster}")
+
+
+def _without_rounding(distances: Tensor, matrix: Tensor) -> Tensor:
+    """Distances (..., N) to centroids, zero for copies of them: rounding must not rank those."""
+    least = matrix.diagonal(dim1=-2, dim2=-1).mean(-1, keepdim=True) * (0.5 / GRID)
+    return torch.where(distances < least, 0, distances)
 
 
 def _token_sums(views: Layers, clusters: Clusters, solver: str) -> Tensor:

@@ -18,7 +18,11 @@ from .token_level import token_level
 
 
 def one_shot(tokens: Tensor, k: int, *, random_state: int = 0, **options: Any) -> Tensor:
-    """The k largest exact leave-one-out scores, `token_level`; `random_state` is not used."""
+    """The k largest exact leave-one-out scores, `token_level`; `random_state` is not used.
+
+    >>> one_shot(torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]), 1).tolist()
+    [False, False, True]
+    """
     del random_state
     return token_level(tokens, k, **options)
 
@@ -57,7 +61,13 @@ def algorithm_1(
     tokens: Tensor, k: int, *, tokens_per_cluster: int | None = None, random_state: int = 0,
     **options: Any,
 ) -> Tensor:  # fmt: skip
-    """Algorithm 1 at a budget of exactly k, with the numbers of `proportions`."""
+    """Algorithm 1 at a budget of exactly k, with the numbers of `proportions`; mask (..., N).
+
+    Takes the options of `hierarchical`, and raises what it raises.
+
+    >>> algorithm_1(torch.eye(4).repeat_interleave(4, 0), 4).sum().item()
+    4
+    """
     size = tokens.shape[-2]
     check_k(k, size, tokens.shape)
     numbers = proportions(size, k, tokens_per_cluster=tokens_per_cluster)
@@ -65,7 +75,13 @@ def algorithm_1(
 
 
 def k_medoids(tokens: Tensor, k: int, *, random_state: int = 0, **options: Any) -> Tensor:
-    """The token nearest each of k centroids: Algorithm 1 with M = k_c = k and t_pc = 1."""
+    """The token nearest each of k centroids: Algorithm 1 with M = k_c = k and t_pc = 1.
+
+    Takes the options of `hierarchical`, and raises what it raises.
+
+    >>> k_medoids(torch.eye(3).repeat_interleave(2, 0), 3).tolist()
+    [True, False, True, False, True, False]
+    """
     check_k(k, tokens.shape[-2], tokens.shape)
     return hierarchical(tokens, k, k, 1, budget=k, random_state=random_state, **options).mask
 
@@ -86,7 +102,14 @@ def random(
     gram: bool = False,
     check: bool = True,
 ) -> Tensor:
-    """k tokens at random; an int seed draws the same positions for every item of a batch."""
+    """k tokens at random; an int seed draws the same positions for every item of a batch.
+
+    Raises:
+        ValueError: k outside 1..N, seeds that are neither one nor one per item.
+
+    >>> random(torch.ones(5, 2), 3, random_state=1).sum().item()
+    3
+    """
     shape = checked_gram(tokens, check=check).shape if gram else tokens.shape
     lead, size = shape[:-2], shape[-2]
     check_k(k, size, shape)

@@ -1,6 +1,7 @@
 """Algorithm 1 against a plain transcription, and its exact budgets."""
 
 import pytest
+import sklearn.cluster
 import torch
 
 from lib.clustering import kmeans
@@ -213,3 +214,109 @@ def test_eigh_and_cholesky_choose_the_same():
             for solver in ("eigh", "cholesky")
         )
         assert torch.equal(a, b)
+
+
+# --- clusters on the tokens themselves ------------------------------------------------------------
+
+
+def rings(seed=0):
+    """Tokens in four groups: two directions, each at two lengths."""
+    generator = torch.Generator().manual_seed(seed)
+    label = torch.arange(4).repeat_interleave(10)[torch.randperm(40, generator=generator)]
+    centres = torch.tensor([[1.0, 0, 0], [6, 0, 0], [0, 1, 0], [0, 6, 0]], dtype=F64)
+    noise = 0.05 * torch.randn(40, 3, generator=generator, dtype=F64)
+    return centres[label] + noise, label
+
+
+def same_partition(a, b):
+    return torch.equal(a.unsqueeze(0) == a.unsqueeze(1), b.unsqueeze(0) == b.unsqueeze(1))
+
+
+def test_raw_clusters_see_lengths_and_unit_ones_do_not():
+    for seed in range(5):
+        tokens, label = rings(seed)
+        raw = hierarchical(tokens, 4, 2, 2, cluster_on="raw", random_state=seed)
+        assert same_partition(raw.labels, label)
+        other = sklearn.cluster.KMeans(4, n_init=10, random_state=0).fit(tokens.numpy())
+        assert same_partition(raw.labels, torch.from_numpy(other.labels_))
+        flat = hierarchical(tokens, 2, 1, 2, random_state=seed)
+        assert same_partition(flat.labels, label // 2)
+        assert same_partition(hierarchical(tokens, 2, 1, 2, cluster_on="unit").labels, label // 2)
+
+
+def test_raw_clusters_are_as_tight_as_scikit_learns():
+    ratios = []
+    for seed in range(6):
+        generator = torch.Generator().manual_seed(seed)
+        lengths = torch.rand(128, 1, generator=generator) * 3 + 0.2
+        tokens = make_tokens("clustered", 128, seed).float() * lengths
+        labels = hierarchical(tokens, 16, 8, 2, cluster_on="raw", random_state=seed).labels
+        inertia = sum(
+            (tokens[labels == m] - tokens[labels == m].mean(0)).square().sum().item()
+            for m in labels.unique()
+        )
+        other = sklearn.cluster.KMeans(16, n_init=1, random_state=seed).fit(tokens.numpy())
+        ratios.append(inertia / other.inertia_)
+    assert sum(ratios) / len(ratios) < 1.05
+
+
+@pytest.mark.parametrize("variant", ["scaled", "scores"])
+def test_raw_is_algorithm_1_on_the_means_of_the_tokens(variant):
+    layers = [make_tokens("clustered", 60, s) * torch.linspace(0.5, 4, 60)[:, None] for s in (0, 1)]
+    for views in (layers, layers[:1]):
+        result = hierarchical(None, 10, 4, 2, layers=views, rollout=variant, cluster_on="raw")
+        x, labels = views[-1], result.labels
+        again = kmeans(x @ x.mT, 10, gram=True)
+        assert torch.equal(labels, again.labels)
+        means = [torch.stack([v[labels == m].mean(0) for m in range(10)]) for v in views]
+        score = reference.leave_one_out if variant == "scores" or len(views) == 1 else None
+        each = [(score or reference.operator)(reference.gram(m)) for m in means]
+        wanted = rollout(each, variant) if len(views) > 1 else each[0]
+        wanted = wanted if wanted.ndim == 1 else wanted.diagonal()
+        torch.testing.assert_close(result.cluster_scores, wanted, rtol=0, atol=1e-9)
+        distances = (x - means[-1][labels]).square().sum(-1)
+        for m in result.core.nonzero().flatten().tolist():
+            member = (labels == m).nonzero().flatten()
+            near = member[distances[member].argsort()[:2]]
+            assert result.mask[member].nonzero().flatten().tolist() == sorted(
+                (member[:, None] == near).any(1).nonzero().flatten().tolist()
+            )
+
+
+def test_raw_clustering_does_not_depend_on_a_common_scale():
+    tokens, _ = rings()
+    wanted = hierarchical(tokens, 6, 3, 2, cluster_on="raw")
+    for scale in (1e-120, 1e120):
+        scaled = hierarchical(tokens * scale, 6, 3, 2, cluster_on="raw")
+        assert torch.equal(scaled.labels, wanted.labels)
+        assert torch.equal(scaled.mask, wanted.mask)
+    single = hierarchical(tokens.float() * 1e30, 6, 3, 2, cluster_on="raw")
+    assert (
+        torch.equal(single.labels, wanted.labels) and single.cluster_scores.dtype == torch.float32
+    )
+
+
+def test_raw_token_sums_are_those_of_unit_tokens():
+    tokens = make_tokens("clustered", 40) * torch.linspace(0.5, 4, 40)[:, None]
+    result = hierarchical(tokens, 6, 3, 2, cluster_on="raw", weighting="token-sum")
+    scores = leave_one_out(tokens)
+    wanted = torch.stack([scores[result.labels == m].sum() for m in range(6)])
+    torch.testing.assert_close(result.cluster_scores, wanted, rtol=0, atol=1e-12)
+
+
+def test_a_batch_of_raw_tokens_is_its_items():
+    batch = torch.stack([rings(seed)[0] for seed in range(3)])
+    together = hierarchical(batch, 5, 3, 2, cluster_on="raw", budget=9)
+    for i in range(3):
+        alone = hierarchical(batch[i], 5, 3, 2, cluster_on="raw", budget=9)
+        assert torch.equal(together.mask[i], alone.mask)
+
+
+def test_a_gram_matrix_is_clustered_as_it_is():
+    tokens, _ = rings()
+    options = {"gram": True, "budget": 11}
+    a = hierarchical(tokens @ tokens.mT, 4, 2, 2, cluster_on="raw", **options)
+    b = hierarchical(tokens @ tokens.mT, 4, 2, 2, cluster_on="unit", **options)
+    assert torch.equal(a.mask, b.mask)
+    c = hierarchical(tokens, 4, 2, 2, cluster_on="raw", budget=11)
+    assert torch.equal(a.mask, c.mask)

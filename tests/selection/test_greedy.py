@@ -15,6 +15,10 @@ from tests.reference import KINDS, make_tokens
 F64 = torch.float64
 
 
+def unit(tokens):
+    return torch.nn.functional.normalize(tokens.double(), dim=-1)
+
+
 def naive_greedy(k_matrix, k, value):
     """Forward selection that evaluates `value` from scratch; the first token least redundant."""
     size = k_matrix.shape[0]
@@ -101,6 +105,44 @@ def test_adaptive_covers_like_k_medoids_with_an_entropy_near_greedys():
         assert entropy["k-medoids"] < entropy["adaptive"] <= entropy["greedy"]
     # Entropy takes over as tokens become plenty.
     assert entropy["adaptive"] > 0.98 * entropy["greedy"]
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "clustered", "rank-deficient"])
+@pytest.mark.parametrize("cover", [0.3, 1.0, 5.0])
+def test_adaptive_adds_both_gains_step_by_step(kind, cover):
+    """By eigenvalues from scratch: -F of the kept set plus the weighted coverage of all tokens."""
+    tokens = make_tokens(kind, 22, 1)
+    if kind == "rank-deficient":
+        tokens = tokens + 2 * tokens[0]  # a direction that all share
+    k = reference.gram(tokens)
+    weight = cover / (1 - k.mean())
+    kept = []
+    for _ in range(9):
+        rest = [i for i in range(22) if i not in kept]
+        sets = [[*kept, i] for i in rest]
+        values = [
+            -reference.trace_form(k[s][:, s]) + weight * k[s].clamp_min(0).amax(0).sum().item()
+            for s in sets
+        ]
+        assert sorted(values)[-1] - sorted(values)[-2] > 1e-4, "the reference itself must be sure"
+        kept.append(rest[max(range(len(rest)), key=values.__getitem__)])
+        mask = adaptive(tokens, len(kept), cover=cover, nodes=60)
+        assert mask.nonzero().flatten().tolist() == sorted(kept)
+
+
+def test_the_weight_of_coverage_does_not_see_a_shared_direction():
+    # K' = (1 - a) K + a: every gain in coverage shrinks as 1 - mean K does. Without the entropy's
+    # share, which a huge weight drowns, the choice is the same; so is the weight itself.
+    tokens = unit(make_tokens("clustered", 40, 2).abs())  # no cosine below zero, which is cut off
+    for share in (0.5, 0.9):
+        shared = torch.cat(
+            [(1 - share) ** 0.5 * tokens, torch.full((40, 1), share**0.5, dtype=F64)], -1
+        )
+        k, other = reference.gram(tokens), reference.gram(shared)
+        gains = [(m / (1 - m.mean())) for m in (k, other)]
+        torch.testing.assert_close(gains[0] - gains[0][0, 1], gains[1] - gains[1][0, 1])
+        a, b = (adaptive(t, 8, cover=1e7) for t in (tokens, shared))
+        assert torch.equal(a, b)
 
 
 def test_adaptive_dials():

@@ -4,10 +4,12 @@ import itertools
 
 import pytest
 import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from lib.clustering import kmeans
 from lib.entropy import gram
-from lib.selection import STRATEGIES, hierarchical, token_level, top_k
+from lib.selection import STRATEGIES, hierarchical, proportions, token_level, top_k
 from tests.reference import make_tokens
 
 F64 = torch.float64
@@ -98,6 +100,9 @@ def test_errors():
             r'"adaptive" or an integer, got \'half',
         ),
         (lambda: hierarchical(tokens, 4, 2, weighting="max"), r"weighting must be .* got 'max'"),
+        (lambda: hierarchical(tokens, 4, 2, cluster_on="both"), r"cluster_on must be .* 'both'"),
+        (lambda: hierarchical(tokens, 4, 2, n_iter=0), r"n_iter must be at least 1, got 0"),
+        (lambda: hierarchical(torch.ones(6), 4, 2), r"N, D >= 1, got \(6,\)"),
         (lambda: hierarchical(tokens, 4, 2, rollout="sum"), r"rollout must be .* got 'sum'"),
         (lambda: hierarchical(None), r"got neither"),
         (lambda: hierarchical(None, layers=[]), r"at least one layer, got none"),
@@ -120,3 +125,52 @@ def test_errors():
     for call, message in cases:
         with pytest.raises(ValueError, match=message):
             call()
+
+
+@settings(max_examples=200, deadline=None)
+@example(size=1024, share=0.5)  # beyond 576 tokens the core clusters grow no more
+@example(size=4096, share=1.0)
+@given(size=st.integers(1, 4096), share=st.floats(0, 1))
+def test_proportions(size, share):
+    k = max(1, int(share * size))
+    n_clusters, cores, per_cluster = proportions(size, k)
+    assert 1 <= cores <= n_clusters <= size
+    assert cores <= min(72, max(1, size // 8))
+    assert n_clusters == min(size, 2 * cores)
+    assert cores * per_cluster <= k < (cores + 1) * per_cluster
+    # t_pc is no larger than the bound on the core clusters makes it
+    assert per_cluster == -(-k // min(k, 72, max(1, size // 8)))
+
+
+def test_the_bound_on_core_clusters():
+    assert proportions(1024, 512) == (128, 64, 8)
+    assert proportions(576, 576) == (144, 72, 8)
+    assert proportions(2304, 1152) == (144, 72, 16)
+    assert proportions(2304, 288) == (144, 72, 4)
+
+
+def test_proportions_keep_what_is_given():
+    assert proportions(256, 128, core_clusters=16) == (32, 16, 8)
+    assert proportions(256, 128, core_clusters=16, tokens_per_cluster=2) == (32, 16, 2)
+    assert proportions(256, 128, tokens_per_cluster=3) == (86, 43, 3)
+    assert proportions(256, 128, n_clusters=100, tokens_per_cluster=2) == (100, 64, 2)
+
+
+def test_algorithm_1_and_k_medoids_are_hierarchical_with_their_numbers():
+    tokens = make_tokens("clustered", 60)
+    wanted = hierarchical(tokens, *proportions(60, 25), budget=25, random_state=3).mask
+    assert torch.equal(STRATEGIES["algorithm-1"](tokens, 25, random_state=3), wanted)
+    wanted = hierarchical(tokens, 25, 25, 1, budget=25, random_state=3).mask
+    assert torch.equal(STRATEGIES["k-medoids"](tokens, 25, random_state=3), wanted)
+
+
+def test_random_is_a_permutation_of_its_seed():
+    tokens = torch.randn(3, 20, 4)
+    same = STRATEGIES["random"](tokens, 6, random_state=5)
+    order = torch.randperm(20, generator=torch.Generator().manual_seed(5))
+    assert same[0].nonzero().flatten().tolist() == order[:6].sort().values.tolist()
+    assert torch.equal(same[0], same[1])
+    each = STRATEGIES["random"](tokens, 6, random_state=[5, 6, 7])
+    assert torch.equal(each[0], same[0]) and not torch.equal(each[1], each[2])
+    each[0] = True  # a caller's own tensor, not one that is kept
+    assert STRATEGIES["random"](tokens, 6, random_state=[5, 6, 7])[0].sum() == 6
