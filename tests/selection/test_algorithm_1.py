@@ -1,5 +1,7 @@
 """Algorithm 1 against a plain transcription, and its exact budgets."""
 
+import itertools
+
 import pytest
 import sklearn.cluster
 import torch
@@ -223,8 +225,9 @@ def rings(seed=0):
     """Tokens in four groups: two directions, each at two lengths."""
     generator = torch.Generator().manual_seed(seed)
     label = torch.arange(4).repeat_interleave(10)[torch.randperm(40, generator=generator)]
-    centres = torch.tensor([[1.0, 0, 0], [6, 0, 0], [0, 1, 0], [0, 6, 0]], dtype=F64)
-    noise = 0.05 * torch.randn(40, 3, generator=generator, dtype=F64)
+    centres = torch.tensor([[1.0, 0, 0, 0], [6, 0, 0, 0], [0, 1, 0, 0], [0, 6, 0, 0]], dtype=F64)
+    noise = 0.05 * torch.randn(40, 4, generator=generator, dtype=F64)
+    noise[:, 3] = 0  # an entry that is zero throughout
     return centres[label] + noise, label
 
 
@@ -305,11 +308,11 @@ def test_raw_token_sums_are_those_of_unit_tokens():
 
 
 def test_a_batch_of_raw_tokens_is_its_items():
-    batch = torch.stack([rings(seed)[0] for seed in range(3)])
+    batch = torch.stack([rings(seed)[0] for seed in range(6)]).reshape(2, 3, 40, 4)
     together = hierarchical(batch, 5, 3, 2, cluster_on="raw", budget=9)
-    for i in range(3):
-        alone = hierarchical(batch[i], 5, 3, 2, cluster_on="raw", budget=9)
-        assert torch.equal(together.mask[i], alone.mask)
+    for i, j in itertools.product(range(2), range(3)):
+        alone = hierarchical(batch[i, j], 5, 3, 2, cluster_on="raw", budget=9)
+        assert torch.equal(together.mask[i, j], alone.mask)
 
 
 def test_a_gram_matrix_is_clustered_as_it_is():
