@@ -91,6 +91,7 @@ def hierarchical(
         gram: `tokens` and `layers` are Gram matrices (..., N, N).
 
     Raises:
+        TypeError: tokens that are no floating-point tensor.
         ValueError: n_clusters outside 1..N, core_clusters outside 1..n_clusters,
             tokens_per_cluster < 1, a budget outside 1..N, unknown names, bad tokens.
 
@@ -224,6 +225,7 @@ def _choice(
     """Mask (..., N) of the tokens kept and (..., M) of the core clusters."""
     labels, counts, distances = clusters
     if views.stacked is not None:
+        distances = distances.float()  # the kernels know no other type
         return views.backend.kernels.choose(
             scores, counts, labels, distances, cores=cores, per_cluster=per_cluster, budget=budget
         )
