@@ -56,3 +56,14 @@ def test_dime_is_seeded_and_compares_with_its_own_pairing():
     order = torch.randperm(20, generator=torch.Generator().manual_seed(0))
     wanted = joint_entropy(x, x[order]) - joint_entropy(x, x)
     torch.testing.assert_close(dime(x, x, 1), wanted)
+
+
+def test_dependence_of_batches_is_that_of_their_items():
+    x = torch.stack([make_tokens("gaussian", 12, s) for s in range(6)]).reshape(2, 3, 12, 64)
+    y = torch.stack([make_tokens("clustered", 12, s) for s in range(6)]).reshape(2, 3, 12, 64)
+    for function in (joint_entropy, mutual_information, dime):
+        together = function(x, y[..., :5])
+        assert together.shape == (2, 3)
+        torch.testing.assert_close(together[1, 2], function(x[1, 2], y[1, 2, :, :5]))
+    with pytest.raises(ValueError, match="same N items"):
+        joint_entropy(x, y[..., :11, :])

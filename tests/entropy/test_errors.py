@@ -11,6 +11,7 @@ from lib.entropy import (
     joint_entropy,
     leave_one_out,
     matrix_entropy,
+    mutual_information,
 )
 from tests.reference import make_tokens
 
@@ -33,6 +34,10 @@ def test_bad_tokens_raise_one_clear_error(tokens, message):
     for function in (gram, matrix_entropy, leave_one_out, entropy_operator, effective_rank):
         with pytest.raises(ValueError, match=message):
             function(tokens)
+    for function in (joint_entropy, mutual_information, dime):
+        for pair in ((tokens, torch.eye(2)), (torch.eye(2), tokens)):
+            with pytest.raises(ValueError, match=message):
+                function(*pair)
 
 
 @pytest.mark.parametrize(

@@ -53,3 +53,22 @@ def test_autocast_does_not_reach_the_gram_matrix():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         inside = gram(tokens)
     assert torch.equal(inside, gram(tokens))
+
+
+@pytest.mark.parametrize("size", [20, 130])  # the larger one by blocks
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_a_batch_of_gram_matrices_is_that_of_its_items(size, dtype):
+    tokens = torch.stack([make_tokens("clustered", size, s, dtype) for s in range(4)])
+    together = gram(tokens.reshape(2, 2, size, 64))
+    assert torch.equal(together, together.mT)
+    assert (together.diagonal(dim1=-2, dim2=-1) == 1).all()
+    atol = 2e-6 if dtype == torch.float32 else 2e-15
+    for item in range(4):
+        wanted = reference.gram(tokens[item]).to(dtype)
+        torch.testing.assert_close(together[item // 2, item % 2], wanted, rtol=0, atol=atol)
+
+
+def test_gradients_pass_large_gram_matrices():
+    tokens = make_tokens("gaussian", 140).requires_grad_()
+    gram(tokens).square().sum().backward()
+    assert tokens.grad.isfinite().all() and tokens.grad.abs().max() > 0
