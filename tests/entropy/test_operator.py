@@ -33,3 +33,12 @@ def test_entropy_operator_of_masses_and_empty_rows_in_float32():
         operator = entropy_operator(k, gram=True, solver=solver)
         torch.testing.assert_close(operator.double(), wanted, rtol=0, atol=1e-6)
         assert operator[0].abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("solver", ["eigh", "cholesky"])
+def test_a_batch_of_operators_is_that_of_its_items(solver):
+    tokens = torch.stack([make_tokens("clustered", 12, s) for s in range(6)]).reshape(2, 3, 12, 64)
+    together = entropy_operator(tokens, solver=solver)
+    for i, j in ((0, 0), (1, 2)):
+        wanted = reference.operator(reference.gram(tokens[i, j]))
+        torch.testing.assert_close(together[i, j], wanted, rtol=0, atol=1e-9)
