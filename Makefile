@@ -78,7 +78,7 @@ $(TRITON): $(READY)
 nbval: $(READY) ## Execute every notebook and compare with its committed outputs, strictly
 	@$(LIB) report reference build/nbval >/dev/null
 	ENTROPY_PRUNE_ROOT="$(CURDIR)/build/nbval" ENTROPY_PRUNE_PLACE=reference $(PYTEST) \
-	  --nbval --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 300 $(or $(NOTEBOOKS),$(error no notebooks to check))
+	  --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 300 $(or $(NOTEBOOKS),$(error no notebooks to check))
 
 # The oldest and the newest release of transformers that is supported, each in an environment of its
 # own that sees everything else, torch above all, in .venv.

@@ -46,13 +46,19 @@ def rollout(operators: Tensor | Iterable[Tensor], variant: str = "scaled") -> Te
 
 
 def importance(merged: Tensor, variant: str = "scaled") -> Tensor:
-    """Scores (..., M) of a merged rollout: its diagonal, or the vector itself for "scores"."""
+    """Scores (..., M) of a merged rollout: its diagonal, or the vector itself for "scores".
+
+    >>> importance(torch.tensor([[2.0, 1.0], [1.0, 3.0]])).tolist()
+    [2.0, 3.0]
+    """
     return merged if variant == "scores" else torch.diagonal(merged, dim1=-2, dim2=-1)
 
 
 @full_precision
 def rolled_importance(operators: Tensor | Iterable[Tensor], variant: str = "scaled") -> Tensor:
     """`importance(rollout(operators, variant), variant)` without the last product of matrices.
+
+    Raises what `rollout` raises.
 
     >>> rolled_importance([torch.eye(2), torch.eye(2)]).tolist()
     [1.5, 1.5]

@@ -6,6 +6,7 @@ import itertools
 import math
 
 import torch
+from hypothesis import strategies as st
 from torch import Tensor
 
 KINDS = ("gaussian", "clustered", "smooth", "duplicated", "rank-deficient")
@@ -96,19 +97,22 @@ def kmeans(matrix: Tensor, n_clusters: int, uniforms: Tensor, n_iter: int = 20) 
     norms = matrix.diagonal()
     unit = norms.mean().item() / 2**16
 
-    def whole(distance: Tensor) -> list[int]:
-        return [int(value) for value in (distance / unit).round().clamp_min(0).tolist()]
+    def whole(distance: Tensor, steps: int = 1) -> list[int]:
+        return [int(value) for value in (distance / unit * steps).round().clamp_min(0).tolist()]
 
     pairs = [whole(norms[i] + norms - 2 * matrix[i]) for i in range(size)]
+    # what is added up is rounded on a finer grid, but copies have no distance
+    finer = [whole(norms[i] + norms - 2 * matrix[i], 2**16) for i in range(size)]
+    finer = [[value if value >= 2**15 else 0 for value in row] for row in finer]
     centres = [min(int(uniforms[0, 0].item() * size), size - 1)]
-    closest = pairs[centres[0]]
+    closest = finer[centres[0]]
     for row in uniforms[1:].tolist():
         cumulative = list(itertools.accumulate(closest))
         options = []
         for uniform in row:
             target = uniform * cumulative[-1]
             token = min(sum(value <= target for value in cumulative), size - 1)
-            options.append((token, [min(a, b) for a, b in zip(pairs[token], closest)]))
+            options.append((token, [min(a, b) for a, b in zip(finer[token], closest)]))
         token, closest = min(options, key=lambda option: sum(option[1]))  # the first of equals
         centres.append(token)
     labels = [min(range(n_clusters), key=lambda m: pairs[centres[m]][i]) for i in range(size)]
@@ -135,3 +139,10 @@ def kmeans(matrix: Tensor, n_clusters: int, uniforms: Tensor, n_iter: int = 20) 
             for m, i in zip(empty, free):
                 labels[i] = m
     return labels
+
+
+@st.composite
+def token_sets(draw, least=2, most=24):
+    """Random tokens of every character, including duplicates and rank deficiency."""
+    size = draw(st.integers(least, most))
+    return make_tokens(draw(st.sampled_from(KINDS)), size, draw(st.integers(0, 10_000)))

@@ -12,7 +12,8 @@ import lib.pruning
 from lib.pruning import available, base, create
 from lib.study import paths
 from lib.study.paths import ROOT
-from lib.study.reports import report, tables
+from lib.study.reports import report
+from lib.study.reports.tables import table1
 from tests.tiny import one, ragged, tiny_llava
 
 README = (ROOT / "README.md").read_text()
@@ -57,7 +58,7 @@ def test_links_and_files_of_the_readme_exist():
 def test_the_results_are_the_stored_table(tmp_path, monkeypatch):
     """The table of the committed records, even where `make reproduce` has made its own."""
     monkeypatch.setattr(paths, "ROOT", report.reference_root(tmp_path / "reference"))
-    stored = tables.write_table1("embedded")["table1.md"].read_text()
+    stored = table1.write("embedded")["table1.md"].read_text()
     block = re.search(r"<!-- results -->\n(.*?)<!-- /results -->", README, re.S)[1]
     lines = [line for line in block.splitlines() if line.startswith("|")]
     assert len(lines) > 20

@@ -1,8 +1,9 @@
 """A finished run becomes the committed reference of its profile: for maintainers.
 
 Only what scores, claims and pages need is copied: records without their timings, manifests with
-their latest run, the summaries, what the figures were drawn from, figures, tables and pages. The
-scores of every image, executed notebooks and logs stay in `build/`. Records that other commands
+their latest run, the summaries, what the figures were drawn from, figures and tables. The scores of
+every image, executed notebooks and logs stay in `build/`. Pages link their pictures, so they are
+written anew where they will lie (`lib.study.reports.report.refresh`). Records that other commands
 measure (`MEASURED`) replace the reference's only where the run has some.
 """
 
@@ -23,8 +24,6 @@ __all__ = ["MEASURED", "lean_manifest", "lean_records", "publish_run"]
 #: measured by `lib bench`, `lib benchmark` and `lib scaling`
 MEASURED = ("bench.json", "benchmark.json", "scaling.json")
 SUMMARIES = ("study.json", "scores.json", "efficiency.json")
-#: what a page consists of; an executed notebook is committed once, in `notebooks/`
-PAGES = (".html", ".css", ".js", ".png", ".svg", ".json")
 
 
 def publish_run(profile: str) -> list[str]:
@@ -35,11 +34,10 @@ def publish_run(profile: str) -> list[str]:
     reference, run = paths.reference(profile), paths.run(profile)
     _check_finished(profile, run)
     _publish_results(run.results, reference.results)
-    _replace(run.figures, reference.figures, suffixes=None)
-    _replace(run.reports, reference.reports, suffixes=PAGES)
+    _replace(run.figures, reference.figures)
     return [
         f"{place.relative_to(paths.ROOT)}: {_size(place) / 1e6:.2f} MB"
-        for place in (reference.results, reference.figures, reference.reports)
+        for place in (reference.results, reference.figures)
     ]
 
 
@@ -90,12 +88,11 @@ def _publish_results(run: Path, reference: Path) -> None:
         shutil.copytree(run / "figures", reference / "figures")
 
 
-def _replace(source: Path, target: Path, *, suffixes: tuple[str, ...] | None) -> None:
+def _replace(source: Path, target: Path) -> None:
     """The files of one folder in another; nothing that was there before stays."""
     shutil.rmtree(target, ignore_errors=True)
     for path in sorted(source.rglob("*")):
-        wanted = suffixes is None or path.suffix in suffixes
-        if path.is_file() and wanted and not path.name.endswith(".partial"):
+        if path.is_file() and not path.name.endswith(".partial"):
             write_atomically(target / path.relative_to(source), path.read_bytes())
 
 

@@ -20,11 +20,12 @@ from lib.study import paths
 from lib.study.data import coco, scenes
 from lib.study.paths import ROOT
 from lib.study.records import read_records
-from lib.study.reports import report
+from lib.study.reports import notebooks, report
 from tests import tiny_study
 from tests.loopback import Loopback, status
 
 IMAGES = 16  # Figure 1 shows number 15
+RUN = Path("build") / "reproduce" / "paper"
 
 
 def karpathy_zip() -> bytes:
@@ -57,7 +58,7 @@ def jpeg(index: int) -> bytes:
 def computed(tmp_path_factory):
     """A root in which the stand-in profile was downloaded and computed."""
     folder = tiny_study.make_root(tmp_path_factory.mktemp("paper"), image_size=98)
-    for path in report.notebooks():
+    for path in notebooks.notebooks():
         (folder / "notebooks" / path.name).symlink_to(path)
     stand_in = folder / "models" / "llava-1.5-7b-hf"
     shutil.copytree(folder / "data" / "embedded", stand_in)
@@ -88,7 +89,7 @@ def computed(tmp_path_factory):
 
 
 def test_every_method_captions_every_image(computed):
-    folder = computed / "data" / "results" / "paper" / "captions"
+    folder = computed / RUN / "results" / "captions"
     slugs = {path.name for path in folder.iterdir()}
     assert {"unpruned", "random-50", "tome-50", "fastv-50", "entropy-50"} <= slugs
     for slug in slugs:
@@ -97,12 +98,13 @@ def test_every_method_captions_every_image(computed):
 
 
 def test_table_1_and_all_figures_come_out(computed):
-    figures = computed / "figures" / "paper"
+    figures = computed / RUN / "figures"
     table = (figures / "table1.md").read_text()
     assert "Entropy-Prune" in table and "not comparable" in table
     assert {"table1.csv", "table1.tex"} <= {path.name for path in figures.iterdir()}
-    drawn = {path.stem for path in figures.glob("*.svg")}
+    drawn = {path.stem for path in figures.glob("*.png")}
     assert drawn == {path.stem for path in figures.glob("*.json")}
+    assert "figure1_maps" in drawn - {path.stem for path in figures.glob("*.svg")}
     assert drawn == {
         "walkthrough_budgets", "figure1_attention", "figure1_maps", "figure2_clusters",
         "figure3_rollout", "figure3_inversion", "figure4_cluster_scores", "figure5_similarity",
@@ -112,19 +114,18 @@ def test_table_1_and_all_figures_come_out(computed):
 
 
 def test_every_notebook_ran_and_the_score_was_held_against_the_published_one(computed):
-    folder = computed / "reports" / "paper"
-    names = [path.name for path in report.notebooks()]
+    names = [path.name for path in notebooks.notebooks()]
     assert len(names) == 9
-    assert {path.name for path in folder.glob("*.ipynb")} == set(names)
-    assert {path.stem for path in folder.glob("*.html")} == {
-        "index", *(Path(name).stem for name in names)
+    assert {path.name for path in (computed / RUN / "notebooks").iterdir()} == set(names)
+    assert {path.stem for path in (computed / RUN / "reports").glob("*.html")} == {
+        "index", "comparison", *(Path(name).stem for name in names)
     }  # fmt: skip
-    said = (folder / "06_table1.ipynb").read_text()
+    said = (computed / RUN / "notebooks" / "06_table1.ipynb").read_text()
     assert re.search(r"unpruned CIDEr \d+\.\d; expected 108 to 110 .* off by -1\d\d", said)
 
 
 def test_the_report_says_what_it_shows_without_paths_of_the_machine(computed):
-    index = (computed / "reports" / "paper" / "index.html").read_text()
+    index = (computed / RUN / "reports" / "index.html").read_text()
     assert str(computed) not in index  # the parameters of a notebook may name the user's folders
     assert "llava-1.5-7b-hf, image of dataset_coco.json, number 15, 1 image" in index
     assert "random weights" not in index

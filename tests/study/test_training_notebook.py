@@ -2,29 +2,25 @@
 
 import json
 
-import papermill
 import pytest
 import yaml
 
-from lib.study import models
+from lib.study import models, paths
 from lib.study.paths import ROOT
+from lib.study.reports import notebooks
 
 
 @pytest.mark.slow
 def test_the_training_notebook_runs(tmp_path, monkeypatch):
-    monkeypatch.setenv("ENTROPY_PRUNE_ROOT", str(tmp_path))  # its output must not land in data/
+    monkeypatch.setattr(paths, "ROOT", tmp_path)  # its output must not land in data/
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     parameters = yaml.safe_load((ROOT / "notebooks/profiles/90_smoke.yaml").read_text())
     assert not parameters["output"].startswith("data/")
 
-    papermill.execute_notebook(
-        ROOT / "notebooks/90_train_embedded_model.ipynb",
-        tmp_path / "90.ipynb",
-        parameters=parameters,
-        cwd=ROOT,
-        progress_bar=False,
-        kernel_name="python3",
-    )
+    notebooks.execute(
+        ROOT / "notebooks/90_train_embedded_model.ipynb", tmp_path / "90.ipynb", parameters,
+        log=tmp_path / "log" / "90.log", progress=False,
+    )  # fmt: skip
     folder = tmp_path / parameters["output"]
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["steps"] == sum(parameters["stages"])

@@ -91,8 +91,10 @@ def compare(profile: Profile = "embedded") -> None:
 def publish(profile: Profile = "embedded") -> None:
     """Make a finished run the committed reference of its profile (for maintainers)."""
     from ..publish import publish_run
+    from ..reports import report
 
     print("\n".join(publish_run(profile)))
+    report.refresh(profile)
 
 
 COMMANDS = (study, reproduce, data, compare, publish)

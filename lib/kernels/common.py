@@ -1,0 +1,58 @@
+"""What the kernels share: a launch on the right device, rounding, tiles, products of indicators."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+_BLOCK = 64  # order of the tiles of a Gram matrix and of the pivot blocks of the sweep
+_TILE = 64  # tokens in one tile of an assignment
+_GRID = tl.constexpr(65536.0)
+_PART = tl.constexpr(tl.bfloat16)  # Triton's interpreter cannot multiply it: the tests take float32
+_MAGIC = tl.constexpr(12582912.0)  # 1.5 * 2^23: adding it rounds half to even, as torch.round does
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def _on_device(function: _Function) -> _Function:
+    """Launch on the device of the first argument, whichever is the current one."""
+
+    @functools.wraps(function)
+    def wrapped(first: Tensor, *args: Any, **kwargs: Any) -> Any:
+        with torch.cuda.device_of(first):
+            return function(first, *args, **kwargs)
+
+    return wrapped  # type: ignore[return-value]
+
+
+@triton.jit
+def _round(x):
+    """Round to the nearest integer, ties to even; |x| < 2^22."""
+    return (x + _MAGIC) - _MAGIC
+
+
+@triton.jit
+def _plus_dot(total, values, member, UNIT: tl.constexpr):
+    """total + values @ member, of an indicator; UNIT: |values| <= 1, for which float16 serves."""
+    kind: tl.constexpr = tl.float16 if UNIT else _PART
+    indicator = member.to(kind)
+    for _ in tl.static_range(2 if UNIT else 3):
+        part = values.to(kind)
+        values -= part.to(tl.float32)
+        total = tl.dot(part, indicator, total)
+    return total
+
+
+@triton.jit
+def _tile(index):
+    """The tile (i, j), i >= j, with number `index` in the order (0,0) (1,0) (1,1) (2,0) ..."""
+    i = ((tl.sqrt(8.0 * index.to(tl.float32) + 1.0) - 1.0) * 0.5).to(tl.int32)
+    i = tl.where((i + 1) * (i + 2) // 2 <= index, i + 1, i)
+    i = tl.where(i * (i + 1) // 2 > index, i - 1, i)
+    return i, index - i * (i + 1) // 2

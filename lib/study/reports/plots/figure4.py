@@ -1,0 +1,68 @@
+"""Figure 4: scores of the clusters before pruning, and of the core clusters among themselves."""
+
+from __future__ import annotations
+
+import numpy as np
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from .style import BLUE, DARK, WIDTH, subplots
+
+__all__ = ["cluster_scores"]
+
+_DROPPED = "#c9c9c9"
+
+
+def cluster_scores(
+    before: np.ndarray, after: np.ndarray, counts: np.ndarray, core: np.ndarray
+) -> Figure:
+    """Scores (M,) of all clusters, and of the core clusters when only they are left.
+
+    Clusters keep their place: both panels are in the order of `before`. `after` is NaN where a
+    cluster was dropped. The numbers above the bars are the clusters' tokens.
+    """
+    order = np.argsort(-before, kind="stable")
+    fig, axes = subplots(2, 1, figsize=(WIDTH, 3.9), sharex=True, sharey=True)
+    left = int(core.sum())
+    texts = (
+        f"Before: {len(order)} clusters, the {left} best are kept",
+        f"After: the same scores among the {left} kept clusters alone",
+    )
+    for ax, scores, text in zip(axes, (before, after), texts):
+        sns.barplot(
+            x=np.arange(len(order)),
+            y=np.nan_to_num(scores[order]),
+            hue=core[order],
+            ax=ax,
+            palette={True: BLUE, False: _DROPPED},
+            width=0.8,
+            dodge=False,
+            legend=False,
+            saturation=1,
+            errorbar=None,
+        )
+        ax.axhline(0, color="black", linewidth=0.6)
+        ax.set(title=text, ylabel="$S$ (nats)")
+    for x, cluster in enumerate(order):
+        axes[0].annotate(
+            str(counts[cluster]),
+            (x, max(before[cluster], 0)),
+            xytext=(0, 1.5),
+            textcoords="offset points",
+            ha="center",
+            fontsize=6.5,
+            color=DARK,
+        )
+    axes[0].text(
+        0.995,
+        0.93,
+        "numbers: tokens in the cluster",
+        transform=axes[0].transAxes,
+        ha="right",
+        va="top",
+        fontsize=7.5,
+        color=DARK,
+    )
+    axes[0].margins(y=0.12)
+    axes[1].set(xlabel="clusters, by score before pruning", xticks=[])
+    return fig

@@ -1,0 +1,139 @@
+"""On a GPU the kernels compute what the plain code computes."""
+
+import pytest
+import torch
+
+from lib.clustering import kmeans
+from lib.entropy import entropy_operator, gram, leave_one_out, matrix_entropy
+from lib.kernels import use_kernels
+from lib.selection import STRATEGIES, hierarchical, token_level
+from tests.kernels.kinds import KINDS, make, needs_gpu
+
+
+def plainly(function):
+    with use_kernels(False):
+        return function()
+
+
+@needs_gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("size, width", [(16, 8), (70, 100), (576, 1024)])
+def test_gram_on_a_gpu(dtype, size, width):
+    tokens = make("biased", size, width, items=2).to("cuda", dtype)
+    ours = gram(tokens)
+    assert (ours - gram(tokens.double())).abs().max() < 1e-5
+    assert torch.equal(ours, ours.mT) and bool((ours.diagonal(dim1=-2, dim2=-1) == 1).all())
+    if dtype != torch.float16:
+        for scale in (2.0**-90, 2.0**90):
+            assert torch.equal(gram(tokens * scale), ours)
+
+
+@needs_gpu
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("size", [16, 64, 100, 576])
+def test_scores_and_operator_on_a_gpu(kind, size):
+    exact = gram(make(kind, size)).cuda()
+    matrix = exact.float()
+    scores = leave_one_out(matrix, gram=True)
+    reference = leave_one_out(exact, gram=True, solver="eigh")
+    assert (scores - reference).abs().max() < 5e-5 / size
+    operator = entropy_operator(matrix, gram=True)
+    reference = entropy_operator(exact, gram=True, solver="eigh")
+    assert (operator - reference).abs().max() < 2e-4 / size
+
+
+@needs_gpu
+def test_any_diagonal_on_a_gpu():
+    weights = torch.linspace(0, 3, 80, dtype=torch.float64)
+    exact = (gram(make("themes", 80)[0]) * weights.outer(weights)).cuda()
+    scores = leave_one_out(exact.float(), gram=True)
+    reference = leave_one_out(exact, gram=True, solver="eigh")
+    assert (scores - reference).abs().max() < 1e-4 / 80
+    assert scores[0] == 0
+
+
+@needs_gpu
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("size, clusters", [(40, 1), (100, 40), (576, 32), (576, 288)])
+def test_kmeans_on_a_gpu(kind, size, clusters):
+    tokens = make(kind, size, items=3).float().cuda()
+    ours = kmeans(tokens, clusters)
+    # From the same Gram matrix: another rounding may draw another centre.
+    plain = kmeans(gram(tokens), clusters, gram=True)
+    assert bool((ours.counts.sum(-1) == size).all())
+    assert torch.equal(ours.counts > 0, plain.counts > 0)
+    torch.testing.assert_close(ours.inertia, plain.inertia, rtol=2e-3, atol=1e-3)
+    assert (ours.labels == plain.labels).float().mean() > 0.99
+    single = kmeans(tokens[1], clusters)
+    assert all(torch.equal(a[1], b) for a, b in zip(ours, single))
+
+
+@needs_gpu
+@pytest.mark.parametrize("layers", [1, 3])
+@pytest.mark.parametrize("budget", ["adaptive", 100])
+@pytest.mark.parametrize("weighting", ["unit", "mass", "token-sum"])
+def test_algorithm_1_on_a_gpu(layers, budget, weighting):
+    views = [make("themes", 200, items=2, seed=s).to("cuda", torch.bfloat16) for s in range(layers)]
+    options = {"layers": views, "budget": budget, "weighting": weighting}
+    ours = hierarchical(None, 100, 50, 2, **options)
+    plain = plainly(lambda: hierarchical(None, 100, 50, 2, **options))
+    assert (ours.mask != plain.mask).sum() <= 4  # a swap where two scores nearly tie
+    torch.testing.assert_close(ours.cluster_scores, plain.cluster_scores, rtol=1e-3, atol=1e-5)
+    if budget != "adaptive":
+        assert bool((ours.mask.sum(-1) == budget).all())
+    single = hierarchical(None, 100, 50, 2, **options | {"layers": [v[1] for v in views]})
+    assert torch.equal(single.mask, ours.mask[1])
+
+
+@needs_gpu
+def test_token_level_on_a_gpu():
+    views = [make("themes", 200, items=2, seed=s).float().cuda() for s in range(3)]
+    for layers in (views, views[:1]):
+        ours = token_level(None, 100, layers=layers)
+        with use_kernels(False):
+            plain = token_level(None, 100, layers=layers)
+        assert (ours != plain).sum() <= 4
+
+
+@needs_gpu
+@pytest.mark.parametrize("strategy", ["adaptive", "greedy", "dpp"])
+@pytest.mark.parametrize("kind", ["gaussian", "biased", "themes"])
+@pytest.mark.parametrize("size, k", [(70, 70), (100, 40), (576, 144)])
+def test_greedy_selection_on_a_gpu(strategy, kind, size, k):
+    tokens = make(kind, size, items=3).float().cuda()
+    ours = STRATEGIES[strategy](tokens, k)
+    plain = plainly(lambda: STRATEGIES[strategy](tokens, k))
+    assert bool((ours.sum(-1) == k).all())
+    assert (ours != plain).float().mean() < 0.02  # swaps where two gains nearly tie
+    matrix = gram(tokens)
+    for ours_, plain_, kept in zip(ours, plain, matrix):
+        values = [matrix_entropy(kept[m][:, m], gram=True) for m in (ours_, plain_)]
+        assert (values[0] - values[1]).abs() < 1e-3
+    assert torch.equal(STRATEGIES[strategy](tokens[1], k), ours[1])
+
+
+@needs_gpu
+def test_greedy_selection_of_copies_on_a_gpu():
+    # eight distinct tokens: what follows the eighth pick is as good as any other
+    tokens = torch.eye(8).repeat(5, 1).cuda()
+    for strategy in ("adaptive", "greedy", "dpp"):
+        mask = STRATEGIES[strategy](tokens, 8)
+        assert sorted((mask.nonzero().squeeze(1) % 8).tolist()) == list(range(8)), strategy
+
+
+@needs_gpu
+def test_nothing_waits_for_the_host():
+    views = [make("themes", 200, seed=s).float().cuda() for s in range(2)]
+    calls = (
+        lambda: hierarchical(None, 32, 16, 2, layers=views, budget=50, check=False),
+        lambda: token_level(None, 50, layers=views, check=False),
+        lambda: leave_one_out(views[0], check=False),
+        lambda: STRATEGIES["adaptive"](views[0], 50, check=False),
+    )
+    for call in calls:
+        call()  # compiles
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            call()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")

@@ -1,0 +1,125 @@
+"""Every table of the notebooks holds the stored numbers of a small study."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from lib.study import paths
+from lib.study.paths import ROOT
+from lib.study.reports.tables import ablations, benchmark, cost, paper, quality, table1, words
+from lib.study.stored import load_scores
+
+PROFILES = ROOT / "notebooks" / "profiles"
+
+
+def test_table_1_is_written_three_ways_and_the_paper_stays_apart(root):
+    files = table1.write("tiny")
+    csv, printed = files["table1.csv"].read_text(), files["table1_paper.csv"].read_text()
+    assert "entropy-50" in csv and "37.52" not in csv and "37.52" in printed
+    tex = files["table1.tex"].read_text()
+    assert tex.count(r"\begin{tabular}") == 4 and r"Kept (\%)" in tex
+    markdown = files["table1.md"].read_text()
+    assert "The paper" in markdown and "– SPICE: " in markdown
+    frame = table1.numbers("tiny")
+    scores = load_scores("tiny")["methods"]["fastv-50"]
+    assert frame.loc["fastv-50", "BLEU-4"] == round(100 * scores["values"]["BLEU-4"], 2)
+    page = table1.html_blocks("tiny")
+    assert page.count("<table") == 4 and "37.52" in page and "– SPICE: " in page
+
+
+def test_tables_say_what_they_lack(root):
+    with pytest.raises(ValueError, match="no ablation 'colour'; there are clusters, layers"):
+        ablations.table("tiny", "colour")
+    assert benchmark.read("tiny") == {}
+    assert ablations.table("tiny", "rollout").index[0] == "scaled (I + H/L)"
+
+
+def test_differences_are_the_stored_ones(root):
+    stored = load_scores("tiny")
+    gaps = quality.losses("tiny", metric="BLEU-4")
+    assert len(gaps) == len(stored["methods"]) - 1 and (gaps["low"] <= gaps["high"]).all()
+    assert quality.differences("tiny").shape == (len(stored["differences"]), 3)
+    groups = ablations.differences("tiny", metric="BLEU-4")
+    assert "where it prunes" in groups and (groups["rollout"].iloc[0] == 0).all()
+    assert words.of_points(groups["rollout"]).count(" to ") == 3
+    assert words.of_groups(groups).startswith(f"{next(iter(groups))}: ")
+
+
+def test_object_scores_are_those_of_the_methods_captions(root):
+    values = quality.object_scores("tiny", "FastV")
+    stored = load_scores("tiny")["methods"]["fastv-50"]["values"]["Object F1"]
+    assert len(values) == 3 and values.mean() == pytest.approx(stored)
+    with pytest.raises(StopIteration):
+        quality.object_scores("tiny", "nobody's")
+
+
+def test_object_scores_of_the_reference_give_its_stored_mean():
+    values = quality.object_scores("embedded", "Entropy-Prune")
+    stored = load_scores("embedded")["methods"]["entropy-50"]["values"]["Object F1"]
+    assert len(values) == 200 and values.mean() == pytest.approx(stored)
+
+
+def test_costs_are_shares_of_the_unpruned_model(root):
+    bill, shares = cost.table("tiny"), cost.flops_ratios("tiny")
+    assert list(bill.index) == list(shares.index) and (shares.loc["Unpruned"] == 100).all()
+    assert bill.loc["FastV", "full count"] < bill.loc["Unpruned", "full count"]
+    with_vision = shares["with vision and scorer"]
+    assert with_vision["ToMe"] < with_vision["RandomPrune"], "ToMe spares the tower work, too"
+    ratios = paper.ratios("tiny")
+    assert ratios.loc["ToMe", "latency, paper"] == 73.6 and "FLOPs, ours" in ratios
+    assert (ratios.loc["Unpruned"].dropna() == 100).all()
+    assert "Unpruned" in words.of_split(bill)
+
+
+def test_the_sweep_stands_against_what_was_measured(root):
+    sweep = ablations.sweep("tiny")
+    assert [name for name, _ in ablations.axes(sweep)] == ["kept", "GFLOPs", "ms"]
+    assert [name for name, _ in ablations.axes(sweep, of="ms")] == ["kept", "GFLOPs"]
+    assert ablations.budgets(sweep, "BLEU-4").loc["Unpruned", "50 %"] == "–"
+    assert "RandomPrune: " in words.of_sweep(sweep, "BLEU-4")
+    assert np.isfinite(sweep[["BLEU-4", "BLEU-4 low"]]).all(axis=None)
+    assert sweep["GFLOPs"].notna().sum() >= 5
+
+
+@pytest.fixture
+def empty(tmp_path, monkeypatch):
+    (tmp_path / "notebooks" / "profiles").mkdir(parents=True)
+    monkeypatch.setattr(paths, "ROOT", tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "cider, verdict",
+    [
+        (1.092, "unpruned CIDEr 109.2; expected 108 to 110"),
+        (1.0796, "Verdict: inside"),
+        (1.10, "Verdict: inside"),
+        (1.104, "Verdict: off by +0.4: check prompt, precision, image processor, references"),
+        (0.998, "Verdict: off by -8.2: check prompt"),
+        (None, "cannot be checked: CIDEr is not among"),
+    ],
+)
+def test_the_unpruned_score_is_held_against_the_published_one(empty, cider, verdict):
+    folder = paths.results_dir("paper")
+    folder.mkdir(parents=True)
+    document = {"methods": {"unpruned": {"values": {"BLEU-4": 0.3, "CIDEr": cider}}}}
+    (folder / "scores.json").write_text(json.dumps(document))
+    shutil.copy(PROFILES / "paper.yaml", empty / "notebooks" / "profiles")
+    assert verdict in paper.credibility("paper")
+    assert "99.8" in paper.credibility("paper") or cider is None
+
+
+@pytest.mark.parametrize("name", ["embedded", "shape"])
+def test_other_models_are_not_held_against_it(empty, name):
+    shutil.copy(PROFILES / f"{name}.yaml", empty / "notebooks" / "profiles")
+    assert paper.credibility(name).startswith("does not apply")
+
+
+def test_other_data_are_not_held_against_it(empty):
+    text = (PROFILES / "paper.yaml").read_text().replace("profile: paper", "profile: other")
+    other = empty / "notebooks" / "profiles" / "other.yaml"
+    for line in ("split: val", "json_path: mine.json"):
+        other.write_text(text.replace("split: test", "") + f"{line}\n")
+        assert paper.credibility("other").startswith("does not apply")
