@@ -9,11 +9,11 @@ from torch import Tensor
 
 from .entropy import full_precision
 
-VARIANTS = ("scaled", "literal", "scores")
+VARIANTS = ("literal", "scaled", "scores")
 
 
 @full_precision
-def rollout(operators: Tensor | Iterable[Tensor], variant: str = "scaled") -> Tensor:
+def rollout(operators: Tensor | Iterable[Tensor], variant: str = "literal") -> Tensor:
     """Merge the entropy operators of layers l1 … l2, shallow first, into one (..., M, M).
 
     Eq. 6 starts from H̃ = H of the first layer and multiplies H̃ ← (H + I) H̃ for each later one.
@@ -21,10 +21,11 @@ def rollout(operators: Tensor | Iterable[Tensor], variant: str = "scaled") -> Te
     Args:
         operators: per layer (..., M, M), as a sequence or stacked along the first dimension; for
             "scores" per layer (..., M).
-        variant: "literal" is eq. 6. Its product over many layers turns to rank one and inverts the
-            ranking of the diagonal at about ten layers. "scaled", the default, is
-            H̃ ← (I + H / L) H̃ with L layers: the same merge to first order, without the collapse.
-            Since eq. 6 starts from H of layer l1 and operators are small, l1 weighs most in it.
+        variant: "literal", the default, is eq. 6 as printed. Over many layers its product tends to
+            rank one, and on some images inverts the ranking of the diagonal; at the four layers
+            merged by default it keeps the order. "scaled" is H̃ ← (I + H / L) H̃ with L layers: the
+            same merge to first order, without the collapse. Since eq. 6 starts from H of layer l1
+            and operators are small, l1 weighs most in both.
             "scores" reads eq. 6 for vectors of scores, ∏(1 + s) - 1 elementwise over all layers:
             no layer is special, and small scores simply add up.
 
@@ -34,7 +35,9 @@ def rollout(operators: Tensor | Iterable[Tensor], variant: str = "scaled") -> Te
     Raises:
         ValueError: unknown variant, no layer, or layers of different or unsuitable shapes.
 
-    >>> rollout([torch.eye(2), torch.eye(2)]).tolist()  # (I + I/2) I
+    >>> rollout([torch.eye(2), torch.eye(2)]).tolist()  # (I + I) I
+    [[2.0, 0.0], [0.0, 2.0]]
+    >>> rollout([torch.eye(2), torch.eye(2)], "scaled").tolist()  # (I + I/2) I
     [[1.5, 0.0], [0.0, 1.5]]
     >>> rollout([torch.tensor([1.0, 2.0]), torch.tensor([0.5, 0.0])], "scores").tolist()
     [2.0, 2.0]
@@ -45,7 +48,7 @@ def rollout(operators: Tensor | Iterable[Tensor], variant: str = "scaled") -> Te
     return _product(layers, len(layers) if variant == "scaled" else 1)
 
 
-def importance(merged: Tensor, variant: str = "scaled") -> Tensor:
+def importance(merged: Tensor, variant: str = "literal") -> Tensor:
     """Scores (..., M) of a merged rollout: its diagonal, or the vector itself for "scores".
 
     >>> importance(torch.tensor([[2.0, 1.0], [1.0, 3.0]])).tolist()
@@ -55,13 +58,13 @@ def importance(merged: Tensor, variant: str = "scaled") -> Tensor:
 
 
 @full_precision
-def rolled_importance(operators: Tensor | Iterable[Tensor], variant: str = "scaled") -> Tensor:
+def rolled_importance(operators: Tensor | Iterable[Tensor], variant: str = "literal") -> Tensor:
     """`importance(rollout(operators, variant), variant)` without the last product of matrices.
 
     Raises what `rollout` raises.
 
     >>> rolled_importance([torch.eye(2), torch.eye(2)]).tolist()
-    [1.5, 1.5]
+    [2.0, 2.0]
     """
     layers = _checked(operators, variant)
     if variant == "scores" or len(layers) == 1:

@@ -28,7 +28,7 @@ def test_literal_is_equation_six():
     a, b, c = torch.randn(3, 2, 5, 5, dtype=F64)
     eye = torch.eye(5, dtype=F64)
     torch.testing.assert_close(rollout([a, b, c], "literal"), (c + eye) @ (b + eye) @ a)
-    torch.testing.assert_close(rollout([a, b, c]), (c / 3 + eye) @ (b / 3 + eye) @ a)
+    torch.testing.assert_close(rollout([a, b, c], "scaled"), (c / 3 + eye) @ (b / 3 + eye) @ a)
     torch.testing.assert_close(rollout(torch.stack([a, b, c])), rollout([a, b, c]))
     torch.testing.assert_close(rollout(iter([a, b, c])), rollout([a, b, c]))
 
@@ -88,7 +88,7 @@ def test_scores_behave_as_an_average_over_layers():
 
 def test_the_scaled_merge_leans_on_its_first_layer():
     layers = layers_of_one_image(10, noise=0.4)
-    merged = rollout([entropy_operator(layer) for layer in layers]).diagonal()
+    merged = rollout([entropy_operator(layer) for layer in layers], "scaled").diagonal()
     first, last = leave_one_out(layers[0]), leave_one_out(layers[-1])
     assert spearman(merged, first) > 0.95 > 0.8 > spearman(merged, last)
 

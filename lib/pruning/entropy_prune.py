@@ -24,7 +24,8 @@ class EntropyPrune(StatePruner, name="entropy"):
         the centroid; "adaptive" is the paper's dynamic count, at most k_c * t_pc.
     n_clusters, core_clusters, tokens_per_cluster: M, k_c and t_pc; those left out follow from the
         number of tokens and the budget, see `lib.selection.proportions`.
-    rollout: "scaled" (I + H/L), "literal" (eq. 6) or "scores"; see `lib.rollout`.
+    rollout: "literal" (eq. 6), "scaled" (I + H/L) or "scores"; see `lib.rollout`.
+    cluster_on: "raw", the tokens themselves (eq. 4), or "unit"; see `lib.selection.hierarchical`.
     weighting: how a centroid counts, see `lib.selection.hierarchical`.
     """
 
@@ -33,7 +34,8 @@ class EntropyPrune(StatePruner, name="entropy"):
     n_clusters: int | None = None
     core_clusters: int | None = None
     tokens_per_cluster: int | None = None
-    rollout: Literal["scaled", "literal", "scores"] = "scaled"
+    rollout: Literal["literal", "scaled", "scores"] = "literal"
+    cluster_on: Literal["raw", "unit"] = "raw"
     weighting: Literal["unit", "mass", "token-sum"] = "unit"
     random_state: int = 0
 
@@ -42,7 +44,9 @@ class EntropyPrune(StatePruner, name="entropy"):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.one_of(level=("cluster", "token"), count=("exact", "adaptive"))
+        self.one_of(
+            level=("cluster", "token"), count=("exact", "adaptive"), cluster_on=("raw", "unit")
+        )
         if self.level == "token" and self.count == "adaptive":
             raise ValueError("level='token' has no adaptive count; use count='exact'")
         for name in ("n_clusters", "core_clusters", "tokens_per_cluster"):
@@ -52,7 +56,7 @@ class EntropyPrune(StatePruner, name="entropy"):
     #: what `_select` depends on
     _options = (
         "keep", "level", "count", "n_clusters", "core_clusters", "tokens_per_cluster", "rollout",
-        "weighting", "random_state",
+        "cluster_on", "weighting", "random_state",
     )  # fmt: skip
 
     @property
@@ -97,6 +101,7 @@ class EntropyPrune(StatePruner, name="entropy"):
             rollout=self.rollout,
             budget=keep if self.exact else "adaptive",
             weighting=self.weighting,
+            cluster_on=self.cluster_on,
             random_state=self.random_state,
             check=False,
         ).mask

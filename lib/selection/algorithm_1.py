@@ -25,7 +25,7 @@ from .layers import Layers, as_layers
 from .ranking import check_k, mask_of, order_of, rank_of
 
 WEIGHTINGS = ("unit", "mass", "token-sum")
-CLUSTER_ON = ("unit", "raw")
+CLUSTER_ON = ("raw", "unit")
 
 
 class Selection(NamedTuple):
@@ -53,10 +53,10 @@ def hierarchical(
     tokens_per_cluster: int = 2,
     *,
     layers: Sequence[Tensor] | None = None,
-    rollout: str = "scaled",
+    rollout: str = "literal",
     budget: int | str = "adaptive",
     weighting: str = "unit",
-    cluster_on: str = "unit",
+    cluster_on: str = "raw",
     random_state: int | Sequence[int] = 0,
     n_iter: int = 20,
     solver: str = "auto",
@@ -74,7 +74,7 @@ def hierarchical(
         layers: tokens (..., N, D_l) of layers l1 … l2, shallow first. The last is clustered, and
             `tokens` may be None. With several, the score is the diagonal of the rollout (eq. 6) of
             the entropy operators of every layer's centroids under that one clustering.
-        rollout: "scaled", "literal" or "scores", see `lib.rollout.rollout`.
+        rollout: "literal" (eq. 6), "scaled" or "scores", see `lib.rollout.rollout`.
         budget: "adaptive" is the paper. An integer k keeps exactly k tokens: Algorithm 1's choice,
             cut where it is too large (last-ranked members first, in the clusters of lowest score
             first) and filled up with the tokens of the core clusters that lie nearest their
@@ -82,9 +82,9 @@ def hierarchical(
         weighting: "unit", the paper's unit centroids; "mass", each with the weight of its cluster;
             "token-sum" scores no centroid: a cluster's score is the sum of the exact leave-one-out
             scores (eq. 3) of its tokens.
-        cluster_on: "unit" clusters the unit tokens by the angles between them; "raw" the tokens t
-            themselves, as eq. 4 and Algorithm 1 have it, so that their lengths count in distances
-            and means. Either way centroids are scored at unit length (eq. 1). A Gram matrix is
+        cluster_on: "raw" clusters the tokens t themselves, as eq. 4 and Algorithm 1 have it, so
+            that their lengths count in distances and means; "unit" the unit tokens, by the angles
+            between them, for which there are kernels. Either way centroids are scored at unit length (eq. 1). A Gram matrix is
             clustered as it is.
         random_state, n_iter: of `lib.clustering.kmeans`.
         solver: of `lib.entropy.leave_one_out`.

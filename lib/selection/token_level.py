@@ -22,7 +22,7 @@ def token_level(
     k: int,
     *,
     layers: Sequence[Tensor] | None = None,
-    rollout: str = "scaled",
+    rollout: str = "literal",
     method: str = "exact",
     solver: str = "auto",
     gram: bool = False,

@@ -296,8 +296,8 @@ def test_empty_clusters_get_the_farthest_spare_tokens(seed):
 def test_algorithm_1(budget, weighting):
     layers = [make("themes", 40, width=width) for width in (32, 32)]
     options = {"layers": layers, "budget": budget, "weighting": weighting}
-    ours = hierarchical(None, 20, 10, 2, **options)
-    plain = plainly(lambda: hierarchical(None, 20, 10, 2, **options))
+    ours = hierarchical(None, 20, 10, 2, **options, cluster_on="unit")
+    plain = plainly(lambda: hierarchical(None, 20, 10, 2, **options, cluster_on="unit"))
     assert torch.equal(ours.mask, plain.mask)
     assert torch.equal(ours.core, plain.core)
     torch.testing.assert_close(ours.cluster_scores, plain.cluster_scores, rtol=1e-3, atol=1e-5)
@@ -333,8 +333,8 @@ def test_greedy_selection(strategy, kind, size, k):
 @interpreted
 def test_empty_clusters_are_never_core():
     tokens = torch.eye(3).repeat(8, 1)
-    ours = hierarchical(tokens, 6, 5, 2)
-    plain = plainly(lambda: hierarchical(tokens, 6, 5, 2))
+    ours = hierarchical(tokens, 6, 5, 2, cluster_on="unit")
+    plain = plainly(lambda: hierarchical(tokens, 6, 5, 2, cluster_on="unit"))
     assert ours.core.sum() == 3 and torch.equal(ours.core, plain.core)
     assert torch.equal(ours.mask, plain.mask)
 
@@ -353,7 +353,7 @@ def test_a_copy_is_another_token(strategy):
 def test_clusters_on_the_tokens_themselves_beside_the_kernels():
     layers = [make("themes", 40) * torch.linspace(1, 3, 40)[:, None] for _ in range(2)]
     options = {"layers": layers, "cluster_on": "raw", "budget": 15}
-    ours = hierarchical(None, 12, 6, 2, **options)
-    plain = plainly(lambda: hierarchical(None, 12, 6, 2, **options))
+    ours = hierarchical(None, 12, 6, 2, **options, cluster_on="unit")
+    plain = plainly(lambda: hierarchical(None, 12, 6, 2, **options, cluster_on="unit"))
     assert torch.equal(ours.labels, plain.labels) and torch.equal(ours.mask, plain.mask)
     torch.testing.assert_close(ours.cluster_scores, plain.cluster_scores, rtol=1e-3, atol=1e-5)

@@ -75,13 +75,15 @@ def test_kmeans_on_a_gpu(kind, size, clusters):
 def test_algorithm_1_on_a_gpu(layers, budget, weighting):
     views = [make("themes", 200, items=2, seed=s).to("cuda", torch.bfloat16) for s in range(layers)]
     options = {"layers": views, "budget": budget, "weighting": weighting}
-    ours = hierarchical(None, 100, 50, 2, **options)
-    plain = plainly(lambda: hierarchical(None, 100, 50, 2, **options))
+    ours = hierarchical(None, 100, 50, 2, **options, cluster_on="unit")
+    plain = plainly(lambda: hierarchical(None, 100, 50, 2, **options, cluster_on="unit"))
     assert (ours.mask != plain.mask).sum() <= 4  # a swap where two scores nearly tie
     torch.testing.assert_close(ours.cluster_scores, plain.cluster_scores, rtol=1e-3, atol=1e-5)
     if budget != "adaptive":
         assert bool((ours.mask.sum(-1) == budget).all())
-    single = hierarchical(None, 100, 50, 2, **options | {"layers": [v[1] for v in views]})
+    single = hierarchical(
+        None, 100, 50, 2, **options | {"layers": [v[1] for v in views]}, cluster_on="unit"
+    )
     assert torch.equal(single.mask, ours.mask[1])
 
 
@@ -125,7 +127,9 @@ def test_greedy_selection_of_copies_on_a_gpu():
 def test_nothing_waits_for_the_host():
     views = [make("themes", 200, seed=s).float().cuda() for s in range(2)]
     calls = (
-        lambda: hierarchical(None, 32, 16, 2, layers=views, budget=50, check=False),
+        lambda: hierarchical(
+            None, 32, 16, 2, layers=views, budget=50, check=False, cluster_on="unit"
+        ),
         lambda: token_level(None, 50, layers=views, check=False),
         lambda: leave_one_out(views[0], check=False),
         lambda: STRATEGIES["adaptive"](views[0], 50, check=False),

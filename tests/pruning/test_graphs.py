@@ -116,7 +116,7 @@ def test_every_option_of_the_scorer_is_part_of_its_key(monkeypatch, cache, optio
 def test_captured_graphs_on_a_gpu(monkeypatch, inference):
     cache = GraphCache()
     monkeypatch.setattr(entropy_module, "graphs", cache)
-    pruner = EntropyPrune(n_clusters=32, core_clusters=16)
+    pruner = EntropyPrune(n_clusters=32, core_clusters=16, cluster_on="unit")
     for step in range(5):
         with torch.inference_mode(inference != (step == 3)):  # once the other way round
             states = [make("themes", 200, items=2, seed=9 * step + s).cuda().half() for s in (0, 1)]

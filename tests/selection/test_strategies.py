@@ -19,6 +19,7 @@ F64 = torch.float64
 def test_every_strategy_keeps_exactly_k_repeats_itself_and_batches(name):
     strategy = STRATEGIES[name]
     batch = torch.stack([make_tokens("clustered", 36, seed) for seed in range(4)])
+    batch = batch / batch.norm(dim=-1, keepdim=True)  # their Gram matrix says all about them
     for k in (1, 5, 18, 35, 36):
         mask = strategy(batch.reshape(2, 2, 36, 64), k, random_state=2)
         assert mask.dtype == torch.bool
@@ -160,7 +161,8 @@ def test_algorithm_1_and_k_medoids_are_hierarchical_with_their_numbers():
     tokens = make_tokens("clustered", 60)
     wanted = hierarchical(tokens, *proportions(60, 25), budget=25, random_state=3).mask
     assert torch.equal(STRATEGIES["algorithm-1"](tokens, 25, random_state=3), wanted)
-    wanted = hierarchical(tokens, 25, 25, 1, budget=25, random_state=3).mask
+    options = {"budget": 25, "random_state": 3, "cluster_on": "unit"}
+    wanted = hierarchical(tokens, 25, 25, 1, **options).mask
     assert torch.equal(STRATEGIES["k-medoids"](tokens, 25, random_state=3), wanted)
 
 
