@@ -16,9 +16,9 @@ import pytest
 from PIL import Image
 
 from lib.study.data import coco
-from lib.study.data import http as download
 from lib.study.data.coco import Example, missing_images, read_coco_captions, read_karpathy
 from lib.study.data.http import Client, DownloadError
+from lib.study.data.http import archives as download
 from lib.study.paths import ROOT
 from tests.loopback import Loopback, stall, status, truncate
 

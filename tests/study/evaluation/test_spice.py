@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lib.study.data import http as download
+from lib.study.data.http import archives as download
 from lib.study.data.http import Client, DownloadError
 from lib.study.evaluation import spice
 from lib.study.evaluation.spice import (
