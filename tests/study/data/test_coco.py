@@ -217,11 +217,11 @@ def test_the_environment_names_the_coco_folder(tmp_path, monkeypatch):
 
 def test_the_generated_scenes_are_read_by_the_same_reader(tmp_path):
     scenes = pytest.importorskip("lib.study.data.scenes")
-    document = scenes.karpathy()
+    document = scenes.karpathy(splits={"val": 20, "test": 100})
     json_path = tmp_path / "dataset_scenes.json"
     json_path.write_text(json.dumps(document))
     examples = read_karpathy(json_path, "test", check_files=False)
-    assert len(examples) == 1000 == len({e.image_id for e in examples})
+    assert len(examples) == 100 == len({e.image_id for e in examples})
     assert all(len(e.references) == 5 for e in examples)
     assert "objects" in examples[0].extra
 
@@ -498,6 +498,24 @@ def test_two_downloads_into_one_folder_do_the_work_once(tmp_path):
             thread.join(20)
         assert len(server.requests) == 13
     assert len(results) == 3 and results[0] == results[1] == results[2]
+
+
+def test_nothing_is_written_outside_the_folder(tmp_path):
+    root, outside = tmp_path / "coco", tmp_path / "outside"
+    outside.mkdir()
+    odd = [*SPLIT[:3], entry(300, filename="../../outside/x.jpg")]
+    with Loopback(served(**{ARCHIVE: archive(odd)})) as server:
+        with pytest.raises(ValueError, match="leads out of its folder"):
+            fetch(server, root, json_hash=None)
+        assert len(server.requests) == 1
+    root = tmp_path / "linked"
+    root.mkdir()
+    (root / "val2014").symlink_to(outside)
+    with Loopback(served()) as server:
+        with pytest.raises(ValueError, match="leads out of its folder"):
+            fetch(server, root)
+        assert len(server.requests) == 1
+    assert not list(outside.iterdir())
 
 
 def test_a_folder_that_cannot_be_written_is_one_error(tmp_path):

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import io
 import json
-import os
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 from PIL import Image
 from tqdm.auto import tqdm
 
+from ...files import write_atomically
 from ...paths import raw_dir
 from .drawing import draw
 from .grammar import captions
@@ -74,27 +74,11 @@ def _filename(split: str, index: int) -> str:
     return f"scene_{split}_{index:06d}.png"
 
 
-def _write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Write beside the target and rename, so that a kill leaves no half-written file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _write_text(text: str, path: Path) -> None:
-    path.write_text(text, encoding="utf-8")
-
-
 def _draw_to(folder: Path, split: str, index: int) -> None:
+    stream = io.BytesIO()
     image = Image.fromarray(draw(sample_scene(scene_seed(split, index))))
-    _write_atomically(
-        folder / split / _filename(split, index),
-        partial(image.save, format="PNG", compress_level=1),
-    )
+    image.save(stream, format="PNG", compress_level=1)
+    write_atomically(folder / split / _filename(split, index), stream.getvalue(), durable=False)
 
 
 def ensure_scenes(
@@ -136,8 +120,7 @@ def ensure_scenes(
     if not _is_current(listing):
         for old in folder.glob("*/scene_*.png"):  # of another version: other pictures
             old.unlink(missing_ok=True)
-        text = json.dumps(karpathy(), separators=(",", ":"))
-        _write_atomically(listing, partial(_write_text, text))
+        write_atomically(listing, json.dumps(karpathy(), separators=(",", ":")))
     count = SPLITS[split].count if limit is None else min(limit, SPLITS[split].count)
     missing = [i for i in range(count) if not (folder / split / _filename(split, i)).is_file()]
     if missing:
