@@ -1,8 +1,13 @@
-"""Commands that look after a checkout; each passes its options on to the module that does it."""
+"""Commands that look after a checkout."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated
+
 import typer
+
+from .options import Quiet
 
 
 def doctor(context: typer.Context) -> int:
@@ -12,13 +17,25 @@ def doctor(context: typer.Context) -> int:
     return looking.main(context.args)
 
 
-def spice(context: typer.Context) -> int:
-    """Install CoreNLP, which SPICE needs."""
-    from ..evaluation import spice as installing
+def spice(
+    url: Annotated[str | None, typer.Option(help="the archive; default Stanford's")] = None,
+    checksum: Annotated[
+        str | None, typer.Option("--hash", help="of the archive, or 'none'; default the known one")
+    ] = None,
+    folder: Annotated[
+        Path | None, typer.Option(help="where the jars go; default pycocoevalcap's")
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Install CoreNLP, which SPICE needs (536 MB)."""
+    from ..evaluation.corenlp import CORENLP_HASH, CORENLP_URL, install_corenlp
 
-    return installing.main(context.args)
+    known = None if (checksum or "").lower() == "none" else checksum or CORENLP_HASH
+    status = install_corenlp(
+        url or CORENLP_URL, known_hash=known, folder=folder, progress=not quiet
+    )
+    print(f"CoreNLP 3.6.0 is in place: {status.folder}")
 
 
 COMMANDS = (doctor, spice)
-for command in COMMANDS:
-    command.passes_on = True
+doctor.passes_on = True

@@ -1,7 +1,5 @@
 """COCO captions in Karpathy's split: reading, and downloading exactly the images of a split.
 
-`python -m lib.study.data.coco` downloads what the paper's profile needs and nothing else.
-
 Sources:
     - The split: A. Karpathy, L. Fei-Fei, "Deep visual-semantic alignments for generating image
       descriptions", CVPR 2015, arXiv:1412.2306.
@@ -13,7 +11,6 @@ Sources:
       size (Content-Length) and by decoding.
 """
 
-import argparse
 import os
 import sys
 from collections.abc import Sequence
@@ -194,50 +191,3 @@ def _note_licence(folder: Path) -> None:
     if not note.exists():
         print(LICENCE, end="", file=sys.stderr)
         note.write_text(LICENCE, encoding="utf-8")
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Command line of `python -m lib.study.data.coco`; 0 when everything is in place."""
-    parser = argparse.ArgumentParser(
-        prog="python -m lib.study.data.coco", description=download.__doc__.split("\n")[0]
-    )
-    parser.add_argument("--split", default="test", help="split to fetch (default: %(default)s)")
-    parser.add_argument("--limit", type=int, help="fetch a seeded subset of so many images")
-    parser.add_argument("--random-state", type=int, default=0, help="seed of the subset")
-    parser.add_argument("--image-root", help="COCO folder (default: $COCO_ROOT or data/raw/coco)")
-    parser.add_argument("--json-path", help="where dataset_coco.json is or goes")
-    parser.add_argument("--json-url", default=KARPATHY_URL, help="archive with dataset_coco.json")
-    parser.add_argument("--json-hash", default=KARPATHY_HASH, help="its checksum, or 'none'")
-    parser.add_argument(
-        "--images-url", default=IMAGES_URL, help="folder of val2014/ and train2014/"
-    )
-    parser.add_argument("--workers", type=int, default=8, help="transfers at a time")
-    parser.add_argument("--recheck", action="store_true", help="decode images already there, too")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
-    args = parser.parse_args(argv)
-    try:
-        examples = download(
-            args.split,
-            image_root=args.image_root,
-            json_path=args.json_path,
-            limit=args.limit,
-            random_state=args.random_state,
-            json_url=args.json_url,
-            json_hash=None if args.json_hash.lower() == "none" else args.json_hash,
-            images_url=args.images_url,
-            workers=args.workers,
-            recheck=args.recheck,
-            progress=not args.quiet,
-        )
-    except (DownloadError, OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("stopped; run the same command again to continue", file=sys.stderr)
-        return 130
-    print(f"{args.split}: {len(examples)} images in place below {examples[0].path.parent.parent}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

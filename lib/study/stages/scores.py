@@ -14,8 +14,7 @@ from tqdm.auto import tqdm
 
 from ..data.scenes import object_f1
 from ..dependencies import scores_code
-from ..evaluation import metrics
-from ..evaluation.java import spice_missing
+from ..evaluation import metrics, spice_missing
 from ..examples import examples
 from ..files import write_json
 from ..labels import OBJECT_F1, UNSCORED, percent

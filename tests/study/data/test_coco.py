@@ -19,7 +19,7 @@ from lib.study.data import coco
 from lib.study.data.coco import Example, missing_images, read_coco_captions, read_karpathy
 from lib.study.data.http import Client, DownloadError
 from lib.study.data.http import archives as download
-from lib.study.paths import ROOT
+from lib.study.paths import PACKAGE
 from tests.loopback import Loopback, stall, status, truncate
 
 
@@ -391,21 +391,19 @@ def test_passing_trouble_ends_well(tmp_path):
 
 
 def test_a_killed_download_leaves_no_half_image_under_its_name(tmp_path):
-    arguments = ["--image-root", str(tmp_path), "--json-path", str(tmp_path / "d.json"), "--quiet"]
     half = stall(jpeg(105), 200)
     with Loopback(served(**{path_of(105): half})) as server:
-        arguments += ["--images-url", server.url, "--json-hash", HASH]
+        call = {
+            "image_root": str(tmp_path),
+            "json_path": str(tmp_path / "d.json"),
+            "images_url": server.url,
+            "json_url": f"{server.url}{ARCHIVE}",
+            "json_hash": HASH,
+            "progress": False,
+        }
+        code = f"from lib.study.data import download; download(**{call!r})"
         process = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "lib.study.data.coco",
-                *arguments,
-                "--json-url",
-                f"{server.url}{ARCHIVE}",
-            ],
-            cwd=ROOT,
-            stderr=subprocess.DEVNULL,
+            [sys.executable, "-c", code], cwd=PACKAGE.parent, stderr=subprocess.DEVNULL
         )
         try:
             deadline = time.monotonic() + 30
@@ -522,19 +520,6 @@ def test_a_folder_that_cannot_be_written_is_one_error(tmp_path):
     put(tmp_path / "file")
     with Loopback(served()) as server, pytest.raises(DownloadError, match="cannot write"):
         fetch(server, tmp_path / "file" / "coco")
-
-
-def test_the_command_line(tmp_path, capsys):
-    arguments = ["--image-root", str(tmp_path), "--json-path", str(tmp_path / "d.json"), "--quiet"]
-    with Loopback(served()) as server:
-        arguments += ["--json-url", f"{server.url}{ARCHIVE}", "--json-hash", HASH]
-        assert coco.main([*arguments, "--images-url", server.url, "--limit", "5"]) == 0
-        assert "5 images in place" in capsys.readouterr().out
-        assert coco.main([*arguments, "--images-url", f"{server.url}/nothing"]) == 1
-        error = capsys.readouterr().err
-        assert error.startswith("error: 7 of 7 images") and error.count("\n") == 1
-        assert coco.main([*arguments, "--split", "exam"]) == 1
-        assert "no split 'exam'" in capsys.readouterr().err
 
 
 def test_the_defaults_point_at_the_public_files():
