@@ -16,10 +16,22 @@ from .checks import some
 from .meteor import meteor_score
 from .scores import BLEUS, Scores
 
-__all__ = ["Difference", "compare", "interval", "mean_interval", "resampled"]
+__all__ = [
+    "ROUNDING",
+    "Difference",
+    "check_paired",
+    "compare",
+    "difference",
+    "interval",
+    "mean_interval",
+    "resampled",
+    "weighted",
+]
 
 #: bootstrap weights computed at a time: bounds memory at about 80 MB for 5,000 images
 CHUNK = 10_000_000
+#: differences below this are rounding: equal captions have none
+ROUNDING = 1e-12
 
 
 def _resamples(n: int, n_bootstrap: int, random_state: int) -> Iterator[np.ndarray]:
@@ -39,12 +51,12 @@ def resampled(
     parts: list[dict[str, list[np.ndarray]]] = [{} for _ in scores]
     for weights in _resamples(len(scores[0].image_ids), n_bootstrap, random_state):
         for part, one in zip(parts, scores):
-            for name, values in _weighted(one, weights).items():
+            for name, values in weighted(one, weights).items():
                 part.setdefault(name, []).append(values)
     return [{name: np.concatenate(chunks) for name, chunks in part.items()} for part in parts]
 
 
-def _weighted(scores: Scores, weights: np.ndarray) -> dict[str, np.ndarray]:
+def weighted(scores: Scores, weights: np.ndarray) -> dict[str, np.ndarray]:
     """Corpus scores when image j counts `weights[b, j]` times: `{metric: (b,)}`."""
     result = {}
     if "BLEU" in scores.statistics:
@@ -95,6 +107,15 @@ class Difference(NamedTuple):
     p_value: float
 
 
+def check_paired(scores: Sequence[Scores]) -> None:
+    """Raises ValueError unless all were scored on the same images; the others are named."""
+    for other in scores[1:]:
+        if lonely := set(scores[0].image_ids.tolist()) ^ set(other.image_ids.tolist()):
+            raise ValueError(f"the methods were scored on different images: {some(lonely)}")
+        if not np.array_equal(scores[0].image_ids, other.image_ids):
+            raise ValueError("the methods were scored on the same images in another order")
+
+
 def compare(
     a: Scores, b: Scores, *, n_bootstrap: int = 10_000, random_state: int = 0
 ) -> dict[str, Difference]:
@@ -114,17 +135,18 @@ def compare(
     """
     if n_bootstrap < 1:
         raise ValueError(f"n_bootstrap must be at least 1, got {n_bootstrap}")
-    if lonely := set(a.image_ids.tolist()) ^ set(b.image_ids.tolist()):
-        raise ValueError(f"the methods were scored on different images: {some(lonely)}")
-    if not np.array_equal(a.image_ids, b.image_ids):
-        raise ValueError("the methods were scored on the same images in another order")
+    check_paired([a, b])
     first, second = resampled([a, b], n_bootstrap, random_state)
-    result = {}
-    for name in [m for m in a.metrics if m in b.metrics]:
-        gaps = first[name] - second[name]
-        gaps[np.abs(gaps) < 1e-12] = 0  # equal captions differ by rounding at most
-        tail = min(np.sum(gaps <= 0), np.sum(gaps >= 0))
-        p_value = min(1.0, 2 * (tail + 1) / (n_bootstrap + 1))
-        gap = a.values[name] - b.values[name]
-        result[name] = Difference(gap, *interval(gaps), float(p_value))
-    return result
+    return {
+        name: difference(a.values[name] - b.values[name], first[name] - second[name])
+        for name in a.metrics
+        if name in b.metrics
+    }
+
+
+def difference(value: float, gaps: np.ndarray) -> Difference:
+    """A difference with what its bootstrap samples say about it: see `compare`."""
+    gaps = np.where(np.abs(gaps) < ROUNDING, 0, gaps)
+    tail = min(np.sum(gaps <= 0), np.sum(gaps >= 0))
+    p_value = min(1.0, 2 * (tail + 1) / (len(gaps) + 1))
+    return Difference(value, *interval(gaps), float(p_value))

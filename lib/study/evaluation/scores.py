@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,26 @@ class Scores:
     reasons: dict[str, str] = field(default_factory=dict)
     n_bootstrap: int = 1000
     random_state: int = 0
+
+    @classmethod
+    def of_means(cls, image_ids: Sequence[int], per_image: Mapping[str, Sequence[float]]) -> Scores:
+        """Scores that are means over images, such as a divergence; without intervals.
+
+        Raises ValueError unless each metric has one value an image.
+        """
+        ids = np.asarray(image_ids)
+        arrays = {name: np.asarray(values, dtype=float) for name, values in per_image.items()}
+        for name, values in arrays.items():
+            if values.shape != (len(ids),) or not len(ids):
+                raise ValueError(f"{name} needs one value for each of {len(ids)} images")
+        order = np.argsort(ids, kind="stable")
+        return cls(
+            image_ids=ids[order],
+            per_image={name: values[order] for name, values in arrays.items()},
+            statistics={},
+            values={name: float(values.mean()) for name, values in arrays.items()},
+            intervals=dict.fromkeys(arrays),
+        )
 
     @property
     def metrics(self) -> list[str]:

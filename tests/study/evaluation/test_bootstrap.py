@@ -28,7 +28,7 @@ def test_bootstrap_samples_are_scores_of_resampled_corpora(meteor, scored):
     said, truth = tokens_of(references, shorter)
     weights = next(bootstrap._resamples(len(said), 5, 7))
     assert weights.shape == (5, 40) and (weights.sum(1) == 40).all()
-    samples = bootstrap._weighted(result, weights)
+    samples = bootstrap.weighted(result, weights)
     for row, drawn in enumerate(np.repeat(np.arange(40), w.astype(int)) for w in weights):
         gts = {n: truth[i] for n, i in enumerate(drawn)}
         res = {n: [said[i]] for n, i in enumerate(drawn)}
