@@ -10,11 +10,40 @@ import typer
 from .options import Quiet
 
 
-def doctor(context: typer.Context) -> int:
+def doctor(
+    profile: Annotated[
+        str | None, typer.Option("--profile", help="one profile in full; default all, briefly")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="another model than the profile's")] = None,
+    revision: Annotated[str | None, typer.Option(help="revision of a hub model")] = None,
+    split: Annotated[str | None, typer.Option(help="another split")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="number of images")] = None,
+    json_path: Annotated[str | None, typer.Option(help="JSON in Karpathy's layout")] = None,
+    image_root: Annotated[str | None, typer.Option(help="folder of the images")] = None,
+) -> int:
     """Say what is missing for which profile, and how to get it."""
-    from .. import doctor as looking
+    from dataclasses import replace
 
-    return looking.main(context.args)
+    from ..doctor import examine, examine_all, overview, ready, report
+    from ..profiles import load_profile
+
+    others = {
+        "model": model,
+        "revision": revision,
+        "split": split,
+        "limit": limit,
+        "json_path": json_path,
+        "image_root": image_root,
+    }
+    changes = {name: value for name, value in others.items() if value is not None}
+    if profile is None and not changes:
+        examined = examine_all()
+        print(overview(examined))
+        return 0 if ready(examined["embedded"]) else 1
+    settings = replace(load_profile(profile or "embedded"), **changes)
+    findings = examine(settings)
+    print(report(settings, findings))
+    return 0 if ready(findings) else 1
 
 
 def spice(
@@ -38,4 +67,3 @@ def spice(
 
 
 COMMANDS = (doctor, spice)
-doctor.passes_on = True
