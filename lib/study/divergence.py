@@ -14,7 +14,6 @@ pruning makes it less sure, so that pruning can seem to help.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from torch import Tensor
 from torch.nn import functional
 from tqdm.auto import tqdm
 
+from ..pruning.engine.release import cache_name, cache_of
 from .captioning import SharedVision, repeatable_attention
 from .captioning.checks import checked_ids
 from .captioning.loader import Loader
@@ -32,9 +32,6 @@ from .captioning.record import Batch, ExampleLike
 from .models import PROMPT, full_prompt
 
 __all__ = ["DivergenceRecord", "divergence", "reference_ids"]
-
-#: what releases of transformers call a key/value cache, newest first
-_CACHE = ("cache", "past_key_values")
 
 
 class DivergenceRecord(TypedDict):
@@ -202,8 +199,6 @@ class _Reader:
 
     def __init__(self, model: Any, vision: SharedVision) -> None:
         self.model, self.vision = model, vision
-        taken = inspect.signature(model.forward).parameters
-        self.cache = next(name for name in _CACHE if name in taken)
 
     def __call__(
         self, batch: Batch, inputs: Mapping[str, Tensor], text: _Text, pruners: Mapping[str, Any]
@@ -245,7 +240,7 @@ class _Reader:
             output = self.model(**inputs, position_ids=places, use_cache=True, logits_to_keep=1)
             logits = output.logits[:, -1].repeat_interleave(text.copies, dim=0)[text.first]
             if text.ids.shape[1]:
-                logits = torch.cat([logits, self._read(getattr(output, self.cache), mask, text)])
+                logits = torch.cat([logits, self._read(cache_of(output), mask, text)])
         return logits.float().log_softmax(-1)
 
     def _read(self, cache: Any, mask: Tensor, text: _Text) -> Tensor:
@@ -258,7 +253,7 @@ class _Reader:
             attention_mask=torch.cat([mask, text.fed.to(mask.dtype)], dim=1),
             position_ids=mask.sum(1, keepdim=True) + steps,
             use_cache=True,
-            **{self.cache: cache},
+            **{cache_name(self.model): cache},
         )
         return output.logits[text.fed.to(output.logits.device)]
 
