@@ -203,8 +203,13 @@ def test_the_mean_is_over_tokens_not_over_references():
 
 
 def test_records_are_plain_json_in_the_order_of_the_images(ends, examples):
-    found = divergence(*ends, examples[::-1], {"a": None, "b": create("random", keep=0.5)},
-                       batch_size=2, progress=False)  # fmt: skip
+    found = divergence(
+        *ends,
+        examples[::-1],
+        {"a": None, "b": create("random", keep=0.5)},
+        batch_size=2,
+        progress=False,
+    )
     assert json.loads(json.dumps(found)) == found and list(found) == ["a", "b"]
     for rows in found.values():
         assert [row["image_id"] for row in rows] == [e.image_id for e in examples[::-1]]

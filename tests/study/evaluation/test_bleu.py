@@ -44,8 +44,10 @@ def test_bleu_is_bleu(scored):
         values = results[method].values
         for n in range(1, 5):
             assert values[f"BLEU-{n}"] == pytest.approx(bleu_by_hand(said, truth, n), abs=1e-9)
-    short = score([{"image_id": 1, "caption": "The cat sat."}],
-                  {1: ["the cat sat on the mat", "a cat sat on the red mat"]},
-                  metrics=["BLEU-1", "BLEU-2"])  # fmt: skip
+    short = score(
+        [{"image_id": 1, "caption": "The cat sat."}],
+        {1: ["the cat sat on the mat", "a cat sat on the red mat"]},
+        metrics=["BLEU-1", "BLEU-2"],
+    )
     assert short.values["BLEU-1"] == pytest.approx(math.exp(1 - 6 / 3), abs=1e-6)
     assert short.values["BLEU-2"] == pytest.approx(math.exp(1 - 6 / 3), abs=1e-6)

@@ -88,10 +88,16 @@ def test_paired_differences_agree_with_scipy_and_the_normal_approximation(scored
     # a small difference, where the p-value is neither 0 nor 1
     near = Scores.from_dict(
         good.to_dict()
-        | {"per_image": {"CIDEr": (poor.per_image["CIDEr"] + 0.25 * differences
-                                   - 0.15 * differences.mean()).tolist()},
-           "statistics": {}, "values": {"CIDEr": 0.0}}
-    )  # fmt: skip
+        | {
+            "per_image": {
+                "CIDEr": (
+                    poor.per_image["CIDEr"] + 0.25 * differences - 0.15 * differences.mean()
+                ).tolist()
+            },
+            "statistics": {},
+            "values": {"CIDEr": 0.0},
+        }
+    )
     shift = near.per_image["CIDEr"] - poor.per_image["CIDEr"]
     error = shift.std() / math.sqrt(len(shift))
     normal = 2 * scipy.stats.norm.sf(abs(shift.mean()) / error)

@@ -11,8 +11,13 @@ from lib.study.evaluation.meteor import Meteor, meteor_score
 
 def test_meteor_of_a_set_follows_from_the_statistics_of_its_captions(meteor, scored):
     said = ["a man rides a horse", "dogs run", "", "a man rode the horses fast", "boat"]
-    truth = [["a man rides a horse"], ["a dog is running", "puppies sprint"], ["a cat"],
-             ["the man rides a horse"], ["a small boat on water", "a ship"]]  # fmt: skip
+    truth = [
+        ["a man rides a horse"],
+        ["a dog is running", "puppies sprint"],
+        ["a cat"],
+        ["the man rides a horse"],
+        ["a small boat on water", "a ship"],
+    ]
     statistics, scores, _ = meteor.score(said, truth)
     assert scores[0] == 1 and scores[2] == 0 and 0 < scores[3] < 1
     for chosen in ([0, 1], [0, 0, 3], [1, 2, 4], [2], [4, 3, 2, 1, 0, 0, 0]):

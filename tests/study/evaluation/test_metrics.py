@@ -22,8 +22,10 @@ def cider_by_hand(said, truth, sigma=6.0):
         seen.update({g for text in texts for k in range(1, 5) for g in ngrams(text, k)})
 
     def vector(text, k):
-        return {g: c * (math.log(len(truth)) - math.log(max(1, seen[g])))
-                for g, c in ngrams(text, k).items()}  # fmt: skip
+        return {
+            g: c * (math.log(len(truth)) - math.log(max(1, seen[g])))
+            for g, c in ngrams(text, k).items()
+        }
 
     scores = []
     for hypothesis, texts in zip(said, truth):
@@ -51,8 +53,11 @@ def test_cider_is_cider(scored):
 
 def test_rouge_is_rouge():
     # longest common subsequence "the cat the mat": 4 of 6 words in both, so P = R = F = 2/3
-    result = score([{"image_id": 1, "caption": "the cat lay by the mat"}],
-                   {1: ["the cat sat on the mat"]}, metrics=["ROUGE-L"])  # fmt: skip
+    result = score(
+        [{"image_id": 1, "caption": "the cat lay by the mat"}],
+        {1: ["the cat sat on the mat"]},
+        metrics=["ROUGE-L"],
+    )
     assert result.values["ROUGE-L"] == pytest.approx(2 / 3)
 
 

@@ -13,8 +13,9 @@ def test_the_table_shows_intervals_dashes_and_reasons(scored, monkeypatch):
     assert table.loc["good", "CIDEr"] == expected
     fractions = format_table(results, scale=1, digits=3, metrics=["BLEU-4"])
     assert fractions.loc["poor", "BLEU-4"].startswith(f"{results['poor'].values['BLEU-4']:.3f} [")
-    without = score_many({"a": corpus(3)[1]["good"]}, corpus(3)[0], n_bootstrap=0,
-                         metrics=["BLEU-1"])["a"]  # fmt: skip
+    without = score_many(
+        {"a": corpus(3)[1]["good"]}, corpus(3)[0], n_bootstrap=0, metrics=["BLEU-1"]
+    )["a"]
     monkeypatch.setitem(without.values, "SPICE", None)
     monkeypatch.setitem(without.reasons, "SPICE", "no CoreNLP: `make spice`")
     text = format_table({"a": without}, markdown=True)

@@ -93,10 +93,22 @@ def test_whatever_else_the_exif_holds(tmp_path_factory, form, value, others, ord
 
 @pytest.mark.filterwarnings("ignore")
 @settings(max_examples=150, deadline=None)
-@given(st.sampled_from([0xE0, 0xE2, 0xEC, 0xED, 0xEE, 0xFE]), st.sampled_from(
-    [b"MPF\0MM\0*\0\0\0\x08", b"MPF\0II*\0\x08\0\0\0", b"ICC_PROFILE\0", b"Photoshop 3.0\0",
-     b"JFIF\0", b"FPXR\0", b"http://ns.adobe.com/xap/1.0/\0", b""],
-), st.binary(max_size=40))  # fmt: skip
+@given(
+    st.sampled_from([0xE0, 0xE2, 0xEC, 0xED, 0xEE, 0xFE]),
+    st.sampled_from(
+        [
+            b"MPF\0MM\0*\0\0\0\x08",
+            b"MPF\0II*\0\x08\0\0\0",
+            b"ICC_PROFILE\0",
+            b"Photoshop 3.0\0",
+            b"JFIF\0",
+            b"FPXR\0",
+            b"http://ns.adobe.com/xap/1.0/\0",
+            b"",
+        ],
+    ),
+    st.binary(max_size=40),
+)
 @example(0xE0, b"JFIF\0", b"")
 @example(0xE2, b"MPF\0MM\0*\0\0\0\x08", b"\0\0\0\0")
 def test_odd_segments_of_other_programs(tmp_path_factory, marker, name, rest):
