@@ -12,6 +12,7 @@ from lib.study.data.scenes import (
     captions,
     draw,
     ensure_scenes,
+    files,
     image_id,
     karpathy,
     sample_scene,
@@ -57,7 +58,8 @@ def test_ensure_scenes_draws_once_and_the_coco_reader_reads(tmp_path):
     assert examples[0].image_id == image_id("val", 0)
 
 
-def test_ensure_scenes_redraws_what_another_version_drew(tmp_path):
+def test_ensure_scenes_redraws_what_another_version_drew(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "karpathy", lambda: karpathy(splits={"val": 5}))
     listing = ensure_scenes("val", limit=1, progress=False, folder=tmp_path)
     old = tmp_path / "val" / "scene_val_000000.png"
     old.write_bytes(b"of an older version")
