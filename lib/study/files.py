@@ -17,8 +17,11 @@ except ImportError:  # Windows: no advisory locks; two writers of one file then 
 __all__ = ["locked", "naming", "sync_folder", "write_atomically", "write_json"]
 
 
-def write_atomically(path: str | Path, content: str | bytes) -> None:
-    """Write a file whole or not at all; text as UTF-8 with newlines as they are."""
+def write_atomically(path: str | Path, content: str | bytes, *, durable: bool = True) -> None:
+    """Write a file whole or not at all; text as UTF-8 with newlines as they are.
+
+    Not `durable`: without waiting for the disk, for what can be made again in no time.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
@@ -27,13 +30,15 @@ def write_atomically(path: str | Path, content: str | bytes) -> None:
         with naming(path):
             with open(temporary, "wb") as file:
                 file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+                if durable:
+                    file.flush()
+                    os.fsync(file.fileno())
             os.replace(temporary, path)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)
+    if durable:
+        sync_folder(path.parent)
 
 
 def write_json(path: str | Path, document: Any) -> None:

@@ -26,9 +26,9 @@ import torch
 from torch import nn
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
-from .data.scene_captions import COLOURS, SHAPES, SIZES, object_f1
-from .data.scene_pool import CAPTION_TOKENS, ScenePool
-from .data.scenes import draw, sample_scene, scene_seed
+from .data.scenes import COLOURS, SHAPES, SIZES, draw, object_f1, sample_scene, scene_seed
+from .data.scenes.pool import ScenePool
+from .data.scenes.rendering import CAPTION_TOKENS
 from .models import IMAGE_TOKEN, build_processor, format_prompt
 
 _MEAN = (0.48145466, 0.4578275, 0.40821073)  # CLIP's, as in the image processor

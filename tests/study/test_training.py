@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from lib.study import models, training
-from lib.study.data.scene_pool import CAPTION_TOKENS, ScenePool, _render, patch_codes
-from lib.study.data.scenes import captions, draw, patch_labels, sample_scene, scene_seed
+from lib.study.data.scenes import captions, patch_labels, sample_scene, scene_seed
+from lib.study.data.scenes.rendering import CAPTION_TOKENS, patch_codes, render
 from lib.study.training import TrainConfig, Trainer
 
 NARROW = {"num_hidden_layers": 2, "hidden_size": 32, "intermediate_size": 64}
@@ -38,7 +38,7 @@ def pool(tokenizer, tmp_path_factory):
 
     drawn = Drawn()
     core = tokenizer.backend_tokenizer.to_str()
-    path, codes, tokens = _render(0, 24, 2, core, str(tmp_path_factory.mktemp("pool")))
+    path, codes, tokens = render(0, 24, 2, core, str(tmp_path_factory.mktemp("pool")))
     drawn.images = torch.from_numpy(np.load(path))
     drawn.codes, drawn.tokens = torch.from_numpy(codes), torch.from_numpy(tokens)
     return drawn
@@ -210,29 +210,6 @@ def test_a_loss_that_is_not_finite_stops_the_run(tokenizer, pool, tmp_path):
         run.model.lm_head.weight.fill_(float("nan"))
     with pytest.raises(RuntimeError, match="the loss is nan at step 1"):
         run.run(report_every=1)
-
-
-# ----------------------------------------------------------------------------------------- the pool
-
-
-def test_workers_draw_the_same_scenes(tokenizer, pool):
-    drawn = ScenePool(24, tokenizer, variants=2, workers=1)
-    drawn.wait(24)
-    for name in ("images", "codes", "tokens"):
-        assert torch.equal(getattr(drawn, name), getattr(pool, name)), name
-    assert np.array_equal(drawn.images[7], draw(sample_scene(scene_seed("train", 7))))
-    words = drawn.tokens[7, 0]
-    assert words.shape == (CAPTION_TOKENS,)
-    said = tokenizer.decode(words[words >= 0], skip_special_tokens=True)
-    assert said.strip() == captions(sample_scene(scene_seed("train", 7)))[0]
-
-
-def test_a_failing_worker_is_heard():
-    class Broken:
-        backend_tokenizer = type("Core", (), {"to_str": staticmethod(lambda: "{}")})
-
-    with pytest.raises(RuntimeError, match="drawing scenes failed"):
-        ScenePool(8, Broken(), workers=1).wait(8)
 
 
 # --------------------------------------------------------------------------------------- evaluation

@@ -1,55 +1,41 @@
-"""Image files to 8-bit RGB, as a viewer would show them."""
+"""Image files as a processor can take them: 8-bit RGB, neither tiny nor endlessly long."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from PIL import Image, ImageOps
+from PIL import Image
+
+from ..data.images import ImageError, decode
 
 __all__ = ["ImageError", "load_image"]
 
 #: Smallest side handed to a processor: below it an axis can be mistaken for colour channels.
 SMALLEST_SIDE = 8
-
-
-class ImageError(ValueError):
-    """An image that cannot be captioned; the message names the file."""
+#: Longest side handed to a processor, in shorter ones. A processor scales the shorter side to
+#: hundreds of pixels before it cuts out the middle: of 20,000 x 1 pixels that would take gigabytes.
+LONGEST = 64
 
 
 def load_image(path: str | Path) -> Image.Image:
-    """Decode an image file to 8-bit RGB as a viewer would show it.
+    """Decode an image file to 8-bit RGB as a viewer would show it (`lib.study.data.images.decode`).
 
-    - The EXIF orientation is applied.
-    - Transparency (RGBA, LA, palettes with a transparent colour) is composited over white.
-    - Grey, palette, CMYK and the like are converted to RGB. 16-bit grey is divided by 257, so that
-      65535 becomes 255; 32-bit integer grey likewise when it exceeds 255; floating-point grey is
-      clipped to 0..255.
     - An image with a side shorter than 8 pixels (1x1, say) is enlarged to 8 by nearest neighbour.
+    - Of an image more than 64 times as long as wide, the middle is kept, 64 times as long as wide:
+      more than any processor that cuts out the middle looks at.
 
-    Raises `ImageError`, naming the file, when it is missing, truncated or no image.
+    Raises `ImageError`, naming the file, when it is missing, truncated, no image or too large.
     """
-    path = Path(path)
-    try:
-        with Image.open(path) as file:
-            file.load()
-            image = ImageOps.exif_transpose(file)
-    except FileNotFoundError:
-        raise ImageError(f"image file is missing: {path}") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ImageError(
-            f"cannot read image {path}: {error}. The file is damaged or not an image; replace it."
-        ) from error
-    if image.mode == "F":
-        image = image.convert("L")
-    elif image.mode.startswith("I"):
-        wide = image.mode.startswith("I;16") or image.getextrema()[1] > 255
-        image = image.convert("I").point(lambda value: value * (1 / 257 if wide else 1) + 0.5)
-        image = image.convert("L")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    image = image.convert("RGB")
+    image = _middle(decode(path))
     if min(image.size) < SMALLEST_SIDE:
         size = tuple(max(side, SMALLEST_SIDE) for side in image.size)
         image = image.resize(size, Image.Resampling.NEAREST)
     return image
+
+
+def _middle(image: Image.Image) -> Image.Image:
+    width, height = image.size
+    # as much on either side, so that the middle stays the middle
+    limit = LONGEST * max(min(image.size), SMALLEST_SIDE)
+    across, down = max(width - limit, 0) // 2, max(height - limit, 0) // 2
+    return image.crop((across, down, width - across, height - down)) if across or down else image

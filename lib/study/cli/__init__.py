@@ -7,6 +7,7 @@ when it runs, so that `--help` is quick.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
@@ -41,10 +42,7 @@ def _typer(name: str, about: str) -> typer.Typer:
 
 def _add(to: typer.Typer, commands: Sequence[Callable[..., object]]) -> None:
     for command in commands:
-        # its options are read by the module that it stands for
-        passes_on = getattr(command, "passes_on", False)
-        settings = {"allow_extra_args": True, "ignore_unknown_options": True} if passes_on else {}
-        to.command(context_settings=settings, add_help_option=not passes_on)(command)
+        to.command()(command)
 
 
 app = _typer(
@@ -60,6 +58,8 @@ app.add_typer(pages)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
+    with contextlib.suppress(AttributeError):  # a terminal without some sign shows '?' for it
+        sys.stdout.reconfigure(errors="replace")
     try:
         code = app(args=None if argv is None else list(argv), standalone_mode=False)
     except WRONG_USE as error:

@@ -1,145 +1,61 @@
-"""Stanford CoreNLP 3.6.0, which pycocoevalcap's SPICE needs and does not bring along.
+"""SPICE: pycocoevalcap's jar, run on files of its own."""
 
-`python -m lib.study.evaluation.spice` (that is, `make spice`) puts the two jars where
-pycocoevalcap looks for them.
-Names, folder and address are those of `pycocoevalcap/spice/get_stanford_models.py`; unlike it, this
-checks what it downloads, continues after an interruption, and notices when only one jar is there.
-"""
+from __future__ import annotations
 
-import argparse
-import importlib.util
-import sys
+import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
-from zipfile import is_zipfile
 
-from ..data.http import Client, DownloadError, extract, fetch_archive, require_space
+import numpy as np
+from pycocoevalcap.spice import spice as _spice
 
-CORENLP_URL = "https://nlp.stanford.edu/software/stanford-corenlp-full-2015-12-09.zip"
-#: Stanford publishes no checksum. This one stands in one public set-up script of a DeepDive
-#: application that fetches the same archive (`CORENLP_SHA1SUM`); nobody has confirmed it since, and
-#: other archives of the series were exchanged under the same name. See `install_corenlp`.
-CORENLP_HASH = "sha1:55c9d653eb30ace7d5a60eb3138e424f9442e539"
-#: size the CoreNLP project's own download page states for this release (536 MB)
-CORENLP_BYTES = 536_000_000
-CORENLP_FOLDER = "stanford-corenlp-full-2015-12-09"
-JARS = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
+from ..paths import raw_dir
+from . import java
+from .corenlp import corenlp_status
+
+__all__ = ["spice", "spice_missing"]
 
 
-class CoreNLPStatus(NamedTuple):
-    """Is SPICE's parser there?
-
-    Attributes:
-        installed: whether both jars are in place and readable.
-        folder: where pycocoevalcap looks for them, None without pycocoevalcap.
-        missing: names of the jars that are absent or damaged.
-    """
-
-    installed: bool
-    folder: Path | None
-    missing: tuple[str, ...]
-
-
-def corenlp_folder() -> Path | None:
-    """pycocoevalcap's folder of SPICE jars, found without importing it; None if not installed."""
-    spec = importlib.util.find_spec("pycocoevalcap")
-    if spec is None or not spec.submodule_search_locations:
-        return None
-    return Path(next(iter(spec.submodule_search_locations))) / "spice" / "lib"
-
-
-def corenlp_status(folder: Path | None = None) -> CoreNLPStatus:
-    """Look for the two jars in `folder` (by default pycocoevalcap's)."""
-    folder = folder or corenlp_folder()
-    if folder is None:
-        return CoreNLPStatus(False, None, JARS)
-    missing = tuple(jar for jar in JARS if not is_zipfile(folder / jar))
-    return CoreNLPStatus(not missing, folder, missing)
-
-
-def install_corenlp(
-    url: str = CORENLP_URL,
-    *,
-    known_hash: str | None = CORENLP_HASH,
-    folder: Path | None = None,
-    progress: bool = True,
-    client: Client | None = None,
-) -> CoreNLPStatus:
-    """Download CoreNLP 3.6.0 and unpack its two jars; does nothing when they are there.
-
-    Args:
-        url: the archive.
-        known_hash: its checksum in pooch's notation. None relies on the archive's own CRCs and on
-            finding both jars in it, for the day when Stanford's file is another one than recorded.
-        folder: where the jars go, by default pycocoevalcap's.
-        client: how to retry and wait, by default `Client()`.
-
-    Raises:
-        DownloadError: one message, with the remedy.
-    """
-    status = corenlp_status(folder)
+def spice_missing() -> str | None:
+    """Why SPICE cannot run, with the remedy; None when it can."""
+    status = corenlp_status()
     if status.installed:
-        return status
-    if status.folder is None:
-        raise DownloadError("pycocoevalcap is not installed; `make setup` installs it")
-    folder = status.folder
-    require_space(folder, 2 * CORENLP_BYTES)  # the archive and, for a moment, the jars beside it
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise DownloadError(
-            f"cannot write to {folder} ({error.strerror or error}), where pycocoevalcap expects "
-            "CoreNLP; use an environment of your own (`make setup`)"
-        ) from error
-    archive = folder / f"{CORENLP_FOLDER}.zip"
-    try:
-        fetch_archive(client or Client(), url, archive, known_hash=known_hash, progress=progress)
-    except DownloadError as error:
-        raise DownloadError(
-            f"CoreNLP was not installed, so SPICE stays a dash: {error} If Stanford's file has "
-            f"changed, `python -m lib.study.evaluation.spice --hash none` checks only its contents; "
-            f"or unpack "
-            f"{' and '.join(JARS)} into {folder} by hand."
-        ) from error
-    try:
-        extract(archive, {f"{CORENLP_FOLDER}/{jar}": folder / jar for jar in JARS})
-    finally:
-        archive.unlink(missing_ok=True)
-    status = corenlp_status(folder)
-    if not status.installed:
-        raise DownloadError(f"{url} held unreadable jars: {', '.join(status.missing)}")
-    return status
+        return None
+    return f"SPICE needs Stanford CoreNLP 3.6.0 ({', '.join(status.missing)}): `make spice`"
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Command line of `python -m lib.study.evaluation.spice`; 0 when CoreNLP is in place."""
-    parser = argparse.ArgumentParser(
-        prog="python -m lib.study.evaluation.spice",
-        description=install_corenlp.__doc__.split("\n")[0],
-    )
-    parser.add_argument("--url", default=CORENLP_URL)
-    parser.add_argument("--hash", default=CORENLP_HASH, help="checksum of the archive, or 'none'")
-    parser.add_argument("--folder", type=Path, help="where the jars go (default: pycocoevalcap's)")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
-    args = parser.parse_args(argv)
-    known_hash = None if args.hash.lower() == "none" else args.hash
-    try:
-        status = install_corenlp(
-            args.url, known_hash=known_hash, folder=args.folder, progress=not args.quiet
-        )
-    except DownloadError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("stopped; run the same command again to continue", file=sys.stderr)
-        return 130
-    print(f"CoreNLP 3.6.0 is in place: {status.folder}")
-    return 0
+def spice(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
+    """SPICE's F-score of n tokenised captions, `(n,)`; NaN where it has none.
 
+    Parses of references are kept in `data/raw/spice/` for the next method.
 
-if __name__ == "__main__":
-    sys.exit(main())
+    Raises `JavaError` if CoreNLP is missing or SPICE fails. Needs up to 8 GB of memory.
+    """
+    if reason := spice_missing():
+        raise java.JavaError(reason)
+    rows = [
+        {"image_id": index, "test": text, "refs": list(texts)}
+        for index, (text, texts) in enumerate(zip(hypotheses, references))
+    ]
+    cache = raw_dir() / "spice"
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache, prefix="run-") as name:
+        folder = Path(name)
+        (folder / "in.json").write_text(json.dumps(rows), encoding="utf-8")
+        # the cache unpacks a native library: the system's own folder may forbid running it
+        arguments = [f"-Djava.io.tmpdir={folder}", "-Xmx8G", "-jar", _spice.SPICE_JAR]
+        arguments += [
+            f"{folder / 'in.json'}",
+            "-cache",
+            f"{cache}",
+            "-out",
+            f"{folder / 'out.json'}",
+        ]
+        java.run("SPICE", [*arguments, "-subset", "-silent"], folder=Path(_spice.__file__).parent)
+        try:
+            found = json.loads((folder / "out.json").read_text(encoding="utf-8"))
+            scores = {item["image_id"]: item["scores"]["All"]["f"] for item in found}
+            return np.array([scores[index] for index in range(len(rows))], dtype=float)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise java.JavaError(f"SPICE did not score every caption: {error!r}") from error

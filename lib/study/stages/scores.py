@@ -14,8 +14,7 @@ from tqdm.auto import tqdm
 
 from ..data.scenes import object_f1
 from ..dependencies import scores_code
-from ..evaluation import metrics
-from ..evaluation.java import spice_missing
+from ..evaluation import mean_interval, metrics, spice_missing
 from ..examples import examples
 from ..files import write_json
 from ..labels import OBJECT_F1, UNSCORED, percent
@@ -173,32 +172,17 @@ def with_objects(
         return scores
     captions = {r["image_id"]: r["caption"] for r in records}
     found = [object_f1(captions[i], objects[i]).f1 for i in scores.image_ids.tolist()]
-    values = np.array(found)
+    values, interval = np.array(found), None
+    if scores.n_bootstrap:
+        interval = mean_interval(
+            values, n_bootstrap=scores.n_bootstrap, random_state=scores.random_state
+        )
     return dataclasses.replace(
         scores,
         per_image={**scores.per_image, OBJECT_F1: values},
         values={**scores.values, OBJECT_F1: float(values.mean())},
-        intervals={**scores.intervals, OBJECT_F1: _interval(scores, values)},
+        intervals={**scores.intervals, OBJECT_F1: interval},
     )
-
-
-def _interval(scores: metrics.Scores, values: np.ndarray) -> tuple[float, float] | None:
-    """The interval of a mean over images: that of its difference from zero."""
-    if not scores.n_bootstrap:
-        return None
-    one, zero = (
-        dataclasses.replace(
-            scores,
-            per_image={OBJECT_F1: each},
-            statistics={},
-            values={OBJECT_F1: float(each.mean())},
-        )
-        for each in (values, np.zeros_like(values))
-    )
-    gap = metrics.compare(
-        one, zero, n_bootstrap=scores.n_bootstrap, random_state=scores.random_state
-    )[OBJECT_F1]
-    return gap.low, gap.high
 
 
 def _summary(method: Method, scores: Any, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

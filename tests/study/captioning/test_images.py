@@ -1,12 +1,16 @@
-"""Image files as a viewer would show them."""
+"""Image files as a viewer would show them, neither tiny nor endlessly long, in bounded memory."""
 
 import numpy as np
 import pytest
 from PIL import Image
+from transformers import CLIPImageProcessorPil
 
 from lib.study.captioning import ImageError, caption, load_image
+from lib.study.captioning.images import LONGEST, SMALLEST_SIDE
 from lib.study.records import read_records
 from tests.study.captioning.kit import QUICK, Picture
+
+PROCESSOR = CLIPImageProcessorPil(size={"shortest_edge": 56}, crop_size={"height": 56, "width": 56})
 
 
 def test_images_of_every_mode_become_rgb_as_documented(tmp_path):
@@ -77,3 +81,33 @@ def test_bad_images_are_named_and_nothing_recorded_is_lost(kit, pictures, tmp_pa
         load_image(tmp_path / "gone.jpg")
     with pytest.raises(ImageError, match=r"without references: .*3\.png \(image_id 9\)"):
         caption(*kit, [Picture(9, pictures[3].path, ())], **QUICK)
+
+
+def pixels(image):
+    return PROCESSOR(images=image, return_tensors="pt")["pixel_values"][0]
+
+
+@pytest.mark.parametrize("length", [20_000, 65_500])
+@pytest.mark.parametrize("upright", [False, True])
+def test_a_line_of_pixels_stays_small(tmp_path, length, upright):
+    Image.new("RGB", (1, length) if upright else (length, 1), "red").save(tmp_path / "line.png")
+    image = load_image(tmp_path / "line.png")
+    assert max(image.size) <= LONGEST * SMALLEST_SIDE and min(image.size) == SMALLEST_SIDE
+    assert (np.asarray(image) == (255, 0, 0)).all()
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_the_processor_sees_the_same_middle(tmp_path, turned):
+    """Of a long image it would have cut out the middle after scaling all of it."""
+    ramp = np.random.default_rng(0).integers(0, 256, (9, 1201, 3), dtype=np.uint8)
+    image = Image.fromarray(ramp.swapaxes(0, 1) if turned else ramp)
+    image.save(tmp_path / "long.png")
+    loaded = load_image(tmp_path / "long.png")
+    assert loaded.size != image.size
+    assert np.allclose(pixels(loaded), pixels(image), atol=0.15)  # a hundredth of a pixel apart
+
+
+def test_an_ordinary_image_is_left_as_it_is(tmp_path):
+    ramp = np.random.default_rng(0).integers(0, 256, (10, 10 * LONGEST, 3), dtype=np.uint8)
+    Image.fromarray(ramp).save(tmp_path / "x.png")
+    assert np.array_equal(load_image(tmp_path / "x.png"), ramp)

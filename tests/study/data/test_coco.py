@@ -16,10 +16,10 @@ import pytest
 from PIL import Image
 
 from lib.study.data import coco
-from lib.study.data import http as download
 from lib.study.data.coco import Example, missing_images, read_coco_captions, read_karpathy
 from lib.study.data.http import Client, DownloadError
-from lib.study.paths import ROOT
+from lib.study.data.http import archives as download
+from lib.study.paths import PACKAGE
 from tests.loopback import Loopback, stall, status, truncate
 
 
@@ -217,11 +217,11 @@ def test_the_environment_names_the_coco_folder(tmp_path, monkeypatch):
 
 def test_the_generated_scenes_are_read_by_the_same_reader(tmp_path):
     scenes = pytest.importorskip("lib.study.data.scenes")
-    document = scenes.karpathy()
+    document = scenes.karpathy(splits={"val": 20, "test": 100})
     json_path = tmp_path / "dataset_scenes.json"
     json_path.write_text(json.dumps(document))
     examples = read_karpathy(json_path, "test", check_files=False)
-    assert len(examples) == 1000 == len({e.image_id for e in examples})
+    assert len(examples) == 100 == len({e.image_id for e in examples})
     assert all(len(e.references) == 5 for e in examples)
     assert "objects" in examples[0].extra
 
@@ -391,21 +391,19 @@ def test_passing_trouble_ends_well(tmp_path):
 
 
 def test_a_killed_download_leaves_no_half_image_under_its_name(tmp_path):
-    arguments = ["--image-root", str(tmp_path), "--json-path", str(tmp_path / "d.json"), "--quiet"]
     half = stall(jpeg(105), 200)
     with Loopback(served(**{path_of(105): half})) as server:
-        arguments += ["--images-url", server.url, "--json-hash", HASH]
+        call = {
+            "image_root": str(tmp_path),
+            "json_path": str(tmp_path / "d.json"),
+            "images_url": server.url,
+            "json_url": f"{server.url}{ARCHIVE}",
+            "json_hash": HASH,
+            "progress": False,
+        }
+        code = f"from lib.study.data import download; download(**{call!r})"
         process = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "lib.study.data.coco",
-                *arguments,
-                "--json-url",
-                f"{server.url}{ARCHIVE}",
-            ],
-            cwd=ROOT,
-            stderr=subprocess.DEVNULL,
+            [sys.executable, "-c", code], cwd=PACKAGE.parent, stderr=subprocess.DEVNULL
         )
         try:
             deadline = time.monotonic() + 30
@@ -500,23 +498,28 @@ def test_two_downloads_into_one_folder_do_the_work_once(tmp_path):
     assert len(results) == 3 and results[0] == results[1] == results[2]
 
 
+def test_nothing_is_written_outside_the_folder(tmp_path):
+    root, outside = tmp_path / "coco", tmp_path / "outside"
+    outside.mkdir()
+    odd = [*SPLIT[:3], entry(300, filename="../../outside/x.jpg")]
+    with Loopback(served(**{ARCHIVE: archive(odd)})) as server:
+        with pytest.raises(ValueError, match="leads out of its folder"):
+            fetch(server, root, json_hash=None)
+        assert len(server.requests) == 1
+    root = tmp_path / "linked"
+    root.mkdir()
+    (root / "val2014").symlink_to(outside)
+    with Loopback(served()) as server:
+        with pytest.raises(ValueError, match="leads out of its folder"):
+            fetch(server, root)
+        assert len(server.requests) == 1
+    assert not list(outside.iterdir())
+
+
 def test_a_folder_that_cannot_be_written_is_one_error(tmp_path):
     put(tmp_path / "file")
     with Loopback(served()) as server, pytest.raises(DownloadError, match="cannot write"):
         fetch(server, tmp_path / "file" / "coco")
-
-
-def test_the_command_line(tmp_path, capsys):
-    arguments = ["--image-root", str(tmp_path), "--json-path", str(tmp_path / "d.json"), "--quiet"]
-    with Loopback(served()) as server:
-        arguments += ["--json-url", f"{server.url}{ARCHIVE}", "--json-hash", HASH]
-        assert coco.main([*arguments, "--images-url", server.url, "--limit", "5"]) == 0
-        assert "5 images in place" in capsys.readouterr().out
-        assert coco.main([*arguments, "--images-url", f"{server.url}/nothing"]) == 1
-        error = capsys.readouterr().err
-        assert error.startswith("error: 7 of 7 images") and error.count("\n") == 1
-        assert coco.main([*arguments, "--split", "exam"]) == 1
-        assert "no split 'exam'" in capsys.readouterr().err
 
 
 def test_the_defaults_point_at_the_public_files():

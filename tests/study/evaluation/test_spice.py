@@ -1,159 +1,83 @@
-"""CoreNLP for SPICE: detected, downloaded, checked and unpacked, against a loopback server."""
+"""SPICE's jar on files of its own, with a stand-in for the jar itself."""
 
-import hashlib
-import io
-import re
-import zipfile
-from collections import namedtuple
+import importlib
+import json
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
-from lib.study.data import http as download
-from lib.study.data.http import Client, DownloadError
-from lib.study.evaluation import spice
-from lib.study.evaluation.spice import (
-    CORENLP_FOLDER,
-    JARS,
-    corenlp_folder,
-    corenlp_status,
-    install_corenlp,
-)
-from tests.loopback import Loopback, stall, status, truncate
+from lib.study.evaluation import JavaError, java, score
+from tests.study.evaluation.corpora import corpus
+
+module = importlib.import_module("lib.study.evaluation.spice")
+REFERENCES = {5: ["a dog", "the dog"], 3: ["a cat"]}
+RECORDS = [{"image_id": 3, "caption": "A boat."}, {"image_id": 5, "caption": "A dog!"}]
 
 
-def zipped(members):
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w") as bundle:
-        for name, content in members.items():
-            bundle.writestr(name, content)
-    return stream.getvalue()
+@pytest.fixture
+def installed(monkeypatch, tmp_path):
+    """CoreNLP in place, and results in a folder of the test's."""
+    monkeypatch.setattr(module, "corenlp_status", lambda: SimpleNamespace(installed=True))
+    monkeypatch.setattr(module, "raw_dir", lambda: tmp_path / "raw")
+    return tmp_path / "raw" / "spice"
 
 
-JAR = zipped({"META-INF/MANIFEST.MF": "Manifest-Version: 1.0\n"})
-OFFICIAL = zipped(
-    {
-        f"{CORENLP_FOLDER}/{name}": JAR
-        for name in (*JARS, "stanford-corenlp-3.6.0-sources.jar", "ejml-0.23.jar")
-    }
-)
-HASH = "sha1:" + hashlib.sha1(OFFICIAL).hexdigest()
-ZIP = "/corenlp.zip"
+def test_spice_is_a_dash_with_its_remedy_while_corenlp_is_missing(monkeypatch, tmp_path):
+    status = SimpleNamespace(installed=False, folder=tmp_path, missing=("stanford-corenlp.jar",))
+    monkeypatch.setattr(module, "corenlp_status", lambda: status)
+    references, records = corpus(3)
+    result = score(records["good"], references, metrics=["SPICE"], n_bootstrap=0)
+    assert result.values == {"SPICE": None} and result.metrics == []
+    assert "stanford-corenlp.jar" in result.reasons["SPICE"]
+    assert "`make spice`" in result.reasons["SPICE"]
+    with pytest.raises(JavaError, match="make spice"):
+        module.spice(["a dog"], [["a dog"]])
 
 
-def install(server, folder, **options):
-    client = Client(retries=1, backoff=0.01, timeout=0.3)
-    options = {"known_hash": HASH, "client": client, "progress": False, **options}
-    return install_corenlp(f"{server.url}{ZIP}", folder=folder, **options)
+def test_the_jar_gets_captions_and_gives_scores(monkeypatch, installed):
+    calls = []
+
+    def run(what, arguments, *, folder, text=b""):
+        """Stands in for the jar: reads its input file, writes its output file."""
+        if what != "SPICE":
+            return real(what, arguments, folder=folder, text=text)
+        calls.append(arguments)
+        assert (folder / arguments[arguments.index("-jar") + 1]).is_file()
+        documents = json.loads(Path(arguments[arguments.index("-jar") + 2]).read_text())
+        scores = [
+            {
+                "image_id": row["image_id"],
+                "scores": {"All": {"f": 1.0 if row["test"] in row["refs"] else 0.25}},
+            }
+            for row in reversed(documents)
+        ]
+        Path(arguments[arguments.index("-out") + 1]).write_text(json.dumps(scores))
+
+    real = java.run
+    monkeypatch.setattr(java, "run", run)
+    result = score(RECORDS, REFERENCES, metrics=["SPICE"], n_bootstrap=20)
+    (call,) = calls
+    assert call[call.index("-cache") + 1] == str(installed) and "-subset" in call
+    assert call[0].startswith(f"-Djava.io.tmpdir={installed}")  # not a folder that forbids running
+    np.testing.assert_array_equal(result.image_ids, [3, 5])
+    np.testing.assert_array_equal(result.per_image["SPICE"], [0.25, 1.0])
+    assert result.values["SPICE"] == 0.625 and result.intervals["SPICE"] == (0.25, 1.0)
+    assert list(installed.iterdir()) == []  # its files are gone
 
 
-@pytest.fixture(autouse=True)
-def small(monkeypatch):
-    monkeypatch.setattr(spice, "CORENLP_BYTES", 10_000)
+@pytest.mark.parametrize("answer", ["", "[]", '[{"image_id": 0, "scores": {}}]', "[3]"])
+def test_an_incomplete_answer_is_an_error(monkeypatch, installed, answer):
+    def run(what, arguments, **_):
+        Path(arguments[arguments.index("-out") + 1]).write_text(answer)
+
+    monkeypatch.setattr(java, "run", run)
+    with pytest.raises(JavaError, match="SPICE did not score every caption"):
+        module.spice(["a dog"], [["a dog"]])
 
 
-def test_the_names_are_those_that_pycocoevalcap_looks_for():
-    source = (corenlp_folder().parent / "get_stanford_models.py").read_text()
-    constants = dict(re.findall(r"^([A-Z]+) = '(.*)'$", source, re.MULTILINE))
-    assert constants["CORENLP"] == CORENLP_FOLDER
-    assert (f"{constants['JAR']}.jar", f"{constants['JAR']}-models.jar") == JARS
-    assert corenlp_folder().name == constants["SPICELIB"]
-    assert spice.CORENLP_URL.endswith(f"/software/{CORENLP_FOLDER}.zip")
-
-
-def test_status_sees_each_jar(tmp_path):
-    assert corenlp_status(tmp_path) == (False, tmp_path, JARS)
-    (tmp_path / JARS[0]).write_bytes(JAR)
-    assert corenlp_status(tmp_path) == (False, tmp_path, JARS[1:])
-    (tmp_path / JARS[1]).write_bytes(JAR[:-10])  # a copy that was cut off
-    assert corenlp_status(tmp_path).missing == JARS[1:]
-    (tmp_path / JARS[1]).write_bytes(JAR)
-    assert corenlp_status(tmp_path) == (True, tmp_path, ())
-
-
-def test_without_pycocoevalcap_nothing_is_installed(monkeypatch):
-    monkeypatch.setattr(spice.importlib.util, "find_spec", lambda _: None)
-    assert corenlp_status() == (False, None, JARS)
-    with pytest.raises(DownloadError, match="make setup"):
-        install_corenlp()
-
-
-def test_the_two_jars_are_installed_and_nothing_else_is_left(tmp_path):
-    with Loopback({ZIP: OFFICIAL}) as server:
-        assert install(server, tmp_path / "lib").installed
-        assert sorted(p.name for p in (tmp_path / "lib").iterdir()) == sorted(JARS)
-        install(server, tmp_path / "lib")
-        assert len(server.requests) == 1  # the second call found them
-
-
-def test_one_missing_jar_is_enough_to_install(tmp_path):
-    (tmp_path / JARS[0]).write_bytes(JAR)
-    with Loopback({ZIP: OFFICIAL}) as server:
-        assert install(server, tmp_path).installed
-
-
-@pytest.mark.parametrize(
-    "trouble, says",
-    [
-        (status(404), "404"),
-        (status(500), "500"),
-        (truncate(OFFICIAL, 200), "ended at"),
-        (stall(OFFICIAL, 200), "timed out"),
-        (b"<html>", "checksum differs"),
-    ],
-    ids=["404", "500", "truncated", "stalled", "html"],
-)
-def test_trouble_is_one_error_and_a_rerun_ends_well(tmp_path, trouble, says):
-    with Loopback({ZIP: trouble}) as server, pytest.raises(DownloadError, match=says) as error:
-        install(server, tmp_path)
-    assert "SPICE stays a dash" in str(error.value) and "\n" not in str(error.value)
-    assert not corenlp_status(tmp_path).installed
-    with Loopback({ZIP: OFFICIAL}) as server:
-        assert install(server, tmp_path).installed
-
-
-def test_without_network_it_is_one_error_on_the_command_line(tmp_path, capsys, monkeypatch):
-    with Loopback({}) as server:
-        url = server.url
-    arguments = ["--url", f"{url}{ZIP}", "--folder", str(tmp_path), "--quiet"]
-    monkeypatch.setattr(spice, "Client", lambda: Client(retries=0))
-    assert spice.main(arguments) == 1
-    error = capsys.readouterr().err
-    assert error.startswith("error: CoreNLP was not installed") and error.count("\n") == 1
-    assert "--hash none" in error and JARS[0] in error
-
-
-def test_the_command_line_installs(tmp_path, capsys):
-    with Loopback({ZIP: OFFICIAL}) as server:
-        arguments = ["--url", f"{server.url}{ZIP}", "--folder", str(tmp_path), "--quiet"]
-        assert spice.main([*arguments, "--hash", "none"]) == 0
-        assert str(tmp_path) in capsys.readouterr().out
-        assert spice.main(arguments) == 0  # already there: the official checksum is not consulted
-
-
-def test_without_a_checksum_the_contents_are_still_checked(tmp_path):
-    other = zipped({"stanford-corenlp-4.5.8/stanford-corenlp-4.5.8.jar": JAR})
-    wrong = pytest.raises(DownloadError, match=f"does not contain {CORENLP_FOLDER}")
-    with Loopback({ZIP: other}) as server, wrong:
-        install(server, tmp_path, known_hash=None)
-    broken = zipped({f"{CORENLP_FOLDER}/{name}": b"not a jar" for name in JARS})
-    with Loopback({ZIP: broken}) as server, pytest.raises(DownloadError, match="unreadable jars"):
-        install(server, tmp_path, known_hash=None)
-    assert [p for p in tmp_path.iterdir() if p.suffix == ".zip"] == []
-
-
-def test_too_little_space_is_said_before_the_download(tmp_path, monkeypatch):
-    usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(download.shutil, "disk_usage", lambda _: usage(1e9, 1e9, 1e3))
-    with Loopback({ZIP: OFFICIAL}) as server:
-        with pytest.raises(DownloadError, match="not enough disk space"):
-            install(server, tmp_path)
-        assert server.requests == []
-
-
-def test_a_folder_that_cannot_be_written_is_said_before_the_download(tmp_path):
-    (tmp_path / "file").write_bytes(b"")
-    with Loopback({ZIP: OFFICIAL}) as server:
-        with pytest.raises(DownloadError, match="cannot write"):
-            install(server, Path(tmp_path / "file" / "lib"))
-        assert server.requests == []
+def test_the_jar_that_is_there_says_why_it_cannot_run(installed):
+    """Without CoreNLP pycocoevalcap's jar starts under our flags, and fails for that reason."""
+    with pytest.raises(JavaError, match=r"SPICE failed \(exit code 1\)\n(?s:.*)(CoreNLP|nlp)"):
+        module.spice(["a dog"], [["a dog"]])

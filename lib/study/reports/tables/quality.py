@@ -12,7 +12,7 @@ import pandas as pd
 
 from ... import paths
 from ...data import scenes
-from ...data.scene_captions import object_f1
+from ...data.scenes import object_f1
 from ...labels import OBJECT_F1, TABLE_1
 from ...profiles import load_profile
 from ...records import read_records

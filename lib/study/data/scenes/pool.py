@@ -1,7 +1,4 @@
-"""Training scenes, drawn by worker processes while the model learns.
-
-Apart from ``lib.study.training`` so that a worker imports neither torch nor transformers.
-"""
+"""Training scenes, drawn by worker processes while the model learns."""
 
 from __future__ import annotations
 
@@ -17,59 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
-from .scene_captions import COLOURS, SHAPES, SIZES
-from .scenes import SIZE, Scene, captions, draw, patch_labels, sample_scene, scene_seed
+from .layout import SIZE
+from .rendering import CAPTION_TOKENS, render
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-CAPTION_TOKENS = 48  # room for a caption, its end included
 _CHUNK = 128  # scenes that a worker draws at a time
-
-
-def patch_codes(scene: Scene) -> np.ndarray:
-    """Shape, colour and size that each patch shows, in one number; 0 is the background.
-
-    Returns
-    -------
-    (16, 16) int16: ``((shape + 1) * 16 + colour + 1) * 16 + size + 1``.
-    """
-    table = [0]
-    for item in scene.objects:
-        shape, colour = list(SHAPES).index(item.shape), list(COLOURS).index(item.colour)
-        table.append(((shape + 1) * 16 + colour + 1) * 16 + list(SIZES).index(item.size) + 1)
-    return np.array(table, np.int16)[patch_labels(scene)]
-
-
-def _render(
-    start: int, count: int, variants: int, tokenizer_json: str, folder: str
-) -> tuple[str, np.ndarray, np.ndarray]:
-    """Draw training scenes start … start + count (runs in a worker).
-
-    Pictures go through a file in memory, the small arrays come back as they are.
-    """
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_str(tokenizer_json)
-    end = tokenizer.token_to_id("</s>")
-    images = np.empty((count, SIZE, SIZE, 3), np.uint8)
-    codes = np.zeros((count, 256), np.int16)
-    tokens = np.full((count, variants, CAPTION_TOKENS), -1, np.int16)
-    for i in range(count):
-        scene = sample_scene(scene_seed("train", start + i))
-        images[i] = draw(scene)
-        codes[i] = patch_codes(scene).reshape(-1)
-        for j, text in enumerate(captions(scene, variants)):
-            ids = tokenizer.encode(" " + text, add_special_tokens=False).ids
-            if len(ids) >= CAPTION_TOKENS:
-                raise ValueError(
-                    f"a caption of {len(ids)} tokens exceeds {CAPTION_TOKENS - 1}: {text!r}"
-                )
-            tokens[i, j, : len(ids) + 1] = [*ids, end]
-    path = os.path.join(folder, f"{start}.npy")
-    np.save(path, images)
-    return path, codes, tokens
 
 
 class ScenePool:
@@ -81,7 +34,7 @@ class ScenePool:
     Attributes
     ----------
     images : (count, 224, 224, 3) uint8 on ``device``.
-    codes : (count, 256) int16 on ``device``; see :func:`patch_codes`.
+    codes : (count, 256) int16 on ``device``; see :func:`~.rendering.patch_codes`.
     tokens : (count, variants, 48) int16 on the CPU, padded with -1.
     seconds : spent waiting for the workers.
     """
@@ -95,8 +48,6 @@ class ScenePool:
         device: str = "cpu",
         workers: int | None = None,
     ) -> None:
-        import torch
-
         self.count, self.seconds = count, 0.0
         self.images = torch.empty((count, SIZE, SIZE, 3), dtype=torch.uint8, device=device)
         self.codes = torch.empty((count, 256), dtype=torch.int16, device=device)
@@ -108,7 +59,7 @@ class ScenePool:
         roomy = memory.is_dir() and shutil.disk_usage(memory).free > 4 * 2**30
         self._folder = tempfile.mkdtemp(prefix="scenes-", dir=memory if roomy else None)
         self._job = (variants, tokenizer.backend_tokenizer.to_str(), self._folder)
-        self._workers = workers or max(1, len(os.sched_getaffinity(0)) - 1)
+        self._workers = workers or max(1, _cores() - 1)
         threading.Thread(target=self._fill, daemon=True).start()
 
     def _fill(self) -> None:
@@ -121,7 +72,7 @@ class ScenePool:
                     while starts and len(waiting) < 3 * self._workers:
                         start = starts.popleft()
                         count = min(_CHUNK, self.count - start)
-                        waiting.append((start, workers.submit(_render, start, count, *self._job)))
+                        waiting.append((start, workers.submit(render, start, count, *self._job)))
                     start, future = waiting.popleft()
                     self._take(start, *future.result())
         except BaseException as error:  # handed to the training thread
@@ -132,8 +83,6 @@ class ScenePool:
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def _take(self, start: int, path: str, codes: np.ndarray, tokens: np.ndarray) -> None:
-        import torch
-
         end = start + len(codes)
         self.images[start:end] = torch.from_numpy(np.load(path))
         self.codes[start:end] = torch.from_numpy(codes)
@@ -156,3 +105,8 @@ class ScenePool:
         if self._error is not None:
             raise RuntimeError(f"drawing scenes failed: {self._error!r}") from self._error
         self.seconds += time.perf_counter() - began
+
+
+def _cores() -> int:
+    """Processor cores that this process may use; not every system can tell."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
