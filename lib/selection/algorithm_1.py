@@ -84,8 +84,8 @@ def hierarchical(
             scores (eq. 3) of its tokens.
         cluster_on: "raw" clusters the tokens t themselves, as eq. 4 and Algorithm 1 have it, so
             that their lengths count in distances and means; "unit" the unit tokens, by the angles
-            between them, for which there are kernels. Either way centroids are scored at unit length (eq. 1). A Gram matrix is
-            clustered as it is.
+            between them, for which there are kernels. Either way centroids are scored at unit
+            length (eq. 1). A Gram matrix is clustered as it is.
         random_state, n_iter: of `lib.clustering.kmeans`.
         solver: of `lib.entropy.leave_one_out`.
         gram: `tokens` and `layers` are Gram matrices (..., N, N).

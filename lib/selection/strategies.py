@@ -77,7 +77,8 @@ def algorithm_1(
 def k_medoids(tokens: Tensor, k: int, *, random_state: int = 0, **options: Any) -> Tensor:
     """The token nearest each of k centroids: Algorithm 1 with M = k_c = k and t_pc = 1.
 
-    Unit tokens are clustered, by their angles. Takes the options of `hierarchical`, and raises what it raises.
+    Unit tokens are clustered, by their angles. Takes the options of `hierarchical`, and raises what
+    it raises.
 
     >>> k_medoids(torch.eye(3).repeat_interleave(2, 0), 3).tolist()
     [True, False, True, False, True, False]
