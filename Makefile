@@ -36,15 +36,15 @@ $(READY): requirements.lock pyproject.toml
 
 # ---- checks ------------------------------------------------------------------------------------
 
-# tests of the library storey; those of the study are in tests/study
-LIBRARY := $(filter-out tests/study tests/test_readme.py tests/test_kernels%,$(wildcard tests/test_*.py tests/*/))
+# tests of the library storey; those of the study are in tests/study, and the kernels have a target
+LIBRARY := $(filter-out tests/study/ tests/kernels/ tests/__pycache__/ tests/test_readme.py tests/test_kernels%,$(wildcard tests/test_*.py tests/*/))
 
 .PHONY: check
 check: lint types unit ## Style, types and the library's own tests, in a minute
 
 .PHONY: unit
 unit: $(READY)
-	$(PYTEST) -q -m "not slow" $(filter-out tests/study/ tests/kernels/,$(LIBRARY))
+	$(PYTEST) -q -m "not slow" $(LIBRARY)
 
 # Every part runs, whatever the one before it said.
 .PHONY: test
@@ -100,12 +100,20 @@ build/contract/%/.ready: $(READY)
 	  "$$($(@D)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/shared.pth"
 	@touch $@
 
-# The products under Triton's interpreter round as OpenBLAS does for this processor: as for others, too.
+# The products under Triton's interpreter round as OpenBLAS does for this processor: as for others,
+# too. Each is one process, so they run side by side.
+KERNEL_TESTS := $(wildcard tests/test_kernels_without_gpu.py tests/kernels)
+CORES := Haswell Nehalem
+
 .PHONY: kernels
 kernels: $(READY) $(TRITON) ## The kernel tests with the roundings of two other processors
-	@failed=; for core in Haswell Nehalem; do echo "OPENBLAS_CORETYPE=$$core"; \
-	  OPENBLAS_CORETYPE=$$core OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -p no:cacheprovider \
-	    $(wildcard tests/test_kernels_without_gpu.py tests/kernels) || failed="$$failed $$core"; done; \
+	@mkdir -p build/logs; declare -A running; failed=; \
+	for core in $(CORES); do \
+	  OPENBLAS_CORETYPE=$$core OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -p no:cacheprovider $(KERNEL_TESTS) \
+	    > build/logs/kernels-$$core.log 2>&1 & running[$$core]=$$!; done; \
+	for core in $(CORES); do \
+	  if wait $${running[$$core]}; then echo "OPENBLAS_CORETYPE=$$core: $$(tail -1 build/logs/kernels-$$core.log)"; \
+	  else failed="$$failed $$core"; cat build/logs/kernels-$$core.log; fi; done; \
 	if [ -n "$$failed" ]; then echo "FAILED as$$failed" >&2; exit 1; fi
 
 .PHONY: mutants

@@ -103,6 +103,16 @@ def test_the_mathematics_imports_only_torch(name):
     assert others(name) <= ({"torch", "triton"} if top(name) == "kernels" else {"torch"})
 
 
+@pytest.mark.skipif(not (PACKAGE / "kernels").is_dir(), reason="the kernels are one file")
+def test_triton_is_imported_when_somebody_asks_for_kernels():
+    rooms = {name.rpartition(".")[2]: name for name in FILES if top(name) == "kernels"}
+    needing = {room for room, name in rooms.items() if "triton" in others(name)}
+    assert needing and {"kernels", "dispatch", "operations"}.isdisjoint(needing)
+    for room in ("kernels", "dispatch"):
+        at_the_top = [n for n in TREES[rooms[room]].body if isinstance(n, ast.ImportFrom)]
+        assert {node.module for node in at_the_top if node.level} <= {"dispatch"}
+
+
 @pytest.mark.parametrize("name", LIBRARY)
 def test_the_library_needs_torch_and_transformers_alone(name):
     assert others(name) <= {"torch", "transformers", "triton"}

@@ -84,8 +84,8 @@ def k_medoids(tokens: Tensor, k: int, *, random_state: int = 0, **options: Any) 
     [True, False, True, False, True, False]
     """
     check_k(k, tokens.shape[-2], tokens.shape)
-    options = {"cluster_on": "unit"} | options
-    return hierarchical(tokens, k, k, 1, budget=k, random_state=random_state, **options).mask
+    given: dict[str, Any] = {"cluster_on": "unit", "random_state": random_state, "budget": k}
+    return hierarchical(tokens, k, k, 1, **(given | options)).mask
 
 
 @constants

@@ -25,14 +25,15 @@ class Efficiency:
     """How the cost of the methods is measured.
 
     batches: batch sizes; the keep rates of the sweep are timed at the first one only. new_tokens:
-    length of a timed caption. repeats: rounds in which every method has its turn. sweep: False
-    leaves the other keep rates out. fast_path: time `lib.decoding.StaticDecoder`, too, if the model
+    length of a timed caption. repeats: rounds in which every method has its turn; ratios to the
+    unpruned model have an interval from six rounds on. sweep: False leaves the other keep rates
+    out. fast_path: time `lib.decoding.StaticDecoder`, too, if the model
     is on one device.
     """
 
     batches: tuple[int, ...] = (1,)
     new_tokens: int = Field(32, ge=1)
-    repeats: int = Field(3, ge=1)
+    repeats: int = Field(9, ge=1)
     sweep: bool = True
     fast_path: bool = False
 

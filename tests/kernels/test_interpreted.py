@@ -353,7 +353,7 @@ def test_a_copy_is_another_token(strategy):
 def test_clusters_on_the_tokens_themselves_beside_the_kernels():
     layers = [make("themes", 40) * torch.linspace(1, 3, 40)[:, None] for _ in range(2)]
     options = {"layers": layers, "cluster_on": "raw", "budget": 15}
-    ours = hierarchical(None, 12, 6, 2, **options, cluster_on="unit")
-    plain = plainly(lambda: hierarchical(None, 12, 6, 2, **options, cluster_on="unit"))
+    ours = hierarchical(None, 12, 6, 2, **options)
+    plain = plainly(lambda: hierarchical(None, 12, 6, 2, **options))
     assert torch.equal(ours.labels, plain.labels) and torch.equal(ours.mask, plain.mask)
     torch.testing.assert_close(ours.cluster_scores, plain.cluster_scores, rtol=1e-3, atol=1e-5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated
@@ -25,18 +26,38 @@ def run(
     """Execute notebooks with a profile; the notebooks themselves stay as they are."""
     from ..reports import report
 
+    # whole paths: a notebook that runs changes the working folder
+    chosen = [path.resolve() for path in notebooks or ()]
+    here = Path.cwd()
     with paths.looking_at(place):
-        if not notebooks:
-            made = report.notebooks(profile, jobs=jobs, progress=not quiet)
+        if chosen:
+            made = _run_some(report.run, chosen, profile, jobs, quiet=quiet)
         else:
-            with ThreadPoolExecutor(jobs) as pool:
-                made = list(
-                    pool.map(
-                        lambda path: report.run(path.resolve(), profile, progress=not quiet),
-                        notebooks,
-                    )
-                )
-    print(*map(_shown, made), sep="\n")
+            made = report.notebooks(profile, jobs=jobs, progress=not quiet)
+    print(*(_shown(path, here) for path in made), sep="\n")
+
+
+def _run_some(
+    run_one: Callable[..., Path], notebooks: list[Path], profile: str, jobs: int, *, quiet: bool
+) -> list[Path]:
+    """Several notebooks at once under one bar; what went wrong is said when all have run."""
+    from tqdm.auto import tqdm
+
+    def attempt(notebook: Path) -> Path | Exception:
+        try:
+            return run_one(notebook, profile, progress=False)
+        except RuntimeError as error:
+            return error
+
+    bar = tqdm(total=len(notebooks), desc="notebooks", disable=quiet)
+    made, failures = [], []
+    with ThreadPoolExecutor(jobs) as pool, bar:
+        for result in pool.map(attempt, notebooks):
+            (failures if isinstance(result, Exception) else made).append(result)
+            bar.update()
+    if failures:
+        raise RuntimeError("\n".join(map(str, failures)))
+    return made
 
 
 def html(profile: Profile = "embedded", place: Place = "run") -> None:
@@ -44,7 +65,8 @@ def html(profile: Profile = "embedded", place: Place = "run") -> None:
     from ..reports import report
 
     with paths.looking_at(place):
-        print(*map(_shown, report.html(profile)), sep="\n")
+        made = report.html(profile)
+    print(*map(_shown, made), sep="\n")
 
 
 def figures(profile: Profile = "embedded", place: Place = "run", quiet: Quiet = False) -> None:
@@ -78,8 +100,8 @@ def reference(folder: Path) -> None:
     print(report.reference_root(folder.resolve()))
 
 
-def _shown(path: Path) -> str:
-    here = Path.cwd()
+def _shown(path: Path, here: Path | None = None) -> str:
+    here = here or Path.cwd()
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 

@@ -6,11 +6,9 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-import torch
-
 from .parts import Parts
 from .probe import Probe
-from .timing import Timing, measure
+from .timing import Timing, free_peak, measure, peak_bytes
 
 
 def latency(
@@ -44,7 +42,7 @@ def latency(
             timed("end_to_end", probe.generate, repeats=generate_repeats, warmup=min(warmup, 1))
             if probe.new_tokens > 1:
                 result["decode"] = _per_token(result, "", probe.new_tokens, repeats)
-    peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else None
+    peak = peak_bytes(device)
     if probe.decoder is not None:
         fast = fast_path(probe, warmup=warmup, repeats=repeats, compared=bool(generate_repeats))
         peak = None if peak is None else max(peak, fast["peak_bytes"])
@@ -67,8 +65,7 @@ def fast_path(
         result["static_end_to_end"] = asdict(measure(probe.static, **often))
         if probe.new_tokens > 1:
             result["static_decode"] = _per_token(result, "static_", probe.new_tokens, repeats)
-        on_gpu = probe.device.type == "cuda"
-        result["peak_bytes"] = torch.cuda.max_memory_allocated() if on_gpu else None
+        result["peak_bytes"] = peak_bytes(probe.device)
         if compared:
             same = probe.static() == probe.generate()
             result["static_agreement"] = same.float().mean().item()
@@ -84,9 +81,7 @@ def _forget(probe: Probe) -> None:
     """What another method captured, or its memory at the peak, is not this one's."""
     if probe.decoder is not None:
         probe.decoder.clear()
-    if probe.device.type == "cuda":
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
+    free_peak(probe.device)
 
 
 def _scorer_time(probe: Probe, repeats: int) -> Timing:

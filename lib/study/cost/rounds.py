@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from .parts import Parts
 from .probe import Probe
-from .timing import Stopwatch, Timing, ratio_interval
+from .timing import Stopwatch, Timing, free_peak, peak_bytes, ratio_interval
 
 #: parts of a caption whose ratios to the unpruned model are kept
 COMPARED = ("end_to_end", "prefill")
@@ -39,18 +39,21 @@ def in_rounds(
 
     Returns
     -------
-    `{slug: row}` with what `Probe.counts` gives; `vision`, `scorer`, `prefill` and `end_to_end` as
-    `Timing` dictionaries of seconds, `decode` per token behind the first; and `ratio`: for
-    `end_to_end` and `prefill` the median of the rounds' ratios to the baseline, with the `low` and
-    `high` bounds of its 95 % interval (None for fewer than six rounds).
+    `{slug: row}` with what `Probe.counts` gives; `peak_bytes` of a caption (GPU only); `vision`,
+    `scorer`, `prefill` and `end_to_end` as `Timing` dictionaries of seconds, `decode` per token
+    behind the first; and `ratio`: for `end_to_end` and `prefill` the median of the rounds' ratios
+    to the baseline, with the `low` and `high` bounds of its 95 % interval (None for fewer than six
+    rounds).
     """
     seconds: dict[str, list[dict[str, float]]] = {slug: [] for slug in probes}
     rows = {}
     for slug, probe in probes.items():
         with probe.active():
             rows[slug] = probe.counts()
+        free_peak(probe.device)
         for _ in range(warmup):
             _caption(probe)
+        rows[slug]["peak_bytes"] = peak_bytes(probe.device)
     for number in range(max(rounds.values())):
         turns = [slug for slug in probes if slug == baseline or number < rounds[slug]]
         # there and back again: nobody always runs behind the same neighbour

@@ -81,6 +81,18 @@ def measure(
     return Timing.of(watch.seconds())
 
 
+def free_peak(device: torch.device) -> None:
+    """Forget the memory at the peak so far, and give back what is not in use."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
+def peak_bytes(device: torch.device) -> int | None:
+    """Memory of a GPU at its peak since `free_peak`, None elsewhere."""
+    return torch.cuda.max_memory_allocated() if device.type == "cuda" else None
+
+
 def machine() -> dict[str, Any]:
     """The hardware and versions that a time belongs to; the threads are those of this moment."""
     gpu = torch.cuda.is_available()

@@ -12,6 +12,7 @@ import time
 import pytest
 
 from lib.study import cli, examples, paths
+from lib.study.cli import reports
 from lib.study.paths import ROOT
 from lib.study.records import ManifestMismatch
 from tests import tiny_study
@@ -165,3 +166,20 @@ def test_a_reader_that_has_seen_enough_is_no_error(root):
         capture_output=True, env=ENVIRONMENT,
     )  # fmt: skip
     assert process.stderr == "" and "Usage" in process.stdout
+
+
+def test_notebooks_that_fail_are_named_when_the_others_have_run(tmp_path):
+    ran = []
+
+    def run_one(notebook, profile, *, progress):
+        ran.append((notebook.name, profile, progress))
+        if notebook.name == "b":
+            raise RuntimeError("b failed in cell 3")
+        return notebook
+
+    notebooks = [tmp_path / name for name in "abc"]
+    with pytest.raises(RuntimeError, match="b failed in cell 3"):
+        reports._run_some(run_one, notebooks, "tiny", 1, quiet=True)
+    assert ran == [(name, "tiny", False) for name in "abc"]
+    del notebooks[1]
+    assert reports._run_some(run_one, notebooks, "tiny", 2, quiet=True) == notebooks
