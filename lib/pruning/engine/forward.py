@@ -136,7 +136,9 @@ class Forward:
         self._read_mask(pass_, named.get("attention_mask"))
         if images:
             pass_.arguments = named
-            pass_.marks = {m: self.family.placeholders(m, ids, embeds) for m in self.family.modalities}
+            pass_.marks = {
+                m: self.family.placeholders(m, ids, embeds) for m in self.family.modalities
+            }
             pass_.image_mask = functools.reduce(torch.logical_or, pass_.marks.values())
             encoded = named.get("mm_encoder_outputs") or {}
             for modality in self.family.modalities:
@@ -193,7 +195,7 @@ class Forward:
             finally:
                 self.current.record = None
             if not isinstance(features, tuple):
-                record.images = len(self.family.lengths(modality, features, record.arguments))
+                record.images = len(self.family.lengths(features, record))
                 attach(features, record)
             if self.current.pass_ is not None:  # encoded by the very forward that needs them
                 self.current.pass_.features.append((modality, features))
@@ -209,7 +211,7 @@ class Forward:
         records = [record_of(features) for _, features in pass_.features]
         lengths = [
             self.family.lengths(
-                modality, features, pass_.arguments if record is None else record.arguments
+                features, record or VisionRecord(pass_.arguments, modality=modality)
             )
             for (modality, features), record in zip(pass_.features, records)
         ]
@@ -263,9 +265,8 @@ class Forward:
     def _keep_all(self, pass_: Pass) -> None:
         if pass_.groups:
             device = pass_.image_mask.device
-            self.current.kept = Kept(
-                [torch.ones(n, dtype=torch.bool, device=device) for n in pass_.lengths]
-            )
+            masks = [torch.ones(n, dtype=torch.bool, device=device) for n in pass_.lengths]
+            self.current.kept = Kept(masks, pass_.images_per_row)
 
     def _stage(self, pass_: Pass, index: int, hidden: Tensor, kwargs: dict) -> Tensor:
         """Choose before layer `index`, and work out what the layers from it on are given."""

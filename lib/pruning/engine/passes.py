@@ -179,9 +179,13 @@ class Doubt:
 
 @dataclass(eq=False)
 class Kept:
-    """What stayed of the images of a pass, in reading order: bool `(N,)` each."""
+    """What stayed of the images of a pass, in reading order: bool `(N,)` each.
+
+    per_row: how many of them each row of the batch holds.
+    """
 
     masks: list[Tensor]
+    per_row: list[int]
 
 
 class Current(threading.local):

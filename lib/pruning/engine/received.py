@@ -1,6 +1,8 @@
-"""What the tokens of a vision tower receive of its attention, without the matrix of a large tower."""
+"""What the tokens of a tower receive of its attention, without the matrix of a large tower."""
 
 from __future__ import annotations
+
+import itertools
 
 import torch
 from torch import Tensor
@@ -49,7 +51,7 @@ def received_in_segments(queries: Tensor, keys: Tensor, scale: float, bounds: li
     [[1.0, 1.0, 1.0, 1.0, 1.0, 1.0]]
     """
     result = queries.new_zeros(queries.shape[1], queries.shape[0], dtype=torch.float32)
-    lengths = [end - begin for begin, end in zip(bounds, bounds[1:])]
+    lengths = [end - begin for begin, end in itertools.pairwise(bounds)]
     for length in sorted(set(lengths)):
         begins = [begin for begin, own in zip(bounds, lengths) if own == length]
         place = torch.tensor(begins, device=queries.device)[:, None] + torch.arange(

@@ -197,7 +197,8 @@ def _note(pass_: Pass, images: ImageTokens, mask: Tensor) -> None:
 
 def kept(pass_: Pass) -> Kept:
     """The kept sets of a pass, in reading order."""
-    return Kept([pass_.masks[ordinal] for ordinal in sorted(pass_.masks)])
+    masks = [pass_.masks[ordinal] for ordinal in sorted(pass_.masks)]
+    return Kept(masks, pass_.images_per_row)
 
 
 # ---- positions -----------------------------------------------------------------------------------

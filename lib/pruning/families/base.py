@@ -111,11 +111,12 @@ class Family:
         marker = embedding(torch.tensor(token, device=embeds.device)).to(embeds.dtype)
         return (embeds == marker).all(-1)
 
-    def lengths(self, modality: str, features: Any, arguments: Mapping[str, Any]) -> list[int]:
+    def lengths(self, features: Any, record: VisionRecord) -> list[int]:
         """Visual tokens of each image (tile, frame) that has a budget of its own.
 
-        features: what the method of `modalities` returned; arguments: what it was called with, or,
-        for features from outside of the with-block, what the model was called with.
+        features: what a method of `modalities` returned, or that with whole prompts repeated;
+        record: of that call, or, for features from outside of the with-block, of nothing but what
+        the model was called with.
         """
         pooled = features.pooler_output
         if isinstance(pooled, Tensor):

@@ -34,9 +34,7 @@ class InternVL(Family):
     def attention(self, block: int) -> TowerAttention:
         module = self.blocks()[block].attention
         query, key = Projection(module.q_norm), Projection(module.k_norm)
-        return TowerAttention(
-            query, key, Projection(module.v_proj), module.num_heads, module.scale
-        )
+        return TowerAttention(query, key, Projection(module.v_proj), module.num_heads, module.scale)
 
     def layouts(self, record: VisionRecord) -> list[Layout]:
         tiles, side = record.images, self._side(record)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from itertools import accumulate
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -23,7 +22,7 @@ NEWLINE, BASE, RASTER = 0, 1, 2
 
 
 class LlavaOnevision(Llava):
-    """The base tile first, then the tiles of the unpadded image as one raster, newlines behind rows.
+    """The base tile, then the tiles of the unpadded image as one raster, newlines behind rows.
 
     Large images are shrunk bilinearly between their tiles and the language model, frames of videos
     pooled bilinearly: such a token is a mix of up to four patches, and has the same mix of their
@@ -33,7 +32,7 @@ class LlavaOnevision(Llava):
 
     model_types = ("llava_onevision",)
     title = "LLaVA-OneVision"
-    modalities = {
+    modalities: ClassVar = {
         "image": ("image_token_id", "get_image_features"),
         "video": ("video_token_id", "get_video_features"),
     }
@@ -50,9 +49,9 @@ class LlavaOnevision(Llava):
 
     # ---- videos -------------------------------------------------------------------------------
 
-    def lengths(self, modality: str, features: Any, arguments: Mapping[str, Any]) -> list[int]:
-        if modality == "image":
-            return super().lengths(modality, features, arguments)
+    def lengths(self, features: Any, record: VisionRecord) -> list[int]:
+        if record.modality == "image":
+            return super().lengths(features, record)
         videos, tokens = features.pooler_output.shape[:2]  # up to 5.17 without the newline
         each = math.ceil(self._side / 2) ** 2
         return ([each] * (tokens // each - 1) + [each + 1]) * videos
@@ -61,16 +60,15 @@ class LlavaOnevision(Llava):
         named = record.arguments  # up to 5.17 videos are called pixel_values, too
         videos, frames = named.get("pixel_values_videos", named.get("pixel_values")).shape[:2]
         side, pooled = self._side, math.ceil(self._side / 2)
-        rows, columns = torch.meshgrid(*[torch.arange(side, dtype=torch.float64)] * 2, indexing="ij")
-        numbers = torch.stack([rows.flatten(), columns.flatten()], 1)
+        along = torch.arange(side, dtype=torch.float64)
+        numbers = torch.cartesian_prod(along, along)
         # the model's own pooling, applied to the places of the patches instead of their features
         place, weights = _neighbours(self.inner.apply_pooling(numbers[None])[0], (side, side))
         source = place[..., 0] * side + place[..., 1]
         found = []
         for frame in range(videos * frames):
-            own = Layout(
-                source + frame * side**2, (pooled, pooled), torch.full((len(source),), frame), weights
-            )
+            tiles = torch.full((len(source),), frame)
+            own = Layout(source + frame * side**2, (pooled, pooled), tiles, weights)
             found.append(_with_newline(own) if frame % frames == frames - 1 else own)
         return found
 
@@ -155,7 +153,7 @@ class LlavaOnevision(Llava):
 def _neighbours(places: Tensor, limit: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """The patches that a point between patches mixes, and their shares.
 
-    places `(N, 2)`, row and column; returns rows and columns `(N, 4, 2)` int64 and weights `(N, 4)`.
+    places `(N, 2)`, row and column; returns rows and columns `(N, 4, 2)` int64, weights `(N, 4)`.
 
     >>> place, weights = _neighbours(torch.tensor([[1.0, 0.25]]).double(), (2, 2))
     >>> place.tolist(), weights.tolist()

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +15,7 @@ from .base import Family, Layout, Projection, TowerAttention
 
 
 class QwenVision(Family):
-    """What Qwen's towers share: all patches of a call are one packed sequence without a class token.
+    """Qwen's towers: all patches of a call are one packed sequence without a class token.
 
     Every frame of a video is an image with a budget of its own: `grid_thw` has one entry an image,
     whose first number counts frames. A token is a square of patches; a value a patch becomes their
@@ -24,7 +23,7 @@ class QwenVision(Family):
     window of it), and what a patch receives is divided by the patches of its frame.
     """
 
-    modalities = {
+    modalities: ClassVar = {
         "image": ("image_token_id", "get_image_features"),
         "video": ("video_token_id", "get_video_features"),
     }
@@ -40,14 +39,18 @@ class QwenVision(Family):
         """Patches along a side of the square that a token is made of."""
         return self.tower.spatial_merge_size
 
-    def lengths(self, modality: str, features: Any, arguments: Mapping[str, Any]) -> list[int]:
-        frames = frames_of(arguments.get(f"{modality}_grid_thw"))
-        if frames is None:  # nobody says how many frames there are
-            return super().lengths(modality, features, arguments)
-        return [h * w // self.merge**2 for h, w in frames]
+    def lengths(self, features: Any, record: VisionRecord) -> list[int]:
+        pooled, grid = features.pooler_output, record.arguments.get(f"{record.modality}_grid_thw")
+        # beams repeat the very tensors, but nothing that says how many frames each one is
+        known = record.extra.setdefault("frames", {})
+        if not known and grid is not None and len(grid) == len(pooled):
+            counts = [[h * w // self.merge**2] * t for t, h, w in torch.as_tensor(grid).tolist()]
+            known |= {id(own): (own, tokens) for own, tokens in zip(pooled, counts)}
+        return [n for own in pooled for n in known.get(id(own), (own, [len(own)]))[1]]
 
     def _frames(self, record: VisionRecord) -> list[tuple[int, int]]:
-        return frames_of(record.arguments[f"{record.modality}_grid_thw"])
+        grid = torch.as_tensor(record.arguments[f"{record.modality}_grid_thw"]).tolist()
+        return [(h, w) for t, h, w in grid for _ in range(t)]
 
     def rows_of_images(self, record: VisionRecord) -> list[int]:
         return [h * w for h, w in self._frames(record)]
@@ -96,13 +99,6 @@ class QwenVision(Family):
             Layout(own, (h // self.merge, w // self.merge), torch.full((len(own),), number))
             for number, (own, (h, w)) in enumerate(zip(source.split(sizes), self._frames(record)))
         ]
-
-
-def frames_of(grid: Any) -> list[tuple[int, int]] | None:
-    """Height and width, in patches, of every frame of `grid_thw`."""
-    if grid is None:
-        return None
-    return [(int(h), int(w)) for t, h, w in torch.as_tensor(grid).tolist() for _ in range(int(t))]
 
 
 class Qwen25VL(QwenVision):

@@ -1,4 +1,4 @@
-"""Qwen3-VL: no windows, and features of three tower layers added behind the first decoder layers."""
+"""Qwen3-VL: no windows; features of three tower layers are added behind decoder layers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .qwen2_5_vl import QwenVision
 
 
 class Qwen3VL(QwenVision):
-    """Qwen3-VL with DeepStack (arXiv 2406.04334): what is added later is that of the kept tokens."""
+    """Qwen3-VL with DeepStack (arXiv 2406.04334): what is added later is of the kept tokens."""
 
     model_types = ("qwen3_vl",)
     title = "Qwen3-VL"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -35,11 +34,11 @@ class SmolVLM(Family):
     def find_projector(self) -> nn.Module:
         return self.inner.connector
 
-    def lengths(self, modality: str, features: Any, arguments: Mapping[str, Any]) -> list[int]:
-        tokens = super().lengths(modality, features, arguments)
+    def lengths(self, features: Any, record: VisionRecord) -> list[int]:
+        tokens = super().lengths(features, record)
         if isinstance(features.pooler_output, Tensor):  # up to 5.17: one row a tile
             return tokens
-        pixels = arguments.get("pixel_values")
+        pixels = record.arguments.get("pixel_values")
         each = self.inner.image_seq_len if pixels is None else self._tokens(pixels)
         return [each] * (sum(tokens) // each)
 

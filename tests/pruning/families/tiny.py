@@ -6,8 +6,9 @@ ids and of pictures, `Picture(kind, size)`, whose size means what the family's i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -32,38 +33,46 @@ IMAGE, VIDEO, START, END = 90, 91, 92, 93
 
 
 class Picture(NamedTuple):
-    """An image or a video of a prompt; size as the family counts it."""
+    """An image or a video of a prompt; size as the family counts it, seed of its pixels."""
 
     kind: str
     size: tuple[int, ...]
+    seed: int = 0
+
+    def pixels(self, *shape: int) -> torch.Tensor:
+        """`(..., channels, height, width)` random images whose neighbouring pixels are alike."""
+        generator = torch.Generator().manual_seed(self.seed)
+        *lead, channels, height, width = shape
+        coarse = torch.randn(math.prod(lead), channels, 4, 4, generator=generator)
+        image = torch.nn.functional.interpolate(coarse, size=(height, width), mode="bilinear")
+        return (image + 0.1 * torch.randn(image.shape, generator=generator)).view(*shape)
 
 
 @dataclass
 class Tiny:
     """A family in tiny.
 
-    tokens: visual tokens of each part of a picture that has a budget of its own. between: words
-    that stand between these parts. collate: the model's inputs besides ids and mask.
+    tokens: visual tokens of each part of a picture that has a budget of its own. before, between:
+    words in front of a picture, and between these parts. collate: the model's other inputs.
     small, large: sizes of two images; video: of a video, None if there are none.
     """
 
     name: str
     build: Callable[[], Any]
     tokens: Callable[[Picture], list[int]]
-    collate: Callable[[list[list[Picture]], torch.Tensor, torch.Generator], dict[str, Any]]
+    collate: Callable[[list[list[Picture]], torch.Tensor], dict[str, Any]]
     small: tuple[int, ...]
     large: tuple[int, ...]
     video: tuple[int, ...] | None = None
+    before: Sequence[int] = ()
     between: Sequence[int] = ()
-    words: int = 80
-    options: dict[str, Any] = field(default_factory=dict)
 
     def model(self) -> Any:
         """A new model; the same weights every time."""
         with torch.no_grad():
             return self.build()
 
-    def batch(self, rows: list[list[int | Picture]], *, seed: int = 0) -> dict[str, Any]:
+    def batch(self, rows: list[list[int | Picture]]) -> dict[str, Any]:
         """Left-padded inputs."""
         prompts = [self._ids(row) for row in rows]
         longest = max(map(len, prompts))
@@ -73,8 +82,7 @@ class Tiny:
             ids[row, longest - len(tokens) :] = torch.tensor(tokens)
             mask[row, longest - len(tokens) :] = 1
         pictures = [[part for part in row if isinstance(part, Picture)] for row in rows]
-        generator = torch.Generator().manual_seed(seed)
-        return {"input_ids": ids, "attention_mask": mask} | self.collate(pictures, ids, generator)
+        return {"input_ids": ids, "attention_mask": mask} | self.collate(pictures, ids)
 
     def _ids(self, row: list[int | Picture]) -> list[int]:
         ids: list[int] = []
@@ -84,49 +92,37 @@ class Tiny:
                 continue
             marker = IMAGE if part.kind == "image" else VIDEO
             for number, count in enumerate(self.tokens(part)):
-                ids += [*(self.between if number else ()), *[marker] * count]
+                ids += [*(self.between if number else self.before), *[marker] * count]
         return ids
 
     def rows(self, kind: str) -> list[list[int | Picture]]:
         """Prompts: "one" image, a "ragged" batch, or a "video"."""
-        small, large = Picture("image", self.small), Picture("image", self.large)
+        a, b = Picture("image", self.large, 1), Picture("image", self.small, 2)
+        c, d = Picture("image", self.large, 3), Picture("image", self.small, 4)
         if kind == "one":
-            return [[1, 11, 12, large, 13, 14, 15]]
+            return [[1, 11, 12, a, 13, 14, 15]]
+        if kind == "ragged":
+            return [
+                [1, 41, a, 42, 43, 44],
+                [1, 45, 46, b, 47, 48, c, 49, 50, 51, 52],
+                [1, 53, 54, 55],
+                [1, 56, 57, 58, 59, d, 60, 61],
+            ]
+        films = [Picture("video", self.video, seed) for seed in (5, 6, 7)]
         if kind == "video":
-            film = Picture("video", self.video)
-            return [[1, 21, film, 22, 23], [1, 24, 25, 26, film, 27, film, 28]]
+            return [[1, 21, films[0], 22, 23], [1, 24, 25, 26, films[1], 27, films[2], 28]]
         if kind == "mixed":
-            film = Picture("video", self.video)
-            return [[1, 31, film, 32, small, 33], [1, large, 34, film, 35, 36]]
-        return [
-            [1, 41, large, 42, 43, 44],
-            [1, 45, 46, small, 47, 48, large, 49, 50, 51, 52],
-            [1, 53, 54, 55],
-            [1, 56, 57, 58, 59, small, 60, 61],
-        ]
+            return [[1, 31, films[0], 32, b, 33], [1, a, 34, films[1], 35, 36]]
+        raise ValueError(f"kind must be one, ragged, video or mixed, got {kind!r}")
 
-    def inputs(self, kind: str, *, seed: int = 0) -> dict[str, Any]:
-        return self.batch(self.rows(kind), seed=seed)
+    def inputs(self, kind: str) -> dict[str, Any]:
+        """The prompts of a kind as the model takes them."""
+        return self.batch(self.rows(kind))
 
     def lengths(self, kind: str) -> list[int]:
         """Tokens of each part with a budget, in reading order."""
         rows = self.rows(kind)
         return [n for row in rows for p in row if isinstance(p, Picture) for n in self.tokens(p)]
-
-
-def smooth(generator: torch.Generator, *shape: int) -> torch.Tensor:
-    """`(..., channels, height, width)` random images whose neighbouring pixels resemble each other."""
-    *lead, channels, height, width = shape
-    coarse = torch.randn(_product(lead), channels, 4, 4, generator=generator)
-    image = torch.nn.functional.interpolate(coarse, size=(height, width), mode="bilinear")
-    return (image + 0.1 * torch.randn(image.shape, generator=generator)).view(*shape)
-
-
-def _product(sizes: Sequence[int]) -> int:
-    total = 1
-    for size in sizes:
-        total *= size
-    return total
 
 
 def _flat(rows: list[list[Picture]], kind: str) -> list[Picture]:
@@ -139,7 +135,7 @@ TEXT = {
     "eos_token_id": 2, "max_position_embeddings": 512,
 }  # fmt: skip
 
-# ---- LLaVA-OneVision -------------------------------------------------------------------------------
+# ---- LLaVA-OneVision ----------------------------------------------------------------------------
 
 SIDE = 6  # patches along a tile
 
@@ -162,28 +158,28 @@ def _onevision(ratio: str = "anyres_max_9") -> Any:
 def _onevision_tokens(picture: Picture) -> list[int]:
     if picture.kind == "video":
         return [9] * (picture.size[0] - 1) + [10]
-    height, width = picture.size
-    if (height, width) == (42, 42):  # a single tile and the base
-        return [36 + 6 * 7]
-    return [36 + (height // 7) * (width // 7 + 1)]
+    return _next_tokens(picture)
 
 
 def _onevision_shrunk(picture: Picture) -> list[int]:
-    return [36 + 6 * 7] if picture.size == (42, 42) else [36 + {42: 4 * 9, 84: 8 * 5}[picture.size[0]]]
+    high = picture.size[0] > picture.size[1]  # two tiles become as many patches as one has
+    return [36 + (8 * 5 if high else 4 * 9)]
 
 
-def _onevision_collate(rows, ids, generator):
+def _onevision_collate(rows, ids):
     images, videos = _flat(rows, "image"), _flat(rows, "video")
     made = {}
     if images:
-        made["pixel_values"] = smooth(generator, len(images), 3, 3, 42, 42)
+        made["pixel_values"] = torch.stack([one.pixels(3, 3, 42, 42) for one in images])
         made["image_sizes"] = torch.tensor([picture.size for picture in images])
     if videos:
-        made["pixel_values_videos"] = smooth(generator, len(videos), videos[0].size[0], 3, 42, 42)
+        made["pixel_values_videos"] = torch.stack(
+            [one.pixels(one.size[0], 3, 42, 42) for one in videos]
+        )
     return made
 
 
-# ---- Qwen ------------------------------------------------------------------------------------------
+# ---- Qwen ---------------------------------------------------------------------------------------
 
 
 def _qwen25() -> Any:
@@ -224,7 +220,7 @@ def _qwen_tokens(picture: Picture) -> list[int]:
     return [height * width // 4] * frames
 
 
-def _qwen_collate(rows, ids, generator):
+def _qwen_collate(rows, ids):
     made = {"mm_token_type_ids": (ids == IMAGE).int() + 2 * (ids == VIDEO).int()}
     for kind, pixels, grid in (
         ("image", "pixel_values", "image_grid_thw"),
@@ -233,19 +229,19 @@ def _qwen_collate(rows, ids, generator):
         pictures = _flat(rows, kind)
         if pictures:
             made[grid] = torch.tensor([picture.size for picture in pictures])
-            patches = [_patches(generator, *picture.size) for picture in pictures]
-            made[pixels] = torch.cat(patches)
+            made[pixels] = torch.cat([_patches(picture) for picture in pictures])
     return made
 
 
-def _patches(generator, frames, height, width):
+def _patches(picture):
     """`(patches, 3 * 2 * 4 * 4)`, squares of two by two patches one after another."""
-    image = smooth(generator, frames, 6, height * 4, width * 4)
+    frames, height, width = picture.size
+    image = picture.pixels(frames, 6, height * 4, width * 4)
     image = image.view(frames, 6, height // 2, 2, 4, width // 2, 2, 4)
     return image.permute(0, 2, 5, 3, 6, 1, 4, 7).reshape(frames * height * width, -1)
 
 
-# ---- InternVL, SmolVLM -------------------------------------------------------------------------------
+# ---- InternVL, SmolVLM --------------------------------------------------------------------------
 
 
 def _internvl() -> Any:
@@ -265,9 +261,9 @@ def _tiles(picture: Picture) -> list[int]:
     return [16] * picture.size[0]
 
 
-def _internvl_collate(rows, ids, generator):
-    tiles = sum(picture.size[0] for picture in _flat(rows, "image"))
-    return {"pixel_values": smooth(generator, tiles, 3, 32, 32)}
+def _internvl_collate(rows, ids):
+    images = _flat(rows, "image")
+    return {"pixel_values": torch.cat([one.pixels(one.size[0], 3, 32, 32) for one in images])}
 
 
 def _smolvlm(kind: Any = SmolVLMForConditionalGeneration, configure: Any = SmolVLMConfig) -> Any:
@@ -282,26 +278,28 @@ def _smolvlm(kind: Any = SmolVLMForConditionalGeneration, configure: Any = SmolV
     return finish(kind, config)
 
 
-def _smolvlm_collate(rows, ids, generator):
-    counts = [sum(picture.size[0] for picture in row) for row in rows]
-    pixels = torch.zeros(len(rows), max(counts), 3, 32, 32)
-    for row, count in enumerate(counts):
-        if count:
-            pixels[row, :count] = smooth(generator, count, 3, 32, 32)
+def _smolvlm_collate(rows, ids):
+    tiles = [[tile for one in row for tile in one.pixels(one.size[0], 3, 32, 32)] for row in rows]
+    pixels = torch.zeros(len(rows), max(map(len, tiles)), 3, 32, 32)
+    for row, own in enumerate(tiles):
+        if own:
+            pixels[row, : len(own)] = torch.stack(own)
     return {"pixel_values": pixels}
 
 
-# ---- LLaVA ---------------------------------------------------------------------------------------
+# ---- LLaVA --------------------------------------------------------------------------------------
 
 
-def _llava_collate(rows, ids, generator):
-    return {"pixel_values": smooth(generator, len(_flat(rows, "image")), 3, 42, 42)}
+def _llava_collate(rows, ids):
+    images = _flat(rows, "image")
+    return {"pixel_values": torch.stack([one.pixels(3, 42, 42) for one in images])}
 
 
-def _next_collate(rows, ids, generator):
+def _next_collate(rows, ids):
     images = _flat(rows, "image")
     sizes = torch.tensor([picture.size for picture in images])
-    return {"pixel_values": smooth(generator, len(images), 3, 3, 42, 42), "image_sizes": sizes}
+    pixels = torch.stack([one.pixels(3, 3, 42, 42) for one in images])
+    return {"pixel_values": pixels, "image_sizes": sizes}
 
 
 def _next_tokens(picture: Picture) -> list[int]:
@@ -318,15 +316,18 @@ SHRUNK = Tiny(
     "llava_onevision shrunk", lambda: _onevision("anyres_max_1"), _onevision_shrunk,
     _onevision_collate, (84, 42), (42, 84),
 )  # fmt: skip
-QWEN25 = Tiny("qwen2_5_vl", _qwen25, _qwen_tokens, _qwen_collate, (1, 6, 6), (1, 6, 10), (2, 4, 6))
+QWEN25 = Tiny(
+    "qwen2_5_vl", _qwen25, _qwen_tokens, _qwen_collate, (1, 6, 6), (1, 6, 10), (2, 4, 6), (START,)
+)  # fmt: skip
 QWEN3 = Tiny(
-    "qwen3_vl", _qwen3, _qwen_tokens, _qwen_collate, (1, 6, 6), (1, 6, 10), (2, 4, 6), (START, 70, 71)
+    "qwen3_vl", _qwen3, _qwen_tokens, _qwen_collate, (1, 6, 6), (1, 6, 10), (2, 4, 6),
+    (START,), (END, 70, 71, START),
 )  # fmt: skip
 INTERNVL = Tiny("internvl", _internvl, _tiles, _internvl_collate, (1,), (3,))
-SMOLVLM = Tiny("smolvlm", _smolvlm, _tiles, _smolvlm_collate, (1,), (3,), None, (81, 82))
+SMOLVLM = Tiny("smolvlm", _smolvlm, _tiles, _smolvlm_collate, (1,), (3,), None, (83,), (81, 82))
 IDEFICS3 = Tiny(
     "idefics3", lambda: _smolvlm(Idefics3ForConditionalGeneration, Idefics3Config), _tiles,
-    _smolvlm_collate, (1,), (3,), None, (81, 82),
+    _smolvlm_collate, (1,), (3,), None, (83,), (81, 82),
 )  # fmt: skip
 
 #: one a family
