@@ -227,7 +227,7 @@ def positions(family: Family, stage: Stage, kwargs: dict, hidden: Tensor) -> dic
     """Position ids and rotary embeddings for a layer behind the stage, on its device."""
     if stage.ids is not None:
         ids = stage.ids.to(hidden.device)
-        rotary = family.language.rotary_emb(hidden, ids)
+        rotary = family.rotary(hidden, ids)
         return {"position_embeddings": rotary, "position_ids": ids}
     index = stage.columns.clamp(min=0).to(hidden.device)
     tables = kwargs["position_embeddings"]

@@ -200,6 +200,10 @@ class Family:
         code = sys.modules[type(attention).__module__]
         return code.apply_rotary_pos_emb(queries, keys, cos, sin)
 
+    def rotary(self, states: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """The rotary tables of text positions `(batch, length)`."""
+        return self.language.rotary_emb(states, position_ids=positions)
+
     def install(self, pruner: Any) -> None:
         """Hooks of the family's own, such as what is injected into later layers."""
 

@@ -55,6 +55,10 @@ class QwenVision(Family):
     def rows_of_images(self, record: VisionRecord) -> list[int]:
         return [h * w for h, w in self._frames(record)]
 
+    def rotary(self, states: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        # time, height and width of a word are one
+        return super().rotary(states, positions.expand(3, -1, -1))
+
     # ---- the tower ----------------------------------------------------------------------------
 
     def blocks(self) -> list[nn.Module]:
