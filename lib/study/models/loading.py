@@ -93,7 +93,8 @@ def load_processor(
     checked: the model's folder was looked at already. Raises as `load` does.
     """
     if name.startswith("shape:"):
-        return shape_processor(read_config(name, revision=revision))
+        _source(name, revision)  # refuses an unknown one
+        return shape_processor(name)
     source, extra = _source(name, revision, checked=checked)
     config = AutoConfig.from_pretrained(source, **extra)
     kind = stills(config) or AutoProcessor
