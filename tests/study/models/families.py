@@ -9,6 +9,7 @@ import torch
 from transformers import (
     Idefics3Processor,
     InternVLProcessor,
+    LlavaNextProcessor,
     LlavaOnevisionProcessor,
     Qwen2_5_VLProcessor,
     Qwen3VLProcessor,
@@ -16,6 +17,9 @@ from transformers import (
 )
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
+from transformers.models.llava_next.image_processing_pil_llava_next import (
+    LlavaNextImageProcessorPil,
+)
 from transformers.models.llava_onevision.image_processing_pil_llava_onevision import (
     LlavaOnevisionImageProcessorPil,
 )
@@ -46,6 +50,7 @@ _MARKS = {
     "smolvlm": ["<fake_token_around_image>", "<global-img>", "<end_of_utterance>", "<image>",
                 *[f"<row_{r}_col_{c}>" for r in range(1, 4) for c in range(1, 4)]],
     "llava_onevision": ["<image>", "<video>"],
+    "llava_next": ["<image>"],
 }  # fmt: skip
 
 
@@ -98,6 +103,17 @@ def _onevision(name: str, tokenizer: Any) -> Any:
     )  # fmt: skip
 
 
+def _next(name: str, tokenizer: Any) -> Any:
+    images = LlavaNextImageProcessorPil(
+        size={"shortest_edge": 42}, crop_size={"height": 42, "width": 42},
+        image_grid_pinpoints=[[42, 84], [84, 42]],
+    )  # fmt: skip
+    return LlavaNextProcessor(
+        images, tokenizer, patch_size=7, vision_feature_select_strategy="default",
+        num_additional_image_tokens=1, chat_template=_PLAIN.replace("IMAGE", "<image>\n"),
+    )  # fmt: skip
+
+
 def _internvl(name: str, tokenizer: Any) -> Any:
     marks = {"start_image_token": "<img>", "end_image_token": "</img>",
              "context_image_token": "<IMG_CONTEXT>", "video_token": "<video>"}  # fmt: skip
@@ -127,6 +143,7 @@ def _smolvlm(name: str, tokenizer: Any) -> Any:
 
 _PROCESSORS = {
     "qwen": _qwen, "internvl": _internvl, "smolvlm": _smolvlm, "llava_onevision": _onevision,
+    "llava_next": _next,
 }  # fmt: skip
 
 
