@@ -40,7 +40,7 @@ def tiny_llava(
         vision_feature_layer=-2, vision_feature_select_strategy=strategy,
         image_seq_length=TOKENS,
     )  # fmt: skip
-    return _finish(LlavaForConditionalGeneration, config, attention, seed)
+    return finish(LlavaForConditionalGeneration, config, attention, seed)
 
 
 def tiny_llava_next(*, attention: str = "sdpa", seed: int = 0) -> LlavaNextForConditionalGeneration:
@@ -52,10 +52,11 @@ def tiny_llava_next(*, attention: str = "sdpa", seed: int = 0) -> LlavaNextForCo
         image_grid_pinpoints=[[side, 2 * side], [2 * side, side]],
         vision_feature_layer=-2, vision_feature_select_strategy="default",
     )  # fmt: skip
-    return _finish(LlavaNextForConditionalGeneration, config, attention, seed)
+    return finish(LlavaNextForConditionalGeneration, config, attention, seed)
 
 
-def _finish(kind, config, attention, seed):
+def finish(kind, config, attention="sdpa", seed=0):
+    """A random model of a configuration whose tokens differ from each other."""
     torch.manual_seed(seed)
     config._attn_implementation = attention
     model = kind._from_config(config, attn_implementation=attention).eval()
@@ -63,7 +64,7 @@ def _finish(kind, config, attention, seed):
         for parameter in model.parameters():
             if parameter.ndim > 1:
                 parameter.normal_(0, parameter.shape[-1] ** -0.5)
-        model.model.language_model.embed_tokens.weight.normal_()
+        model.get_input_embeddings().weight.normal_()
         if hasattr(model.model, "image_newline"):
             model.model.image_newline.normal_()
     model.generation_config.eos_token_id = None  # fixed lengths, unless a test asks otherwise

@@ -49,9 +49,9 @@ class Buffers:
 
     def rotary(self, embedding: Any, states: Tensor) -> list[tuple[Tensor, Tensor]]:
         """The rotary tables of the token at work, one pair a group."""
-        plain = embedding(states, position_ids=self.positions)
+        plain = embedding(states, self.positions)
         return [
-            plain if shift is None else embedding(states, position_ids=self.positions - shift)
+            plain if shift is None else embedding(states, self.positions - shift)
             for shift in self.shifts
         ]
 

@@ -28,8 +28,8 @@ class StaticDecoder:
         methods whose count depends on the image without a bound, nor for families whose images
         differ in length.
 
-    Raises `ValueError` if the model is spread over devices; `TypeError` for a family it cannot
-    decode, and for `compiled` with layers that are not Llama's.
+    Raises `ValueError` if the model is spread over devices; `TypeError` for a model of no known
+    family, and for `compiled` with layers that are not Llama's.
     """
 
     #: devices whose work can be captured
@@ -44,11 +44,6 @@ class StaticDecoder:
                 f"the model must be on one device, it is on {sorted(map(str, devices))}"
             )
         self.family: Family = resolve(model)
-        if not self.family.plain_positions:
-            raise TypeError(
-                f"StaticDecoder does not decode {self.family.title}: its positions have several "
-                "rows; use model.generate"
-            )
         self.model = self.family.model
         self.language = self.family.language
         self.device = devices.pop()
@@ -153,6 +148,13 @@ class StaticDecoder:
         else:
             positions = attention_mask.long().cumsum(1) - 1
             positions = positions.masked_fill(attention_mask == 0, 0)
+        after = positions[:, -1:] + 1
+        if not self.family.plain_positions:
+            given = (
+                inputs if attention_mask is None else inputs | {"attention_mask": attention_mask}
+            )
+            positions = self.model._prepare_position_ids_for_generation(input_ids, given)
+            after = positions[-1, :, -1:] + 1  # a word's rows are one
         output = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -161,7 +163,7 @@ class StaticDecoder:
             logits_to_keep=1,
             **inputs,
         )
-        return _greedy(output.logits), cache_of(output), positions[:, -1:] + 1
+        return _greedy(output.logits), cache_of(output), after
 
     # ---- a step -------------------------------------------------------------------------------
 
@@ -189,7 +191,7 @@ class StaticDecoder:
         for place, mask in zip(buffers.places, buffers.masks):
             mask.index_fill_(3, place, 0)
         states = self.language.embed_tokens(buffers.token)
-        rotary = buffers.rotary(self.language.rotary_emb, states)
+        rotary = buffers.rotary(self.family.rotary, states)
         for index, (slot, group) in enumerate(zip(buffers.slots, buffers.group_of)):
             layer, mask = self.family.layers[index], buffers.masks[group]
             if self._weights is None:

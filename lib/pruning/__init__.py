@@ -15,6 +15,7 @@ from .engine.images import ImageTokens
 from .engine.pruner import VisualPruner
 from .engine.sequence import Chosen
 from .registry import available, create, discover
+from .support import support_markdown, support_table
 
 for _ in discover(sys.modules[__name__]):
     pass
@@ -40,4 +41,6 @@ __all__ = [
     "available",
     "cache_bytes",
     "create",
+    "support_markdown",
+    "support_table",
 ]

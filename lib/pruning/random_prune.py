@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
@@ -54,10 +55,25 @@ def random_mask(pruner: VisualPruner, images: ImageTokens, seed: int) -> Tensor:
     keys = pruner.image_keys
     if keys is None:
         keys = _keys_of_images(pruner, images)
-    keys = images.of_vision(keys.to(device))
+    keys = _of_parts(images, keys.to(device))
     scores = mix(mix(keys + seed)[:, None] + torch.arange(images.tokens, device=device))
     top = scores.topk(pruner.budget(images.tokens), dim=1).indices
     return torch.zeros_like(scores, dtype=torch.bool).scatter_(1, top, True)
+
+
+def _of_parts(images: ImageTokens, keys: Tensor) -> Tensor:
+    """One key a part with a budget; keys of whole prompts go to the tiles or frames of each."""
+    pass_ = images.prefill
+    if len(keys) in (pass_.images, pass_.encoded_images):
+        return images.of_vision(keys)
+    copies = pass_.images // max(pass_.encoded_images, 1)  # for beams
+    if len(keys) * copies != pass_.batch:
+        return images.of_vision(keys)  # says what is wrong
+    rows = [pass_.row_of[ordinal] for ordinal in images.ordinals]
+    first = [0, *accumulate(pass_.images_per_row)]
+    within = torch.tensor([o - first[row] for o, row in zip(images.ordinals, rows)])
+    own, within = keys[torch.tensor(rows) // copies], within.to(keys.device)
+    return torch.where(within == 0, own, mix(own) + within)  # the only part has the prompt's key
 
 
 def _keys_of_images(pruner: VisualPruner, images: ImageTokens) -> Tensor:

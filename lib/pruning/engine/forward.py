@@ -15,7 +15,7 @@ from transformers import DynamicCache, GenerationMixin
 from . import stages
 from .attention import LayerAttention, layer_attention
 from .cache import PrunedCache, extend
-from .images import grouped, locate
+from .images import grouped, in_reading_order, locate
 from .passes import Kept, Pass, Stage
 from .release import arguments, causal_mask, check_lengths, given_cache, inside_backward
 from .sequence import segment_after
@@ -135,8 +135,11 @@ class Forward:
         current.drafts = 0
         self._read_mask(pass_, named.get("attention_mask"))
         if images:
-            marks = [self.family.placeholders(m, ids, embeds) for m in self.family.modalities]
-            pass_.image_mask = functools.reduce(torch.logical_or, marks)
+            pass_.arguments = named
+            pass_.marks = {
+                m: self.family.placeholders(m, ids, embeds) for m in self.family.modalities
+            }
+            pass_.image_mask = functools.reduce(torch.logical_or, pass_.marks.values())
             encoded = named.get("mm_encoder_outputs") or {}
             for modality in self.family.modalities:
                 if encoded.get(modality) is not None:
@@ -182,15 +185,17 @@ class Forward:
 
         @functools.wraps(encode)
         def encoding(*args: Any, **kwargs: Any) -> Any:
+            if self.current.record is not None:  # videos that are encoded as images are
+                return encode(*args, **kwargs)
             named = dict(signature.bind_partial(*args, **kwargs).arguments)
-            record, outer = VisionRecord(named | named.pop("kwargs", {})), self.current.record
+            record = VisionRecord(named | named.pop("kwargs", {}), modality=modality)
             self.current.record = record
             try:
                 features = encode(*args, **kwargs)
             finally:
-                self.current.record = outer
+                self.current.record = None
             if not isinstance(features, tuple):
-                record.images = len(self.family.lengths(modality, features))
+                record.images = len(self.family.lengths(features, record))
                 attach(features, record)
             if self.current.pass_ is not None:  # encoded by the very forward that needs them
                 self.current.pass_.features.append((modality, features))
@@ -203,10 +208,19 @@ class Forward:
         pass_ = self.current.pass_
         if pass_ is None or pass_.image_mask is None:
             return
-        for modality, features in pass_.features:
-            pass_.lengths += self.family.lengths(modality, features)
-        if not pass_.lengths:
+        records = [record_of(features) for _, features in pass_.features]
+        lengths = [
+            self.family.lengths(
+                features, record or VisionRecord(pass_.arguments, modality=modality)
+            )
+            for (modality, features), record in zip(pass_.features, records)
+        ]
+        marks = [pass_.marks[modality] for modality, _ in pass_.features]
+        pass_.arguments, pass_.marks = {}, {}
+        if not any(lengths):
             return
+        pass_.image_mask = functools.reduce(torch.logical_or, marks)
+        pass_.lengths = lengths[0] if len(lengths) == 1 else in_reading_order(marks, lengths)
         each = self.current.images_each
         rows, columns, pass_.row_of = locate(pass_.image_mask, pass_.lengths, each)
         pass_.groups = grouped(rows, columns, pass_.lengths, pass_)
@@ -214,7 +228,6 @@ class Forward:
             embeddings = kwargs.get("inputs_embeds", args[0] if args else None)
             for images in pass_.groups:
                 stages.check_finite(pass_, images, embeddings)
-        records = [record_of(features) for _, features in pass_.features]
         known = len(records) == 1 and records[0] is not None
         pass_.encoded_images = records[0].images if known else pass_.images
 
@@ -252,9 +265,8 @@ class Forward:
     def _keep_all(self, pass_: Pass) -> None:
         if pass_.groups:
             device = pass_.image_mask.device
-            self.current.kept = Kept(
-                [torch.ones(n, dtype=torch.bool, device=device) for n in pass_.lengths]
-            )
+            masks = [torch.ones(n, dtype=torch.bool, device=device) for n in pass_.lengths]
+            self.current.kept = Kept(masks, pass_.images_per_row)
 
     def _stage(self, pass_: Pass, index: int, hidden: Tensor, kwargs: dict) -> Tensor:
         """Choose before layer `index`, and work out what the layers from it on are given."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import torch
@@ -97,10 +98,7 @@ def locate(
     if each is None or image_mask.device.type == "cpu":
         per_row = image_mask.sum(1).tolist()
         if sum(per_row) != total:
-            raise ValueError(
-                f"the prompt holds {sum(per_row)} image tokens but its images have {total} "
-                f"({_short(lengths)}): pass one placeholder for every visual token"
-            )
+            raise ValueError(_mismatch(sum(per_row), lengths))
         row_of = _rows_of(lengths, per_row)
     else:
         row_of = [ordinal // each for ordinal in range(len(lengths))]
@@ -110,6 +108,30 @@ def locate(
         order = image_mask.flatten().to(torch.uint8).sort(descending=True, stable=True)
         flat = order.indices[:total]
     return flat // width, flat % width, row_of
+
+
+def in_reading_order(marks: list[Tensor], lengths: list[list[int]]) -> list[int]:
+    """Tokens of each image as they stand in the prompt, where images and videos are mixed.
+
+    marks: bool `(batch, positions)`, the placeholders of each modality; lengths: the tokens of each
+    of its images.
+
+    Raises `ValueError` if a modality has another number of placeholders than tokens.
+    """
+    starts: list[tuple[int, int]] = []
+    for mark, own in zip(marks, lengths):
+        flat = mark.flatten().nonzero().squeeze(1).tolist()
+        if len(flat) != sum(own):
+            raise ValueError(_mismatch(len(flat), own))
+        starts += zip([flat[end - n] for end, n in zip(accumulate(own), own)], own)
+    return [tokens for _, tokens in sorted(starts)]
+
+
+def _mismatch(found: int, lengths: list[int]) -> str:
+    return (
+        f"the prompt holds {found} image tokens but its images have {sum(lengths)} "
+        f"({_short(lengths)}): pass one placeholder for every visual token"
+    )
 
 
 def _rows_of(lengths: list[int], per_row: list[int]) -> list[int]:

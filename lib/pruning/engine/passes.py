@@ -29,6 +29,8 @@ class Pass:
         None: all are visible. valid: its part over the new positions.
     image_mask: bool `(batch, length)`, True for image tokens; None: no image in this pass.
     features: what the vision tower encoded for it, with the modality.
+    arguments, marks: what the model was called with, and where the placeholders of each modality
+        are, until the images are found.
     lengths, row_of: visual tokens and row of each image, in reading order. groups: the images as
         they enter the next stage. entering: the hidden states that enter the stage at work.
     """
@@ -43,6 +45,8 @@ class Pass:
     valid: Tensor | None = None
     image_mask: Tensor | None = None
     features: list[tuple[str, Any]] = field(default_factory=list, repr=False)
+    arguments: dict[str, Any] = field(default_factory=dict, repr=False)
+    marks: dict[str, Tensor] = field(default_factory=dict, repr=False)
     lengths: list[int] = field(default_factory=list)
     encoded_images: int = 0
     row_of: list[int] = field(default_factory=list)
@@ -175,9 +179,13 @@ class Doubt:
 
 @dataclass(eq=False)
 class Kept:
-    """What stayed of the images of a pass, in reading order: bool `(N,)` each."""
+    """What stayed of the images of a pass, in reading order: bool `(N,)` each.
+
+    per_row: how many of them each row of the batch holds.
+    """
 
     masks: list[Tensor]
+    per_row: list[int]
 
 
 class Current(threading.local):

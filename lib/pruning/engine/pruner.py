@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal, Self
 
+import torch
 from torch import Tensor, nn
 
 from ... import geometry
@@ -164,6 +165,17 @@ class VisualPruner:
         if kept is None:
             raise RuntimeError("nothing was pruned yet: run the model inside the with-block first")
         return kept.masks
+
+    @property
+    def kept_per_prompt(self) -> list[Tensor]:
+        """Indices of the kept ones among all visual tokens of a prompt, one tensor a batch row.
+
+        The images, tiles or frames of a prompt are counted through, each behind the one before.
+        """
+        masks = iter(self.kept_masks)
+        rows = [[next(masks) for _ in range(n)] for n in self._current.kept.per_row]
+        nothing = torch.zeros(0, dtype=torch.int64)
+        return [torch.cat(row).nonzero().squeeze(1) if row else nothing for row in rows]
 
     @property
     def image_keys(self) -> Tensor | None:

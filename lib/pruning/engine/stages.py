@@ -197,7 +197,8 @@ def _note(pass_: Pass, images: ImageTokens, mask: Tensor) -> None:
 
 def kept(pass_: Pass) -> Kept:
     """The kept sets of a pass, in reading order."""
-    return Kept([pass_.masks[ordinal] for ordinal in sorted(pass_.masks)])
+    masks = [pass_.masks[ordinal] for ordinal in sorted(pass_.masks)]
+    return Kept(masks, pass_.images_per_row)
 
 
 # ---- positions -----------------------------------------------------------------------------------
@@ -226,7 +227,7 @@ def positions(family: Family, stage: Stage, kwargs: dict, hidden: Tensor) -> dic
     """Position ids and rotary embeddings for a layer behind the stage, on its device."""
     if stage.ids is not None:
         ids = stage.ids.to(hidden.device)
-        rotary = family.language.rotary_emb(hidden, ids)
+        rotary = family.rotary(hidden, ids)
         return {"position_embeddings": rotary, "position_ids": ids}
     index = stage.columns.clamp(min=0).to(hidden.device)
     tables = kwargs["position_embeddings"]

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .images import ImageTokens
+from .release import arguments
 from .vision import VisionRecord
 
 if TYPE_CHECKING:
@@ -71,6 +72,15 @@ def watch_projections(pruner: Any, block: int, names: str = "qk") -> TowerAttent
 
     for name in names:
         pruner.hooks.add(sources[name].module, keep(name), before=False)
+    if attention.context:
+
+        def called(module: nn.Module, args: tuple, kwargs: dict) -> None:
+            if current.record is not None:
+                named = arguments(module, args, kwargs)
+                found = {name: named.get(name) for name in attention.context}
+                current.record.context[block] = found
+
+        pruner.hooks.add(attention.module, called, before=True)
     return attention
 
 
@@ -114,32 +124,39 @@ def layouts_of(family: Family, record: VisionRecord) -> list[Layout] | None:
 
 def patch_rows(family: Family, states: Tensor) -> Tensor:
     """`(rows, class + patches, ...)` without what the projector does not read."""
-    return states[:, family.skipped :]
+    return family.patch_rows(states)
 
 
 def of_tokens(images: ImageTokens, family: Family, per_patch: Tensor) -> Tensor:
     """A value a patch, `(rows, patches, ...)`, as one a visual token `(n, N, ...)`.
 
-    Tokens made of several patches get their mean; a separator the value of the token before it.
+    Tokens made of several patches get their mean, or the mix of them that the layout names; a
+    separator the value of the token before it.
     """
     layouts = layouts_of(family, images.vision)
     if layouts is None:
         return images.before(images.of_vision(per_patch))
-    flat = per_patch.flatten(0, 1) if per_patch.ndim > 2 or len(layouts) else per_patch.flatten()
-    chosen = [layouts[images.prefill.encoded(ordinal)].source for ordinal in images.ordinals]
-    source = torch.stack([_filled(one) for one in chosen]).to(flat.device)
+    flat = per_patch.flatten(0, 1)
+    chosen = [_filled(layouts[images.prefill.encoded(ordinal)]) for ordinal in images.ordinals]
+    source = torch.stack([layout.source for layout in chosen]).to(flat.device)
     gathered = flat[source]  # (n, N, g, ...)
-    mean = gathered.float().mean(2).to(flat.dtype) if source.shape[2] > 1 else gathered[:, :, 0]
-    return images.before(mean)
+    if source.shape[2] == 1:
+        return images.before(gathered[:, :, 0])
+    if chosen[0].weights is None:
+        return images.before(gathered.float().mean(2).to(flat.dtype))
+    weights = torch.stack([layout.weights for layout in chosen]).to(flat.device, torch.float32)
+    weights = weights.reshape(*weights.shape, *[1] * (gathered.ndim - 3))
+    return images.before((gathered.float() * weights).sum(2).to(flat.dtype))
 
 
-def _filled(source: Tensor) -> Tensor:
+def _filled(layout: Layout) -> Layout:
     """Separators point to the patches of the token before them (the first to the one after)."""
-    real = source[:, 0] >= 0
-    place = torch.arange(len(source))
+    real = layout.source[:, 0] >= 0
+    place = torch.arange(len(layout.source))
     last = torch.where(real, place, -1).cummax(0).values
-    first = int(real.long().argmax())
-    return source[torch.where(last >= 0, last, first)]
+    where = torch.where(last >= 0, last, int(real.long().argmax()))
+    weights = None if layout.weights is None else layout.weights[where]
+    return layout._replace(source=layout.source[where], weights=weights)
 
 
 def separators(images: ImageTokens, family: Family) -> Tensor | None:
@@ -168,17 +185,13 @@ def received(
     """What each visual token receives of the tower's attention in a block, float32 `(n, N)`.
 
     From the class token where there is one (softmax over all keys, its own included), else the mean
-    over all queries. heads: "mean" or "sum" over the heads.
+    over all queries of the image. heads: "mean" or "sum" over the heads.
     """
     record = images.vision
     key = f"received {block} {heads}"
     if key not in record.extra:
-        queries, keys = record.projections[block, "q"], record.projections[block, "k"]
-        weights = attention_weights(
-            queries[:, :1] if family.class_tokens else queries, keys, attention
-        )  # (rows, heads, queries, keys)
-        weights = weights.sum(1) if heads == "sum" else weights.mean(1)
-        record.extra[key] = weights.mean(1)
+        by_head = family.received(record, block, attention)  # (rows, heads, tokens)
+        record.extra[key] = by_head.sum(-2) if heads == "sum" else by_head.mean(-2)
     return of_tokens(images, family, patch_rows(family, record.extra[key]))
 
 

@@ -21,17 +21,21 @@ class VisionRecord:
     """States and projections of the tower for the images of one call, as the hooks saw them.
 
     arguments: what was passed to `get_image_features`, by name. images: how many it encoded.
+    modality: "image" or "video".
     pixels: one int64 hash of the pixels of every row the tower encoded (an image, a tile, a patch).
     hidden: `{layer: states}`, the tower's hidden states (0: its embeddings), class token included.
-    projections: `{(block, "q" | "k" | "v"): output}` of attention blocks.
+    projections: `{(block, "q" | "k" | "v"): output}` of attention blocks. context: `{block: what
+        the block was called with}`, as far as `TowerAttention.context` names it.
     extra: whatever else a family or a method keeps for these images.
     """
 
     arguments: Mapping[str, Any] = field(default_factory=dict, repr=False)
     images: int = 0
+    modality: str = "image"
     pixels: Tensor | None = None
     hidden: dict[int, Tensor] = field(default_factory=dict, repr=False)
     projections: dict[tuple[int, str], Tensor] = field(default_factory=dict, repr=False)
+    context: dict[int, dict[str, Any]] = field(default_factory=dict, repr=False)
     extra: dict[str, Any] = field(default_factory=dict, repr=False)
 
 

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..engine.received import received
 from ..engine.vision import VisionRecord
 
 _REGISTRY: dict[str, type[Family]] = {}
@@ -34,6 +35,9 @@ class TowerAttention:
     value: Projection
     heads: int
     scale: float
+    #: the block itself, and what it is called with that its attention depends on
+    module: nn.Module | None = None
+    context: tuple[str, ...] = ()
 
 
 class Layout(NamedTuple):
@@ -42,12 +46,15 @@ class Layout(NamedTuple):
     source: `(N, g)` int64, rows of the flattened patches that each token is made of, -1 for a
         separator (a newline between rows), which is made of none.
     grid: rows and columns of the raster the tokens (without separators) form; None: no one raster.
-    tiles: `(N,)` int64, the tile each token belongs to, counted over the rows of the tower.
+    tiles: `(N,)` int64, the tile each token belongs to, counted over the tiles (or frames) of the
+        record; -1 for a separator.
+    weights: `(N, g)`, the share of each patch where a token is no plain mean of them.
     """
 
     source: Tensor
     grid: tuple[int, int] | None
     tiles: Tensor
+    weights: Tensor | None = None
 
 
 class Family:
@@ -79,7 +86,7 @@ class Family:
         self.language = self.find_language()
         self.layers = self.language.layers
         self.tower = self.find_tower()
-        self.projector = getattr(inner, "multi_modal_projector", None)
+        self.projector = self.find_projector()
 
     def find_language(self) -> nn.Module:
         """The decoder, with `layers`, `norm` and `rotary_emb`."""
@@ -88,6 +95,10 @@ class Family:
     def find_tower(self) -> nn.Module:
         """The vision tower."""
         return self.inner.vision_tower
+
+    def find_projector(self) -> nn.Module | None:
+        """The module whose output are the visual tokens; None if the tower does it."""
+        return getattr(self.inner, "multi_modal_projector", None)
 
     # ---- the prompt ---------------------------------------------------------------------------
 
@@ -100,8 +111,13 @@ class Family:
         marker = embedding(torch.tensor(token, device=embeds.device)).to(embeds.dtype)
         return (embeds == marker).all(-1)
 
-    def lengths(self, modality: str, features: Any) -> list[int]:
-        """Visual tokens of each image (or frame with a budget of its own) of encoded features."""
+    def lengths(self, features: Any, record: VisionRecord) -> list[int]:
+        """Visual tokens of each image (tile, frame) that has a budget of its own.
+
+        features: what a method of `modalities` returned, or that with whole prompts repeated;
+        record: of that call, or, for features from outside of the with-block, of nothing but what
+        the model was called with.
+        """
         pooled = features.pooler_output
         if isinstance(pooled, Tensor):
             return [pooled.shape[1]] * pooled.shape[0]
@@ -145,6 +161,24 @@ class Family:
             heads, module.scale,
         )  # fmt: skip
 
+    def patch_rows(self, states: Tensor) -> Tensor:
+        """States of the tower as `(rows, patches, ...)`, without what the projector skips."""
+        return states[:, self.skipped :]
+
+    def received(self, record: VisionRecord, block: int, attention: TowerAttention) -> Tensor:
+        """What each token receives of a block's attention, float32 `(rows, heads, tokens)`.
+
+        Without rows where the tower has none, as `patch_rows` expects it.
+        From the class token where there is one, else the mean over all queries of the image.
+        """
+        q, k = (
+            record.projections[block, name].unflatten(-1, (attention.heads, -1)).transpose(1, 2)
+            for name in "qk"
+        )
+        if self.class_tokens:
+            return received(q[:, :, :1], k, attention.scale)
+        return received(q, k, attention.scale) / q.shape[2]
+
     def layouts(self, record: VisionRecord) -> list[Layout] | None:
         """How each image's tokens come from the patches; None: one row each, in raster order."""
         return None
@@ -165,6 +199,10 @@ class Family:
         """Queries and keys `(batch, heads, positions, width)` with the rotary embedding applied."""
         code = sys.modules[type(attention).__module__]
         return code.apply_rotary_pos_emb(queries, keys, cos, sin)
+
+    def rotary(self, states: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """The rotary tables of text positions `(batch, length)`."""
+        return self.language.rotary_emb(states, position_ids=positions)
 
     def install(self, pruner: Any) -> None:
         """Hooks of the family's own, such as what is injected into later layers."""

@@ -46,7 +46,7 @@ class Captioner:
         visual = (inputs["input_ids"] == self.model.config.image_token_id).sum(1).tolist()
         if kept is not None and len(kept) != len(batch):
             raise RuntimeError(
-                f"{type(pruner).__name__} reported kept tokens of {len(kept)} images, "
+                f"{type(pruner).__name__} reported kept tokens of {len(kept)} prompts, "
                 f"the batch has {len(batch)}"
             )
         records: list[Record] = []
@@ -89,7 +89,7 @@ class Captioner:
             sequences = model.generate(
                 **tensors, do_sample=False, num_beams=1, max_new_tokens=self.max_new_tokens
             )
-            kept = [t.tolist() for t in active.kept] if active is not None else None
+            kept = [t.tolist() for t in active.kept_per_prompt] if active is not None else None
         return sequences[:, inputs["input_ids"].shape[1] :].cpu(), kept
 
 

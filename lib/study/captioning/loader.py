@@ -41,6 +41,7 @@ class Loader:
         self, processor: Any, prompt: str, device: torch.device, *, workers: int | None = None
     ) -> None:
         self.processor, self.prompt, self.pin = processor, prompt, device.type == "cuda"
+        self.nested = hasattr(processor, "image_seq_len")  # SmolVLM wants each prompt's own list
         workers = workers or min(4, os.cpu_count() or 1)
         self.ahead = workers + 1
         # a new thread's device is the first one: pinning there would take a context on it
@@ -56,7 +57,7 @@ class Loader:
             with self.lock:
                 self.local.processor = copy.deepcopy(self.processor)
         inputs = self.local.processor(
-            images=images,
+            images=[[one] for one in images] if self.nested else images,
             text=[self.prompt] * len(images),
             padding=True,
             padding_side="left",  # so that every row ends where generation starts

@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
+from ...pruning.families import resolve
+
 
 class SharedVision:
     """One pass of the vision tower for several methods that caption the same batch.
@@ -24,7 +26,7 @@ class SharedVision:
 
     Parameters
     ----------
-    model : a LLaVA-like model with `model.model.vision_tower`.
+    model : a model of one of `lib.pruning.families`.
     capacity : batches remembered; the least recently used is forgotten first.
 
     `computed` and `reused` count the tower's calls.
@@ -33,8 +35,8 @@ class SharedVision:
     def __init__(self, model: Any, *, capacity: int = 1) -> None:
         if capacity < 1:
             raise ValueError(f"capacity must be at least 1, got {capacity}")
-        self.tower = model.model.vision_tower
-        # LLaVA encodes an image as one row; LLaVA-NeXT cuts it into several
+        self.tower = resolve(model).tower
+        # LLaVA encodes an image as one row; others cut it into several, or into its patches
         self.whole = model.config.model_type == "llava"
         self.capacity = capacity
         self.computed = self.reused = 0

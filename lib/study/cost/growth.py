@@ -13,22 +13,25 @@ from ...decoding import StaticDecoder
 from .latency import latency
 from .plan import Measurements, Plan, pruner_of
 from .probe import Probe
-from .prompts import random_prompts
+from .prompts import has_grids, random_prompts, square
 
-#: the methods whose cost against the number of tokens is measured
-GROWING = ("unpruned", "fastv", "entropy")
+#: the methods whose cost against the number of tokens is measured; "adaptive": entropy + coverage
+GROWING = ("unpruned", "random", "fastv", "entropy", "adaptive")
 
 
 @contextmanager
 def resized(model: Any, tokens: int) -> Iterator[None]:
     """The model for images of another size: its vision tower with new position embeddings.
 
+    A tower that takes images of any size stays as it is.
+
     Raises `ValueError` if `tokens` is not a square.
     """
+    side = square(tokens)
+    if has_grids(model):
+        yield
+        return
     vision = model.config.vision_config
-    side = round(tokens**0.5)
-    if side * side != tokens:
-        raise ValueError(f"the number of visual tokens must be a square, got {tokens}")
     tower = getattr(model.model.vision_tower, "vision_model", model.model.vision_tower)
     size, embeddings = vision.image_size, tower.embeddings
     weight = embeddings.patch_embedding.weight
@@ -47,7 +50,7 @@ def growth(model: Any, record: Measurements, plan: Plan) -> None:
     work = [(n, b, m) for n in plan.growth for b in plan.batches[:2] for m in GROWING]
     for tokens, batch, name in tqdm(work, desc="growth", disable=None):
         with resized(model, tokens):
-            inputs = random_prompts(model, batch)
+            inputs = random_prompts(model, batch, tokens=tokens)
             probe = Probe(model, inputs, pruner_of(name, plan.keep[0]), 1, decoder)
             row = {"method": name, "tokens": tokens}
             row |= latency(probe, repeats=plan.repeats, generate_repeats=0)

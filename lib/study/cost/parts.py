@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from ...pruning.families import resolve
 from .timing import Stopwatch
 
 
@@ -31,12 +32,13 @@ class Parts:
     @contextmanager
     def watching(self, model: Any, pruner: Any | None) -> Iterator[Parts]:
         """Take the times of the passes inside the block; everything is put back."""
-        inner = model.model
+        family = resolve(model)
+        inner, tower = family.inner, family.tower
         with ExitStack() as stack:
             stack.enter_context(_wrapped(inner, "get_image_features", self.features))
-            stack.enter_context(_wrapped(inner.vision_tower, "forward", self.tower))
+            stack.enter_context(_wrapped(tower, "forward", self.tower))
             # around every hook that is there already
-            self._around(stack, inner.vision_tower, self.called, self._entered)
+            self._around(stack, tower, self.called, self._entered)
             self._around(stack, model, self.passes, lambda inside: None)
             for name in pruner.scorer if pruner is not None else ():
                 stack.enter_context(_wrapped(pruner, name, lambda: self.choosing[self._within]))

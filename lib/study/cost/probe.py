@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 
 from ...pruning.engine.release import cache_of
+from ...pruning.families import resolve
 from .flops import counted_flops
 
 
@@ -54,7 +56,9 @@ class Probe:
 
     def vision(self) -> Any:
         """The vision tower and the projector."""
-        return self.model.model.get_image_features(self.inputs["pixel_values"])
+        encode = resolve(self.model).inner.get_image_features
+        known = inspect.signature(encode).parameters  # grids and the like go with the pixels
+        return encode(**{name: value for name, value in self.inputs.items() if name in known})
 
     def generate(self) -> torch.Tensor:
         """The new tokens of `generate` (batch, new_tokens)."""

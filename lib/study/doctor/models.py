@@ -17,22 +17,42 @@ from .finding import Finding
 
 
 class Weights(NamedTuple):
-    """Bytes of a model's 16-bit weights, and of its key-value cache for one token of one image."""
+    """Bytes of a model's 16-bit weights, and of its key-value cache for one token of one image.
+
+    positions: the most that a caption takes, prompt, image and 64 new tokens.
+    """
 
     size: int
-    cache_per_token: int  # layers · width · (keys, values) · 2 bytes
+    cache_per_token: int  # layers · width of the keys' heads · (keys, values) · 2 bytes
+    positions: int = 700  # LLaVA-1.5's 636 and 64 new ones; as much as a photo of 0.3 MP in Qwen's
 
 
-#: sizes as the hub lists the shards: 4.99, 4.96 and 4.18 GB; 4.96, 4.97, 4.88, 4.93, 4.93, 2.02 GB
+def _of(parameters: int, layers: int, heads: int, width: int, positions: int = 700) -> Weights:
+    """From the parameters, and the language model's layers, key heads and their width."""
+    return Weights(2 * parameters, layers * heads * width * 2 * 2, positions)
+
+
+#: LLaVA-1.5: sizes as the hub lists the shards, 4.99, 4.96 and 4.18 GB; 4.96, 4.97, 4.88, 4.93,
+#: 4.93, 2.02 GB. The others: parameters of the architecture that the published config.json
+#: describes; positions of the largest image: tiles times tokens a tile.
 WEIGHTS = {
+    "Qwen/Qwen2.5-VL-3B-Instruct": _of(3_754_622_976, 36, 2, 128),
+    "Qwen/Qwen2.5-VL-7B-Instruct": _of(8_292_166_656, 28, 4, 128),
+    "Qwen/Qwen3-VL-4B-Instruct": _of(4_437_815_808, 36, 8, 128),
+    "Qwen/Qwen3-VL-8B-Instruct": _of(8_767_123_696, 36, 8, 128),
+    "llava-hf/llava-v1.6-vicuna-7b-hf": _of(7_063_431_168, 32, 32, 128, 3000),
+    "llava-hf/llava-onevision-qwen2-7b-ov-hf": _of(8_030_348_832, 28, 4, 128, 7500),
+    "OpenGVLab/InternVL3-8B-hf": _of(7_944_373_760, 28, 4, 128, 3500),
+    "HuggingFaceTB/SmolVLM-Instruct": _of(2_246_272_880, 24, 32, 64, 1500),
+    "HuggingFaceM4/Idefics3-8B-Llama3": _of(8_462_134_384, 32, 8, 128, 4500),
+    "shape:qwen2.5-vl-7b": _of(8_292_166_656, 28, 4, 128),
+    "shape:qwen3-vl-8b": _of(8_767_123_696, 36, 8, 128),
     "llava-hf/llava-1.5-7b-hf": Weights(14_130_000_000, 32 * 4096 * 2 * 2),
     "llava-hf/llava-1.5-13b-hf": Weights(26_690_000_000, 40 * 5120 * 2 * 2),
     "shape:llava-1.5-7b": Weights(14_130_000_000, 32 * 4096 * 2 * 2),
 }
 #: Activations, the CUDA context and fragmentation, in bytes: a round allowance, not a measurement.
 OVERHEAD_BYTES = 2_000_000_000
-#: Positions a caption takes: about 636 of prompt and image and 64 new tokens.
-POSITIONS = 700
 #: Models below this size run on a CPU.
 CPU_BYTES = 2_000_000_000
 
@@ -112,7 +132,7 @@ def check_gpu(profile: Profile) -> Finding:
     here = "none" if gpu is None else f"{gpu.count} × {gpu.name}, {gpu.memory / 1e9:.0f} GB each"
     if weights is None or weights.size < CPU_BYTES:
         return Finding("GPU", gpu is not None, here, "not needed", needed=False)
-    least = weights.size + OVERHEAD_BYTES + POSITIONS * weights.cache_per_token
+    least = weights.size + OVERHEAD_BYTES + weights.positions * weights.cache_per_token
     needs = f"needs {least / 1e9:.1f} GB for {weights.size / 1e9:.1f} GB of 16-bit weights"
     if gpu is None:
         remedy = "run it on a machine with a CUDA GPU and a CUDA build of torch"
@@ -151,4 +171,4 @@ def fitting_batch(weights: Weights, memory: int) -> int:
     26
     """
     room = memory - weights.size - OVERHEAD_BYTES
-    return max(room // max(POSITIONS * weights.cache_per_token, 1), 0)
+    return max(room // max(weights.positions * weights.cache_per_token, 1), 0)

@@ -21,6 +21,7 @@ from .folders import check_folder
 from .names import check_name, committed_folder
 from .processors import complete
 from .shapes import build_shape, shape_config, shape_processor
+from .stills import stills
 
 
 class Loaded(NamedTuple):
@@ -92,13 +93,16 @@ def load_processor(
     checked: the model's folder was looked at already. Raises as `load` does.
     """
     if name.startswith("shape:"):
-        return shape_processor(read_config(name, revision=revision))
+        _source(name, revision)  # refuses an unknown one
+        return shape_processor(name)
     source, extra = _source(name, revision, checked=checked)
+    config = AutoConfig.from_pretrained(source, **extra)
+    kind = stills(config) or AutoProcessor
     try:
-        processor = AutoProcessor.from_pretrained(source, backend="pil", **extra)
-    except (OSError, ValueError) as error:
+        processor = kind.from_pretrained(source, backend="pil", **extra)
+    except (OSError, ValueError, ImportError) as error:
         raise type(error)(f"no processor could be loaded for {source!r}: {error}") from error
-    complete(processor, AutoConfig.from_pretrained(source, **extra))
+    complete(processor, config)
     return processor
 
 

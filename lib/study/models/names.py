@@ -6,7 +6,7 @@ from pathlib import Path
 
 from .. import paths
 from ..hub import is_hub_name
-from .shapes import SHAPES
+from .shapes import shape_names
 
 
 def committed_folder(name: str) -> Path | None:
@@ -23,8 +23,8 @@ def check_name(name: str) -> None:
     if committed_folder(name) or Path(name).is_dir() or is_hub_name(name):
         return
     if name.startswith("shape:"):
-        if name.removeprefix("shape:") not in SHAPES:
-            shapes = ", ".join(f"'shape:{shape}'" for shape in SHAPES)
+        if name.removeprefix("shape:") not in shape_names():
+            shapes = ", ".join(f"'shape:{shape}'" for shape in shape_names())
             raise ValueError(f"unknown shape {name!r}: known are {shapes}")
         return
     if "/" in name or name.startswith((".", "~")):

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from transformers import (
     AutoModelForImageTextToText,
     CLIPVisionConfig,
     LlamaConfig,
-    LlavaConfig,
-    LlavaForConditionalGeneration,
-    LlavaProcessor,
+    PreTrainedModel,
     PreTrainedTokenizerFast,
 )
 
 from .embedded import IMAGE_TOKEN, build_processor, embedded_tokenizer, llava_config
+from .qwen_shapes import CONFIGS, qwen_config, qwen_processor
 
 # llava-hf/llava-1.5-7b-hf: CLIP ViT-L/14 at 336 px (576 visual tokens) and Vicuna-7B.
 SHAPES = {
@@ -67,7 +68,7 @@ SHAPES = {
 
 def build_shape(
     name: str, device: str | torch.device, dtype: torch.dtype, attn_implementation: str
-) -> LlavaForConditionalGeneration:
+) -> PreTrainedModel:
     """Random weights of an exact shape, made on the target device in the target precision."""
     config = shape_config(name, embedded_tokenizer())
     # only the generator that draws the weights: asking all would start every GPU of the machine
@@ -80,20 +81,30 @@ def build_shape(
     return model.eval()
 
 
-def shape_processor(config: LlavaConfig) -> LlavaProcessor:
+def shape_names() -> list[str]:
+    """The shapes there are, without "shape:"."""
+    return [*SHAPES, *CONFIGS]
+
+
+def shape_processor(name: str) -> Any:
     """The processor of a shape.
 
     The words come from the embedded tokenizer (its ids lie inside the larger vocabulary), so the
-    placeholder's id is that tokenizer's and not LLaVA's 32000; nothing else differs.
+    placeholder's id is that tokenizer's and not the original's; nothing else differs.
     """
-    vision = config.vision_config
+    if (shape := name.removeprefix("shape:")) in CONFIGS:
+        return qwen_processor(shape, embedded_tokenizer())
+    vision = shape_config(name, embedded_tokenizer()).vision_config
     return build_processor(
         embedded_tokenizer(), image_size=vision.image_size, patch_size=vision.patch_size
     )
 
 
-def shape_config(name: str, tokenizer: PreTrainedTokenizerFast) -> LlavaConfig:
-    shape = SHAPES[name.removeprefix("shape:")]
+def shape_config(name: str, tokenizer: PreTrainedTokenizerFast) -> Any:
+    """The configuration of a shape, with the ids of a tokenizer."""
+    if (own := name.removeprefix("shape:")) in CONFIGS:
+        return qwen_config(own, tokenizer)
+    shape = SHAPES[own]
     ids = {
         "pad_token_id": tokenizer.pad_token_id,
         "bos_token_id": tokenizer.bos_token_id,

@@ -9,7 +9,7 @@ from lib.study import cli, paths
 from lib.study.cost import benchmark
 from lib.study.cost.growth import GROWING, resized
 from lib.study.cost.prompts import random_prompts
-from lib.study.models import Loaded
+from lib.study.models import Loaded, load
 from tests.tiny import tiny_llava
 
 SHORT = ["benchmark", "--profile", "tiny", "--repeats", "1", "--methods", "", "--batches", "1"]
@@ -49,3 +49,18 @@ def test_the_scorer_of_a_growing_model_sees_every_token(tiny):
     with resized(tiny, 64), create("entropy")(tiny) as pruner:
         tiny(**random_prompts(tiny, 1))
     assert len(pruner.kept_masks[0]) == 64 and len(pruner.kept[0]) == 32
+
+
+@pytest.mark.parametrize("name", ["shape:tiny-qwen2.5-vl", "shape:tiny-qwen3-vl"])
+def test_towers_for_images_of_any_size_grow_as_they_are(name, monkeypatch, tmp_path):
+    model = load(name, device="cpu").model
+    monkeypatch.setattr(benchmark, "load", lambda name, **_: Loaded(model, None, name))
+    monkeypatch.setattr(paths, "ROOT", tmp_path)
+    assert cli.main([*SHORT, "--growth", "16,64", "--keep", "0.25"]) == 0
+    rows = json.loads((paths.run("tiny").results / "benchmark.json").read_text())["growth"]
+    assert [(r["tokens"], r["method"]) for r in rows] == [(n, m) for n in (16, 64) for m in GROWING]
+    for row in rows:
+        assert row["kept"] == (1.0 if row["method"] == "unpruned" else 0.25)
+        assert (row["scorer_share"] > 0) == (row["method"] != "unpruned")
+    with pytest.raises(ValueError, match="must be a square, got 50"):
+        random_prompts(model, 1, tokens=50)

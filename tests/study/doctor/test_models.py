@@ -4,10 +4,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from transformers import LlavaConfig, LlavaForConditionalGeneration
+from transformers import AutoModelForImageTextToText, LlavaConfig, LlavaForConditionalGeneration
 
 from lib.study.doctor import models
 from lib.study.doctor.models import GPU, WEIGHTS, check_gpu, check_model
+from lib.study.models.qwen_shapes import CONFIGS
 from tests.study.doctor.kit import EMBEDDED, HUB, PAPER, SHAPE, hub_cache, model_folder
 
 
@@ -66,3 +67,15 @@ def test_the_weights_table_agrees_with_the_architecture():
     text = config.text_config
     assert WEIGHTS[HUB].cache_per_token == text.num_hidden_layers * text.hidden_size * 2 * 2
     assert WEIGHTS["shape:llava-1.5-7b"] == WEIGHTS[HUB]
+
+
+@pytest.mark.parametrize("shape", ["qwen2.5-vl-7b", "qwen3-vl-8b"])
+def test_the_shapes_of_qwen_weigh_what_the_table_says(shape):
+    kind, _, values = CONFIGS[shape]
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(kind(**values))
+    own = WEIGHTS[f"shape:{shape}"]
+    assert own.size == 2 * sum(parameter.numel() for parameter in model.parameters())
+    attention = model.model.language_model.layers[0].self_attn
+    width = attention.k_proj.out_features
+    assert own.cache_per_token == len(model.model.language_model.layers) * width * 2 * 2

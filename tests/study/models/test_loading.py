@@ -52,5 +52,5 @@ def test_a_revision_reaches_processor_weights_and_configuration(monkeypatch):
     models.read_config(profile.model, revision=profile.revision)
     assert asked == [
         (kind, "llava-hf/llava-1.5-7b-hf", profile.revision)
-        for kind in ("processor", "config", "weights", "config")
+        for kind in ("config", "processor", "weights", "config")
     ]

@@ -2,9 +2,11 @@
 
 from types import SimpleNamespace
 
+import pytest
 import torch
 from PIL import Image
 
+from lib.pruning import create
 from lib.study.models import format_prompt, load, shapes
 
 
@@ -43,3 +45,15 @@ def test_drawing_weights_leaves_the_caller_its_random_numbers():
     assert torch.equal(torch.rand(3), expected)
     second = load("shape:tiny", device="cpu").model
     assert all(map(torch.equal, first.parameters(), second.parameters()))
+
+
+@pytest.mark.parametrize("name", ["tiny-qwen2.5-vl", "tiny-qwen3-vl"])
+def test_the_shapes_of_qwen_caption_through_their_processors(name):
+    model, processor, _ = load(f"shape:{name}", device="cpu")
+    prompt = format_prompt(processor, "Describe the image briefly.")
+    images = [Image.new("RGB", (120, 90), "red"), Image.new("RGB", (60, 140), "blue")]
+    inputs = processor(images=images, text=[prompt] * 2, padding=True, return_tensors="pt")
+    with create("entropy", keep=0.25)(model) as pruner:
+        out = model.generate(**inputs, max_new_tokens=2, do_sample=False)
+    tokens = (inputs["input_ids"] == model.config.image_token_id).sum(1).tolist()
+    assert out.shape[0] == 2 and [len(m) for m in pruner.kept_masks] == tokens
