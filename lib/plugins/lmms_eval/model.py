@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -13,7 +14,6 @@ from accelerate import Accelerator
 from lmms_eval.api.instance import GenerationResult, Instance
 from lmms_eval.api.model import lmms
 from lmms_eval.models.model_utils.gen_metrics import log_metrics
-from loguru import logger
 from tqdm import tqdm
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -168,7 +168,8 @@ class _EntropyPrune(lmms):
     def _tell_unknown(self, how: Decoding) -> None:
         if new := set(how.unknown) - self._told:
             self._told |= new
-            logger.warning(f"generation arguments that generate does not know: {sorted(new)}")
+            names = ", ".join(sorted(new))
+            warnings.warn(f"generate knows no {names}: left out of its arguments", stacklevel=2)
 
 
 class Chat(_EntropyPrune):
