@@ -130,7 +130,7 @@ RUN := build/reproduce/$(PROFILE)
 NAMED := $(subst ",,$(shell sed -n 's/^notebooks: *//p' $(PROFILE_FILE) 2>/dev/null))
 CHOSEN := $(if $(NAMED),$(foreach n,$(NAMED),$(filter notebooks/$(n)_%,$(NOTEBOOKS))),$(NOTEBOOKS))
 # The same folders as in lib/study/dependencies.py, which decides what is computed again.
-COMPUTING := $(shell find lib -name '*.py' -not -path 'lib/study/reports/*' -not -path 'lib/study/cli/*' -not -path 'lib/study/doctor*' -not -path 'lib/study/training*')
+COMPUTING := $(shell find lib -name '*.py' -not -path 'lib/plugins/*' -not -path 'lib/study/reports/*' -not -path 'lib/study/cli/*' -not -path 'lib/study/doctor*' -not -path 'lib/study/training*')
 REPORTING := $(shell find lib/study/reports -type f -not -name '*.pyc')
 
 .PHONY: reproduce

@@ -1,6 +1,6 @@
 """Matrix-entropy pruning of visual tokens in large vision-language models.
 
-    from lib import EntropyPrune
+    from lib import EntropyPrune  # installed from a wheel: from entropy_prune import EntropyPrune
 
     with EntropyPrune(keep=0.5)(model) as pruner:
         out = model.generate(**inputs)

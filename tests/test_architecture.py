@@ -12,10 +12,12 @@ from lib.study.paths import PACKAGE, ROOT
 #: the library's modules and folders by how far up they stand; a module imports those below it
 LEVELS = {
     "geometry": 0, "kernels": 0, "entropy": 1, "clustering": 2, "rollout": 2, "merging": 2,
-    "selection": 3, "pruning": 4, "decoding": 5, "study": 6,
+    "selection": 3, "pruning": 4, "decoding": 5, "plugins": 6, "study": 7,
 }  # fmt: skip
 #: the mathematics: tensors in, tensors out
 PURE = {"geometry", "kernels", "entropy", "clustering", "rollout", "merging", "selection"}
+#: plug-ins by what their host brings along
+HOSTS = {"lib.plugins.lmms_eval": {"lmms_eval", "accelerate", "PIL", "tqdm"}}
 #: what of the study knows no model, so that tables and pages need none
 MODEL_FREE = (
     "paths", "files", "hub", "labels", "profiles", "stored", "records", "compare", "publish",
@@ -115,7 +117,13 @@ def test_triton_is_imported_when_somebody_asks_for_kernels():
 
 @pytest.mark.parametrize("name", LIBRARY)
 def test_the_library_needs_torch_and_transformers_alone(name):
-    assert others(name) <= {"torch", "transformers", "triton"}
+    host = next((tool for start, tool in HOSTS.items() if name.startswith(start)), set())
+    assert others(name) <= {"torch", "transformers", "triton"} | host
+
+
+@pytest.mark.parametrize("name", [n for n in FILES if top(n) != "plugins"])
+def test_only_its_host_loads_a_plug_in(name):
+    assert not {other for other in OURS[name] if top(other) == "plugins"}
 
 
 def test_captions_do_not_go_through_the_decoder():

@@ -9,7 +9,7 @@ import pytest
 import lib
 
 #: what a module may lack where the library is installed alone
-OPTIONAL = {"triton"}
+OPTIONAL = {"triton", "lmms_eval"}
 RELAXED = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 

@@ -1,8 +1,8 @@
 """What a result depends on: fingerprints of the code that makes it, taken from whole folders.
 
-- Captions: the library (everything in `lib/` outside `lib/study`) and `lib/study/{models, data,
-  captioning}`. The GPU kernels count where a GPU made them; the static decoder never, since
-  captions are made through `generate` (a test says so).
+- Captions: the library (everything in `lib/` but `lib/study` and `lib/plugins`) and
+  `lib/study/{models, data, captioning}`. The GPU kernels count where a GPU made them; the static
+  decoder never, since captions are made through `generate` (a test says so).
 - Scores: their records and references, and `lib/study/{evaluation, data}`.
 - Costs: the library, the decoder and kernels included, and `lib/study/{cost, models}`.
 
@@ -25,7 +25,7 @@ from .records import digest
 
 __all__ = ["captions_code", "costs_code", "scores_code"]
 
-STUDY = "study"
+STUDY, PLUGINS = "study", "plugins"
 DECODER, KERNELS = "decoding", "kernels"
 
 
@@ -51,7 +51,8 @@ def _fingerprint(
     folder = paths.PACKAGE
     files = [file for name in study for file in _module(folder / STUDY / name)]
     if library:
-        files += [f for f in folder.rglob("*.py") if _top(f, folder) not in {STUDY, *without}]
+        others = {STUDY, PLUGINS, *without}
+        files += [f for f in folder.rglob("*.py") if _top(f, folder) not in others]
     sources = {file.relative_to(folder).as_posix(): _read(file) for file in set(files)}
     return digest(sources)[:16]
 

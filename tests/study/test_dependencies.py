@@ -7,7 +7,8 @@ from lib.study.dependencies import captions_code, costs_code, scores_code, state
 
 FILES = (
     "entropy.py", "selection/greedy.py", "kernels/gram.py", "kernels.py", "decoding.py",
-    "decoding/static.py", "pruning/engine/cache.py", "study/models/loading.py",
+    "decoding/static.py", "pruning/engine/cache.py", "plugins/lmms_eval/model.py",
+    "study/models/loading.py",
     "study/data/coco.py", "study/captioning/loop.py", "study/evaluation/metrics.py",
     "study/cost/flops.py", "study/reports/tables.py", "study/cli/make.py", "study/run.py",
     "study/stages/scores.py", "study/stages/costs.py", "study/stages/captions.py",
@@ -42,6 +43,7 @@ EXPECTED = {
     "kernels.py": KERNELS,
     "decoding.py": {"costs"},
     "decoding/static.py": {"costs"},
+    "plugins/lmms_eval/model.py": set(),
     "study/models/loading.py": LIBRARY,
     "study/data/coco.py": {"captions", "captions on a GPU", "scores"},
     "study/captioning/loop.py": {"captions", "captions on a GPU"},

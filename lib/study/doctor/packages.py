@@ -32,7 +32,7 @@ def check_packages() -> Finding:
     wrong = []
     for line in _dependencies():
         requirement = Requirement(line)
-        if requirement.marker and not requirement.marker.evaluate():
+        if requirement.marker and not requirement.marker.evaluate({"extra": "study"}):
             continue
         found = _version(requirement.name)
         if found is None:
@@ -64,11 +64,12 @@ def _against_lock(lock: str) -> str:
 
 
 def _dependencies() -> list[str]:
+    """What the library and the study need."""
     pyproject = CHECKOUT / "pyproject.toml"
     if pyproject.is_file():
-        return tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]["dependencies"]
-    lines = importlib.metadata.requires("entropy-prune") or []
-    return [line for line in lines if "extra ==" not in line]
+        project = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]
+        return project["dependencies"] + project["optional-dependencies"]["study"]
+    return importlib.metadata.requires("entropy-prune") or []
 
 
 def _version(name: str) -> str | None:

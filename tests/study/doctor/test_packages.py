@@ -10,7 +10,10 @@ from lib.study.doctor import packages
 def checkout(tmp_path, monkeypatch, dependencies, lock=None):
     monkeypatch.setattr(packages, "CHECKOUT", tmp_path / "checkout")
     (tmp_path / "checkout").mkdir()
-    text = f"[project]\nname = 'x'\ndependencies = {json.dumps(dependencies)}\n"
+    text = (
+        f"[project]\nname = 'x'\ndependencies = {json.dumps(dependencies[:1])}\n"
+        f"optional-dependencies.study = {json.dumps(dependencies[1:])}\n"
+    )
     (tmp_path / "checkout" / "pyproject.toml").write_text(text)
     if lock is not None:
         (tmp_path / "checkout" / "requirements.lock").write_text(lock)
