@@ -1,6 +1,7 @@
 """The only place that loads a model and its processor.
 
-Three kinds of names: ``"embedded"``, the small LLaVA that ships in ``data/embedded``;
+Four kinds of names: ``"embedded"``, the small LLaVA that ships in ``data/embedded``; ``"photos"``
+and ``"photos-dropout"``, SmolLM2-135M behind a CLIP tower of this project (`photos`);
 ``"shape:llava-1.5-7b"``, the exact architecture of LLaVA-1.5-7B with random weights, for timing
 without a download (``"shape:tiny"`` is the same in tiny, for tests); and any Hugging Face hub id or
 local folder. Image processors are always the PIL ones, so torchvision is not needed and pixels do

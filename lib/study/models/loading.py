@@ -18,7 +18,7 @@ from transformers import (
 from ..hub import is_hub_name
 from .embedded import embedded_tokenizer
 from .folders import check_folder
-from .names import check_name, committed_folder
+from .names import check_name, shipped_folder, ships
 from .processors import complete
 from .shapes import build_shape, shape_config, shape_processor
 from .stills import stills
@@ -45,10 +45,11 @@ def load(
 
     Parameters
     ----------
-    name : ``"embedded"``, ``"shape:llava-1.5-7b"``, a hub id ``"owner/name"`` or a local folder.
+    name : ``"embedded"``, ``"photos"``, ``"photos-dropout"``, ``"shape:llava-1.5-7b"``, a hub id
+        ``"owner/name"`` or a local folder. A photograph model is put together on first use.
     device : where the weights go; the GPU if there is one, by default. Not with ``device_map``.
-    dtype : of the weights; float32 on a CPU and bfloat16 on a GPU by default (the embedded model:
-        float32 everywhere, since it is small).
+    dtype : of the weights; float32 on a CPU and bfloat16 on a GPU by default (models that ship
+        with the repository: float32 everywhere, since they are small).
     revision : commit, tag or branch of a hub id; refused for anything else.
     device_map : accelerate's placement of a large model, such as ``"auto"``.
     attn_implementation : ``"sdpa"``, ``"eager"`` or ``"flash_attention_2"``.
@@ -130,7 +131,7 @@ def _source(
             f"revision={revision!r} needs a hub id such as "
             f"'llava-hf/llava-1.5-7b-hf', got name={name!r}"
         )
-    folder = committed_folder(name) or Path(name)
+    folder = shipped_folder(name) or Path(name)
     if not checked and not name.startswith("shape:"):
         check_folder(folder)
     return str(folder), {}
@@ -140,7 +141,7 @@ def _dtype(dtype: torch.dtype | str | None, name: str, device: Any) -> torch.dty
     """The precision asked for, or the one that suits the model and the device."""
     if dtype is None:
         on_cpu = device is not None and torch.device(device).type == "cpu"
-        return torch.float32 if on_cpu or committed_folder(name) else torch.bfloat16
+        return torch.float32 if on_cpu or ships(name) else torch.bfloat16
     if isinstance(dtype, str):
         if not isinstance(getattr(torch, dtype, None), torch.dtype):
             raise ValueError(f"unknown dtype {dtype!r}: use 'float32', 'bfloat16' or 'float16'")

@@ -6,11 +6,22 @@ from pathlib import Path
 
 from .. import paths
 from ..hub import is_hub_name
+from .photos import NAMES, assembled
 from .shapes import shape_names
 
 
-def committed_folder(name: str) -> Path | None:
-    """The folder of a model that ships with the repository, None for any other name."""
+def ships(name: str) -> bool:
+    """Whether a model's weights ship with the repository, if not all of them."""
+    return name == "embedded" or name in NAMES
+
+
+def shipped_folder(name: str) -> Path | None:
+    """The folder of a model that ships with the repository, None for any other name.
+
+    A photograph model is put together on first use, which may download its language model.
+    """
+    if name in NAMES:
+        return assembled(name)
     return paths.embedded_dir() if name == "embedded" else None
 
 
@@ -19,8 +30,11 @@ def check_name(name: str) -> None:
 
     Raises FileNotFoundError for what looks like a path, ValueError for anything else.
     """
-    known = "'embedded', 'shape:llava-1.5-7b', a hub id 'owner/name' or the path of a folder"
-    if committed_folder(name) or Path(name).is_dir() or is_hub_name(name):
+    known = (
+        "'embedded', 'photos', 'photos-dropout', 'shape:llava-1.5-7b', a hub id 'owner/name' or "
+        "the path of a folder"
+    )
+    if ships(name) or Path(name).is_dir() or is_hub_name(name):
         return
     if name.startswith("shape:"):
         if name.removeprefix("shape:") not in shape_names():

@@ -17,23 +17,25 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import nn
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
-from .data.scenes import COLOURS, SHAPES, SIZES, draw, object_f1, sample_scene, scene_seed
-from .data.scenes.pool import ScenePool
-from .data.scenes.rendering import CAPTION_TOKENS
-from .models import IMAGE_TOKEN, build_processor, format_prompt
-
-_MEAN = (0.48145466, 0.4578275, 0.40821073)  # CLIP's, as in the image processor
-_STD = (0.26862954, 0.26130258, 0.27577711)
-_HEADS = (len(SHAPES) + 1, len(COLOURS) + 1, len(SIZES) + 1)  # class 0 is the background
+from ..data.scenes.pool import ScenePool
+from .losses import (
+    HEADS,
+    caption_loss,
+    kept_counts,
+    normalise,
+    patch_loss,
+    prompt_ids,
+    random_keep,
+    visual_features,
+)
 
 
 @dataclass(frozen=True)
@@ -64,141 +66,8 @@ class TrainConfig:
         return 1 + (step >= self.stages[0]) + (step >= self.stages[0] + self.stages[1])
 
 
-# -------------------------------------------------------------------------------- model's parts
-
-
-def visual_features(model: LlavaForConditionalGeneration, pixels: torch.Tensor) -> torch.Tensor:
-    """The tower's patch features that LLaVA uses: layer ``vision_feature_layer``, CLS dropped.
-
-    ``pixels``: (B, 3, H, W) normalised. Returns (B, N, D). The layers above are not run.
-    """
-    tower = model.model.vision_tower
-    depth = len(tower.encoder.layers) + 1 + model.config.vision_feature_layer
-    hidden = tower.pre_layrnorm(tower.embeddings(pixels))
-    for layer in tower.encoder.layers[:depth]:
-        hidden = layer(hidden, attention_mask=None)
-    return hidden[:, 1:]
-
-
 def _features(model: LlavaForConditionalGeneration, images: torch.Tensor) -> torch.Tensor:
     return visual_features(model, normalise(images))
-
-
-def normalise(images: torch.Tensor) -> torch.Tensor:
-    """(B, H, W, 3) uint8 to (B, 3, H, W) float32, as CLIP's image processor does."""
-    mean = torch.tensor(_MEAN, device=images.device)
-    std = torch.tensor(_STD, device=images.device)
-    return ((images.float() / 255 - mean) / std).permute(0, 3, 1, 2).contiguous()
-
-
-def random_keep(
-    counts: torch.Tensor, total: int, generator: torch.Generator, *, device: str = "cpu"
-) -> torch.Tensor:
-    """A uniformly random subset of each size: (B,) counts to a (B, total) boolean mask."""
-    noise = torch.rand((len(counts), total), generator=generator).to(device, non_blocking=True)
-    rank = noise.argsort(1).argsort(1)
-    return rank < counts.to(device, non_blocking=True)[:, None]
-
-
-def kept_counts(
-    size: int, total: int, *, lowest: float, full_share: float, generator: torch.Generator
-) -> torch.Tensor:
-    """How many tokens each image keeps: all in ``full_share`` of cases, else U(lowest, 1)·total."""
-    rate = lowest + (1 - lowest) * torch.rand(size, generator=generator)
-    full = torch.rand(size, generator=generator) < full_share
-    return torch.where(full, total, (rate * total).round().long().clamp(1, total))
-
-
-def caption_loss(
-    model: LlavaForConditionalGeneration,
-    visual: torch.Tensor,
-    keep: torch.Tensor,
-    counts: torch.Tensor,
-    targets: torch.Tensor,
-    prompt: tuple[list[int], list[int]],
-    *,
-    layers: Sequence[Callable] | None = None,
-) -> torch.Tensor:
-    """Summed cross-entropy of the captions, given the kept visual tokens at original positions.
-
-    The dropped tokens are removed; what remains is left-aligned and attention is causal, so the
-    padding on the right is never seen and no mask is needed. This equals the public forward pass
-    with the dropped positions masked (a test says so).
-
-    Parameters
-    ----------
-    visual : (B, N, D) projected visual tokens.
-    keep : (B, N) boolean, on the same device.
-    counts : (B,) number of kept tokens, on the CPU.
-    targets : (B, T) token ids of caption and end, padded with -1, on the CPU.
-    prompt : token ids before and after the image.
-    layers : the decoder layers (compiled ones, say) instead of the model's own.
-
-    Returns
-    -------
-    The losses summed over all target tokens, a scalar.
-    """
-    language = model.model.language_model
-    device, batch = visual.device, len(targets)
-    before, after = prompt
-    spoken = targets >= 0
-    # The sequence in original positions: before | image | after | caption, its end unread.
-    frame = torch.tensor([*before, *after]).expand(batch, -1)
-    text = torch.cat([frame, targets[:, :-1].clamp(min=0)], 1).to(device, non_blocking=True)
-    present = torch.cat(
-        [
-            torch.ones((batch, len(before)), dtype=torch.bool, device=device),
-            keep,
-            torch.ones((batch, len(after)), dtype=torch.bool, device=device),
-            spoken[:, 1:].to(device, non_blocking=True),
-        ],
-        1,
-    )
-    longest = int((counts + spoken.sum(1)).max()) + len(frame[0]) - 1
-    longest = -(-longest // 64) * 64  # few distinct shapes
-    order = (~present).to(torch.uint8).argsort(dim=1, stable=True)[:, :longest]
-
-    words = language.embed_tokens(text).to(visual.dtype)
-    full = torch.cat([words[:, : len(before)], visual, words[:, len(before) :]], 1)
-    hidden = full.gather(1, order[..., None].expand(-1, -1, full.shape[-1]))
-    rotary = language.rotary_emb(hidden, position_ids=order)
-    for layer in layers if layers is not None else language.layers:
-        hidden = layer(hidden, attention_mask=None, position_ids=order, position_embeddings=rotary)
-    # Each target is predicted one place before its own.
-    first = len(before) + counts + len(after) - 1
-    where = (first[:, None] + torch.arange(targets.shape[1])).clamp(max=order.shape[1] - 1)
-    where = where.to(device, non_blocking=True)
-    hidden = hidden.gather(1, where[..., None].expand(-1, -1, hidden.shape[-1]))
-    logits = model.lm_head(language.norm(hidden)).float()
-    goal = torch.where(spoken, targets, -100).long().to(device, non_blocking=True)
-    return nn.functional.cross_entropy(
-        logits.flatten(0, 1), goal.flatten(), ignore_index=-100, reduction="sum"
-    )
-
-
-def patch_loss(head: nn.Linear, features: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy of naming shape, colour and size in each patch; (B, N, D) and (B, N) codes.
-
-    Background patches, most of the picture, weigh a tenth.
-    """
-    codes = codes.long()
-    goals = (codes // 256, codes // 16 % 16, codes % 16)
-    weight = torch.where(codes > 0, 1.0, 0.1)
-    loss = features.new_zeros((), dtype=torch.float32)
-    for logits, goal in zip(head(features).float().split(_HEADS, -1), goals):
-        each = nn.functional.cross_entropy(logits.flatten(0, 1), goal.flatten(), reduction="none")
-        loss = loss + (each * weight.flatten()).sum() / weight.sum()
-    return loss
-
-
-def prompt_ids(tokenizer: PreTrainedTokenizerFast) -> tuple[list[int], list[int]]:
-    """Token ids of the prompt before and after the image."""
-    ids = tokenizer(format_prompt(build_processor(tokenizer))).input_ids
-    at = ids.index(tokenizer.convert_tokens_to_ids(IMAGE_TOKEN))
-    return ids[:at], ids[at + 1 :]
-
-
-# ------------------------------------------------------------------------------------- trainer
 
 
 class Trainer:
@@ -231,7 +100,7 @@ class Trainer:
         self.prompt = prompt_ids(tokenizer)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.random_state)
-            self.head = nn.Linear(model.config.vision_config.hidden_size, sum(_HEADS))
+            self.head = nn.Linear(model.config.vision_config.hidden_size, sum(HEADS))
         self.head.to(self.device)
         self.optimizer = self._make_optimizer()
         self.step, self.log = 0, []
@@ -477,131 +346,3 @@ class Trainer:
         self.log.append(row)
         with (self.folder / "log.jsonl").open("a") as file:
             file.write(json.dumps(row) + "\n")
-
-
-# -------------------------------------------------------------------------------------- evaluation
-
-
-@torch.inference_mode()
-def greedy_captions(
-    model: LlavaForConditionalGeneration,
-    tokenizer: PreTrainedTokenizerFast,
-    images: np.ndarray | torch.Tensor,
-    *,
-    keep: torch.Tensor | None = None,
-    batch_size: int = 250,
-    max_new_tokens: int = CAPTION_TOKENS,
-) -> list[str]:
-    """Greedy captions through the public forward pass; dropped tokens are masked, positions stay.
-
-    Parameters
-    ----------
-    images : (B, H, W, 3) uint8.
-    keep : (B, N) boolean mask of visual tokens; all by default.
-    """
-    before, after = prompt_ids(tokenizer)
-    image_token = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
-    total = model.config.image_seq_length
-    row = torch.tensor([*before, *[image_token] * total, *after], device=model.device)
-    said: list[str] = []
-    training, _ = model.training, model.eval()
-    for start in range(0, len(images), batch_size):
-        part = torch.as_tensor(images[start : start + batch_size]).to(model.device)
-        batch = len(part)
-        mask = torch.ones((batch, len(row)), dtype=torch.long, device=model.device)
-        if keep is not None:
-            mask[:, len(before) : len(before) + total] = keep[start : start + batch]
-        position = torch.arange(len(row), device=model.device).expand(batch, -1)
-        out = model(
-            input_ids=row.expand(batch, -1),
-            pixel_values=normalise(part),
-            attention_mask=mask,
-            position_ids=position,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        words, done = [], torch.zeros(batch, dtype=torch.bool, device=model.device)
-        for number in range(max_new_tokens):
-            token = out.logits[:, -1].argmax(-1)
-            words.append(torch.where(done, tokenizer.pad_token_id, token))
-            done |= token == tokenizer.eos_token_id
-            if done.all() or number == max_new_tokens - 1:
-                break
-            mask = torch.cat([mask, mask.new_ones((batch, 1))], 1)
-            place = torch.full((batch, 1), len(row) + number, device=model.device)
-            out = model(
-                input_ids=token[:, None],
-                attention_mask=mask,
-                position_ids=place,
-                past_key_values=out.past_key_values,
-                use_cache=True,
-            )
-        said += [
-            text.strip()
-            for text in tokenizer.batch_decode(torch.stack(words, 1), skip_special_tokens=True)
-        ]
-    model.train(training)
-    return said
-
-
-def draw_split(split: str, count: int, *, first: int = 0) -> tuple[np.ndarray, list[list[dict]]]:
-    """Images (count, 224, 224, 3) uint8 and ground-truth objects of a split's first scenes."""
-    scenes = [sample_scene(scene_seed(split, first + i)) for i in range(count)]
-    return (
-        np.stack([draw(scene) for scene in scenes]),
-        [[item.record() for item in scene.objects] for scene in scenes],
-    )
-
-
-def evaluate(
-    model: LlavaForConditionalGeneration,
-    tokenizer: PreTrainedTokenizerFast,
-    images: np.ndarray,
-    objects: list[list[dict]],
-    *,
-    keeps: Sequence[float] = (1.0, 0.5, 0.25, 0.125),
-    random_state: int = 0,
-    batch_size: int = 250,
-) -> list[dict]:
-    """Object F1 with all visual tokens and with random ones dropped.
-
-    Returns
-    -------
-    One row a share kept: ``keep``, ``precision``, ``recall``, ``object_f1``, ``captions``.
-    """
-    rows = []
-    total = model.config.image_seq_length
-    for share in keeps:
-        generator = torch.Generator().manual_seed(random_state)
-        counts = torch.full((len(images),), round(share * total))
-        keep = None if share == 1 else random_keep(counts, total, generator).to(model.device)
-        said = greedy_captions(model, tokenizer, images, keep=keep, batch_size=batch_size)
-        scores = np.array([object_f1(text, truth) for text, truth in zip(said, objects)])
-        rows.append(
-            {
-                "keep": share,
-                **dict(zip(("precision", "recall", "object_f1"), scores.mean(0).round(4).tolist())),
-                "captions": said,
-            }
-        )
-    return rows
-
-
-def plot_curves(log: Sequence[dict], stages: Sequence[int]):
-    """Losses and learning rate over the steps, the stages marked; a matplotlib figure."""
-    import matplotlib.pyplot as plt
-
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
-    for name, first, last in (("patch_loss", 1, 2), ("caption_loss", 2, 3)):
-        rows = [row for row in log if first <= row["stage"] <= last]
-        left.plot(
-            [row["step"] for row in rows], [row[name] for row in rows], label=name.replace("_", " ")
-        )
-    left.set(xlabel="step", ylabel="nats", yscale="log")
-    left.legend()
-    right.plot([row["step"] for row in log], [row["rate"] for row in log], color="tab:green")
-    right.set(xlabel="step", ylabel="learning rate")
-    for axes in (left, right):
-        for edge in np.cumsum(stages)[:-1]:
-            axes.axvline(edge, color="0.7", linewidth=0.8)
-    return figure

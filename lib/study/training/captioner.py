@@ -1,0 +1,354 @@
+"""The caption stages: adapters and projector learn from human captions, then from a score.
+
+`learn_captions` minimises cross-entropy; the tower learns along slowly where it is given a rate,
+held to its teacher by distillation. `learn_from_scores` raises CIDEr by policy gradient
+(self-critical training, arXiv:1612.00563; each sample's baseline is the mean of the others,
+arXiv:2003.09971). Both take `Drop` to hide random visual tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import LlavaForConditionalGeneration, LlavaProcessor
+
+from .adapters import PlainCopy, Trainables
+from .captions import decode, encode
+from .cider import END, CiderReward, words
+from .distillation import Distiller, tower_states
+from .losses import kept_counts, normalise_images, random_keep, split_prompt
+from .packing import pack, packed_loss
+from .photographs import MILD, PLAIN, Augmentation, crop, jitter
+from .runs import Run
+from .sampling import PackedDecoder
+
+
+@dataclass(frozen=True)
+class Drop:
+    """Random drop-out of visual tokens: uniform in size and in place.
+
+    full_share : images that keep all.
+    lowest : the smallest share kept by the others.
+    """
+
+    full_share: float = 0.3
+    lowest: float = 0.0625
+
+
+@dataclass(frozen=True)
+class CaptionPlan:
+    """Settings of a caption stage.
+
+    room : positions for an image's captions behind the prompt.
+    tower_rate : of the tower, as a part of `learning_rate`; 0 freezes it.
+    distil_size : photographs a step on which the tower is held to its teacher.
+    samples : captions an image that `learn_from_scores` draws.
+    """
+
+    batch_size: int = 96
+    room: int = 96
+    longest: int = 24
+    learning_rate: float = 1e-3
+    tower_rate: float = 0.0
+    warmup: int = 100
+    weight_decay: float = 0.01
+    smoothing: float = 0.1
+    distil_size: int = 0
+    distil_weight: float = 0.3
+    samples: int = 5
+    drop: Drop | None = None
+    augmentation: Augmentation = MILD
+    random_state: int = 0
+
+
+class Captioner:
+    """A model with adapters, photographs and their captions on one device.
+
+    Parameters
+    ----------
+    model : from `lib.study.models.photos.build`, adapters added.
+    photographs : (n, side, side, 3) uint8, on the model's device.
+    captions : human captions of each.
+    compile : compile the decoder layers for the losses.
+    """
+
+    def __init__(
+        self,
+        model: LlavaForConditionalGeneration,
+        processor: LlavaProcessor,
+        photographs: torch.Tensor,
+        captions: Sequence[Sequence[str]],
+        *,
+        longest: int = 24,
+        compile: bool = False,
+    ) -> None:
+        self.model, self.tokenizer = model, processor.tokenizer
+        self.photographs, self.captions = photographs, captions
+        self.device = photographs.device
+        self.prompt = split_prompt(processor)
+        self.ids = encode(self.tokenizer, captions, longest=longest)
+        self.trainables = Trainables(model)
+        self.tower = model.model.vision_tower
+        self.depth = len(self.tower.encoder.layers) + 1 + model.config.vision_feature_layer
+        on_gpu = self.device.type == "cuda"
+        self.plain = PlainCopy(model, torch.bfloat16 if on_gpu else torch.float32)
+        self.decoder = PackedDecoder(
+            self.plain.language,
+            model.lm_head,
+            self.prompt,
+            self.tokenizer.eos_token_id,
+            max_new_tokens=longest,
+        )
+        self.layers = list(model.model.language_model.layers)
+        if compile:
+            self.layers = [torch.compile(layer) for layer in self.layers]
+
+    def autocast(self) -> torch.autocast:
+        """bfloat16 on a GPU."""
+        kind = self.device.type
+        return torch.autocast(kind, torch.bfloat16, enabled=kind == "cuda")
+
+    def visual(self, images: torch.Tensor, *, learn_tower: bool = False) -> torch.Tensor:
+        """(B, 3, H, W) in [0, 1] to projected visual tokens (B, N, D)."""
+        with torch.set_grad_enabled(learn_tower and torch.is_grad_enabled()):
+            states = tower_states(self.tower, normalise_images(images), self.depth)[:, 1:]
+        return self.model.model.multi_modal_projector(states)
+
+    def views(
+        self, index: torch.Tensor, augmentation: Augmentation, generator: torch.Generator
+    ) -> torch.Tensor:
+        """Photographs of an index, varied."""
+        side = self.tower.config.image_size
+        images = crop(self.photographs[index.to(self.device)], side, augmentation, generator)
+        return jitter(images, augmentation, generator)
+
+    def order(self, step: int, plan: CaptionPlan) -> torch.Tensor:
+        """The photographs of a step: every one comes before any comes again."""
+        count, size = len(self.photographs), plan.batch_size
+        place = torch.arange(step * size, (step + 1) * size)
+        chosen = torch.empty_like(place)
+        for epoch in (place // count).unique().tolist():
+            seed = torch.Generator().manual_seed(plan.random_state * 1000 + epoch)
+            here = place // count == epoch
+            chosen[here] = torch.randperm(count, generator=seed)[place[here] % count]
+        return chosen
+
+    def keep(self, size: int, drop: Drop | None, seed: int) -> torch.Tensor | None:
+        """Which visual tokens stay, (size, N) boolean; None for all."""
+        if drop is None:
+            return None
+        side = self.tower.config.image_size // self.tower.config.patch_size
+        generator = torch.Generator().manual_seed(seed)
+        counts = kept_counts(
+            size, side**2, lowest=drop.lowest, full_share=drop.full_share, generator=generator
+        )
+        return random_keep(counts, side**2, generator, device=str(self.device))
+
+    @torch.no_grad()
+    def greedy(self, photographs: torch.Tensor, *, batch_size: int = 250) -> list[str]:
+        """Greedy captions of (n, side, side, 3) uint8 photographs."""
+        was, _ = self.model.training, self.model.eval()
+        self.plain.refresh()
+        said, side = [], self.tower.config.image_size
+        for part in photographs.split(batch_size):
+            with self.autocast():
+                visual = self.visual(crop(part.to(self.device), side, PLAIN, None))
+                said += decode(self.tokenizer, self.decoder(visual)[:, 0])
+        self.model.train(was)
+        return said
+
+
+def learn_captions(
+    captioner: Captioner,
+    plan: CaptionPlan,
+    run: Run,
+    *,
+    distiller: Distiller | None = None,
+    report: Callable[[Run], None] | None = None,
+    report_every: int = 50,
+) -> None:
+    """Minimise the cross-entropy of human captions until the run is over.
+
+    `run` must have the captioner's `trainables` (and tower and heads, where they learn) among its
+    parts; a stopped run then goes on as if it had not been.
+    """
+    optimizer = _optimizer(captioner, plan, distiller)
+    run.attach("optimizer", optimizer)
+    total = torch.zeros(2, device=captioner.device)
+    count = 0
+    captioner.model.train()
+    while not run.halted:
+        generator = run.generator(captioner.device, plan.random_state)
+        index = captioner.order(run.step, plan)
+        _set_rates(optimizer, run, plan)
+        shuffled = torch.Generator().manual_seed(run.step)
+        chosen = [_shuffle(captioner.ids[i], shuffled) for i in index.tolist()]
+        packed = pack(chosen, room=plan.room).to(captioner.device)
+        keep = captioner.keep(len(index), plan.drop, plan.random_state * 7919 + run.step)
+        with captioner.autocast():
+            views = captioner.views(index, plan.augmentation, generator)
+            visual = captioner.visual(views, learn_tower=plan.tower_rate > 0)
+            loss = packed_loss(
+                captioner.model, visual, packed, captioner.prompt, keep=keep,
+                smoothing=plan.smoothing, layers=captioner.layers,
+            )  # fmt: skip
+        loss.backward()
+        total[0] += loss.detach()
+        if distiller is not None and plan.distil_size:
+            held, _ = distiller.loss(plan.distil_size, generator)
+            (plan.distil_weight * held).backward()
+            total[1] += held.detach()
+        _advance(optimizer)
+        run.advance()
+        count += 1
+        if run.step % report_every == 0 or run.over:
+            words_loss, held = (total / count).tolist()
+            run.note(caption_loss=round(words_loss, 4), distil_loss=round(held, 4))
+            total.zero_()
+            count = 0
+            if report is not None:
+                report(run)
+    captioner.model.eval()
+    run.checkpoint()
+
+
+def learn_from_scores(
+    captioner: Captioner,
+    plan: CaptionPlan,
+    run: Run,
+    *,
+    workers: int = 8,
+    report: Callable[[Run], None] | None = None,
+    report_every: int = 20,
+) -> None:
+    """Raise the CIDEr of sampled captions by policy gradient until the run is over.
+
+    CIDEr alone favours short captions, so a sample shorter than its references loses by BLEU's
+    brevity penalty.
+    """
+    optimizer = _optimizer(captioner, plan, None)
+    run.attach("optimizer", optimizer)
+    tokens = [[[*words(text), END] for text in each] for each in captioner.captions]
+    captioner.model.eval()  # no drop-out in adapters: samples and gradient are of one policy
+    rewards: list[float] = []
+    with ProcessPoolExecutor(workers, initializer=_prepare, initargs=(tokens,)) as pool:
+        while not run.halted:
+            generator = run.generator(captioner.device, plan.random_state)
+            index = captioner.order(run.step, plan)
+            _set_rates(optimizer, run, plan)
+            keep = captioner.keep(len(index), plan.drop, plan.random_state * 7919 + run.step)
+            with captioner.autocast():
+                with torch.no_grad():
+                    captioner.plain.refresh()
+                    views = captioner.views(index, plan.augmentation, generator)
+                    visual = captioner.visual(views)
+                    said = captioner.decoder(
+                        visual, captions=plan.samples, sample=True, generator=generator, keep=keep
+                    )
+                ids, scores = _score(captioner, said, index, pool, workers)
+                advantage = (scores - scores.mean(1, keepdims=True)) * (
+                    plan.samples / (plan.samples - 1)
+                )
+                room = max(sum(map(len, each)) for each in ids)
+                packed = pack(ids, room=-(-room // 32) * 32, weights=advantage.tolist())
+                packed = packed.to(captioner.device)
+                loss = packed_loss(
+                    captioner.model, captioner.visual(views), packed, captioner.prompt,
+                    keep=keep, layers=captioner.layers,
+                )  # fmt: skip
+            loss.backward()
+            _advance(optimizer)
+            rewards.append(float(scores.mean()))
+            run.advance()
+            if run.step % report_every == 0 or run.over:
+                run.note(reward=round(float(np.mean(rewards)), 4))
+                rewards.clear()
+                if report is not None:
+                    report(run)
+    run.checkpoint()
+
+
+def plan_of(plan: CaptionPlan) -> dict:
+    """A plan as a checkpoint stores it."""
+    return asdict(plan)
+
+
+def _shuffle(captions: list[list[int]], generator: torch.Generator) -> list[list[int]]:
+    order = torch.randperm(len(captions), generator=generator).tolist()
+    return [captions[i] for i in order]
+
+
+def _optimizer(captioner, plan, distiller) -> torch.optim.Optimizer:
+    groups = [{"params": captioner.trainables.parameters(), "part": 1.0}]
+    if plan.tower_rate > 0:
+        used = captioner.tower.encoder.layers[: captioner.depth]
+        learning = [
+            *captioner.tower.embeddings.parameters(),
+            *captioner.tower.pre_layrnorm.parameters(),
+            *used.parameters(),
+        ]
+        if distiller is not None:
+            learning += list(distiller.heads.parameters())
+        groups.append({"params": [p.requires_grad_() for p in learning], "part": plan.tower_rate})
+    return torch.optim.AdamW(
+        groups,
+        lr=plan.learning_rate,
+        betas=(0.9, 0.98),
+        weight_decay=plan.weight_decay,
+        fused=captioner.device.type == "cuda",
+    )
+
+
+def _set_rates(optimizer: torch.optim.Optimizer, run: Run, plan: CaptionPlan) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = group["part"] * run.rate(plan.learning_rate, warmup=plan.warmup)
+
+
+def _advance(optimizer: torch.optim.Optimizer) -> None:
+    weights = [w for group in optimizer.param_groups for w in group["params"]]
+    nn.utils.clip_grad_norm_([w for w in weights if w.grad is not None], 1.0)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+
+
+# ------------------------------------------------------------------------- scores in processes
+
+_reward: CiderReward | None = None
+
+
+def _prepare(tokens: list[list[list[str]]]) -> None:
+    global _reward
+    _reward = CiderReward(tokens)
+
+
+def _reward_part(images: list[int], captions: list[list[list[str]]]) -> np.ndarray:
+    return _reward.many(images, captions)
+
+
+def _score(captioner, said, index, pool, workers) -> tuple[list[list[list[int]]], np.ndarray]:
+    """Token ids cut behind the end, and the CIDEr of each sample, (B, S)."""
+    end, size = captioner.tokenizer.eos_token_id, len(said)
+    ids = [[_cut(row, end) for row in each] for each in said.tolist()]
+    texts = captioner.tokenizer.batch_decode(
+        [row for each in ids for row in each], skip_special_tokens=True
+    )
+    closed = [row[-1] == end for each in ids for row in each]
+    tokens = [[*words(text), *([END] if done else [])] for text, done in zip(texts, closed)]
+    per = said.shape[1]
+    tokens = [tokens[i * per : (i + 1) * per] for i in range(size)]
+    bounds = np.linspace(0, size, workers + 1).astype(int)
+    images = index.tolist()
+    jobs = [
+        pool.submit(_reward_part, images[a:b], tokens[a:b]) for a, b in pairwise(bounds) if b > a
+    ]
+    return ids, np.concatenate([job.result() for job in jobs])
+
+
+def _cut(row: list[int], end: int) -> list[int]:
+    return row[: row.index(end) + 1] if end in row else row
