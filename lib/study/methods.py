@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from .. import pruning
 from ..geometry import feature_layer, kept_count, patches
 from ..selection import STRATEGIES, proportions
 from .labels import LABELS, SWEPT, TABLE_1, percent
+from .models import read_config
 from .profiles import Profile
+
+#: families whose images (or tiles) all have as many tokens, which numbers of clusters can fit
+OF_ONE_SIZE = ("llava", "llava_next")
 
 __all__ = ["Method", "ablations", "methods", "sweep", "table_1"]
 
@@ -54,7 +60,7 @@ def methods(profile: Profile) -> dict[str, Method]:
     table[f"selection-layer2-{tail}"] = Method(
         "Entropy + coverage at FastV's layer", "selection", deep
     )
-    return {k: m for k, m in table.items() if m.name is None or m.name in pruning.available()}
+    return {k: m for k, m in table.items() if m.name is None or _runs(m.name, profile)}
 
 
 def table_1(profile: Profile) -> list[str]:
@@ -82,8 +88,9 @@ def ablations(profile: Profile, config: Any) -> dict[str, Method]:
     """
     table = _Table(profile.ablation_keep)
     _rates(table, profile)
-    _clusters(table, patches(config))
-    _layers(table, feature_layer(config))
+    if config.model_type in OF_ONE_SIZE:
+        _clusters(table, patches(config))
+    _layers(table, _last_layer(config))
     deep = min(2, config.get_text_config().num_hidden_layers - 1)
     table.vary("layers", "language", f"language 0–{deep}", source="language", layer=deep)
     table.vary("rollout", None, "scaled (I + H/L)")
@@ -98,6 +105,33 @@ def ablations(profile: Profile, config: Any) -> dict[str, Method]:
     _places(table, deep)
     _strategies(table)
     return table.rows
+
+
+def _runs(name: str, profile: Profile) -> bool:
+    """Whether a method is registered, and its class takes the profile's model."""
+    if name not in pruning.available():
+        return False
+    kinds = pruning.registry.method(name).supports
+    kind = _model_type(profile.model, profile.revision)
+    return kinds is None or kind is None or kind in kinds
+
+
+@cache
+def _model_type(model: str, revision: str | None) -> str | None:
+    """The model type of a profile's model; None if its configuration is not on this machine."""
+    if model == "embedded":
+        return "llava"
+    with suppress(OSError, ValueError):
+        return read_config(model, revision=revision).model_type
+    return None
+
+
+def _last_layer(config: Any) -> int:
+    """The hidden state of the vision tower that the visual tokens are made of."""
+    if hasattr(config, "vision_feature_layer"):
+        return feature_layer(config)
+    vision = config.vision_config
+    return getattr(vision, "depth", None) or vision.num_hidden_layers
 
 
 class _Table:
