@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any
 
 from .. import pruning
 from ..geometry import feature_layer, kept_count, patches
 from ..selection import STRATEGIES, proportions
+from .fitting import fits
 from .labels import LABELS, SWEPT, TABLE_1, percent
-from .models import read_config
 from .profiles import Profile
 
 #: families whose images (or tiles) all have as many tokens, which numbers of clusters can fit
@@ -60,7 +58,11 @@ def methods(profile: Profile) -> dict[str, Method]:
     table[f"selection-layer2-{tail}"] = Method(
         "Entropy + coverage at FastV's layer", "selection", deep
     )
-    return {k: m for k, m in table.items() if m.name is None or _runs(m.name, profile)}
+    return {
+        slug: method
+        for slug, method in table.items()
+        if method.name is None or fits(profile, method.name, **method.options)
+    }
 
 
 def table_1(profile: Profile) -> list[str]:
@@ -86,7 +88,7 @@ def ablations(profile: Profile, config: Any) -> dict[str, Method]:
     Each entry differs from Entropy-Prune at `ablation_keep` in one respect, or belongs to the sweep
     of keep rates. One entry can serve several groups.
     """
-    table = _Table(profile.ablation_keep)
+    table = _Table(profile)
     _rates(table, profile)
     if config.model_type in OF_ONE_SIZE:
         _clusters(table, patches(config))
@@ -107,25 +109,6 @@ def ablations(profile: Profile, config: Any) -> dict[str, Method]:
     return table.rows
 
 
-def _runs(name: str, profile: Profile) -> bool:
-    """Whether a method is registered, and its class takes the profile's model."""
-    if name not in pruning.available():
-        return False
-    kinds = pruning.registry.method(name).supports
-    kind = _model_type(profile.model, profile.revision)
-    return kinds is None or kind is None or kind in kinds
-
-
-@cache
-def _model_type(model: str, revision: str | None) -> str | None:
-    """The model type of a profile's model; None if its configuration is not on this machine."""
-    if model == "embedded":
-        return "llava"
-    with suppress(OSError, ValueError):
-        return read_config(model, revision=revision).model_type
-    return None
-
-
 def _last_layer(config: Any) -> int:
     """The hidden state of the vision tower that the visual tokens are made of."""
     if hasattr(config, "vision_feature_layer"):
@@ -137,15 +120,16 @@ def _last_layer(config: Any) -> int:
 class _Table:
     """Ablations as they are added: a setting that is there already joins another group."""
 
-    def __init__(self, keep: float) -> None:
-        self.keep, self.tail = keep, percent(keep)
+    def __init__(self, profile: Profile) -> None:
+        self.profile, self.keep = profile, profile.ablation_keep
+        self.tail = percent(self.keep)
         self.rows = {"unpruned": Method("Unpruned", None, {}, {"sweep": "1"})}
 
     def add(self, slug: str, label: str, name: str, group: str, value: str, **options: Any) -> None:
-        """One entry, if its method is registered."""
-        if name in pruning.available():
+        """One entry, if its method runs on the model."""
+        options = {"keep": self.keep, **options}
+        if fits(self.profile, name, **options):
             groups = dict(self.rows[slug].groups) if slug in self.rows else {}
-            options = {"keep": self.keep, **options}
             self.rows[slug] = Method(label, name, options, groups | {group: value})
 
     def vary(self, group: str, slug: str | None, value: str, **options: Any) -> None:
