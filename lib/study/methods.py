@@ -13,8 +13,10 @@ from .fitting import fits
 from .labels import LABELS, SWEPT, TABLE_1, percent
 from .profiles import Profile
 
-#: families whose images (or tiles) all have as many tokens, which numbers of clusters can fit
-OF_ONE_SIZE = ("llava", "llava_next")
+#: model types whose images all have as many tokens, so that a number of clusters fits all of them
+OF_ONE_SIZE = ("llava",)
+#: a number of tokens for the others, where shares of it are meant
+MANY = 1000
 
 __all__ = ["Method", "ablations", "methods", "sweep", "table_1"]
 
@@ -92,6 +94,8 @@ def ablations(profile: Profile, config: Any) -> dict[str, Method]:
     _rates(table, profile)
     if config.model_type in OF_ONE_SIZE:
         _clusters(table, patches(config))
+    else:
+        _shares(table)
     _layers(table, _last_layer(config))
     deep = min(2, config.get_text_config().num_hidden_layers - 1)
     table.vary("layers", "language", f"language 0–{deep}", source="language", layer=deep)
@@ -159,6 +163,16 @@ def _clusters(table: _Table, tokens: int) -> None:
             slug = None if setting == standard else f"m{clusters}-k{cores}-t{each}"
             options = {} if setting == standard else dict(zip(names, setting))
             table.vary("clusters", slug, f"M={clusters}, k_c={cores}, t_pc={each}", **options)
+
+
+def _shares(table: _Table) -> None:
+    """Tokens from each core cluster, t_pc, for one share of images of any size."""
+    usual = proportions(MANY, kept_count(table.keep, MANY))[2]
+    for each in (1, 2, 4):
+        slug, options = f"t{each}", {"tokens_per_cluster": each}
+        if each == usual:
+            slug, options = None, {}
+        table.vary("clusters", slug, f"t_pc={each}, M and k_c by the image", **options)
 
 
 def _layers(table: _Table, last: int) -> None:
