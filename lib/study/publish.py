@@ -73,7 +73,7 @@ def _check_finished(profile: str, run: paths.Place) -> None:
 
 
 def _publish_results(run: Path, reference: Path) -> None:
-    for part in ("captions", "ablations", "scores", "figures"):
+    for part in ("captions", "ablations", "divergence", "scores", "figures"):
         shutil.rmtree(reference / part, ignore_errors=True)
     for manifest in sorted(run.glob(f"*/*/{MANIFEST}")):
         source = manifest.parent

@@ -18,8 +18,7 @@ from ..evaluation import mean_interval, metrics, spice_missing
 from ..examples import examples
 from ..files import write_json
 from ..labels import OBJECT_F1, UNSCORED, percent
-from ..methods import Method, ablations, methods
-from ..models import read_config
+from ..methods import Method, methods, swept
 from ..profiles import Profile
 from ..records import canonical, digest, read_records
 from .study import Study
@@ -95,10 +94,10 @@ def _stored_key(path: Path) -> str | None:
 
 
 def _read(study: Study) -> tuple[_Part, _Part]:
-    """Table 1's methods on all images, and the ablations on a few of them."""
+    """Table 1's methods on all images, and the sweep on a few of them."""
     profile, folder = study.profile, study.folder
     table = methods(profile)
-    others = ablations(profile, read_config(profile.model, revision=profile.revision))
+    others = swept(profile)
     records = {slug: read_records(folder / "captions" / slug) for slug in table}
     images = examples(profile, progress=study.progress)
     few = examples(profile, limit=profile.few, progress=study.progress)
