@@ -4,7 +4,7 @@
   `lib/study/{models, data, captioning}`. The GPU kernels count where a GPU made them; the static
   decoder never, since captions are made through `generate` (a test says so).
 - Divergences: the same, and `lib/study/divergence.py`.
-- Scores: their records and references, and `lib/study/{evaluation, data}`.
+- Scores: their records and references, and `lib/study/{evaluation, data, comparisons}`.
 - Costs: the library, the decoder and kernels included, and `lib/study/{cost, models}`.
 
 Beside its folders a stage depends on the module in `lib/study/stages` that carries it out, but for
@@ -43,7 +43,8 @@ def divergence_code(device: str) -> str:
 
 def scores_code() -> str:
     """A fingerprint of the code that scores given captions."""
-    return _fingerprint(library=False, study=("evaluation", "data", "stages/scores"))
+    made = "comparisons", "evaluation", "data", "stages/readings", "stages/scores"
+    return _fingerprint(library=False, study=made)
 
 
 def costs_code() -> str:

@@ -39,7 +39,7 @@ class DivergenceRecord(TypedDict):
 
     kl: divergence from the unpruned model, mean over the tokens of the image's references, in nats.
     nll: negative log-likelihood of the same tokens under the method, likewise. tokens: how many.
-    kept: visual tokens that reached the end of the language model.
+    kept: visual tokens that reached the end of the language model, of `visual_tokens`.
     """
 
     image_id: int
@@ -47,6 +47,7 @@ class DivergenceRecord(TypedDict):
     nll: float
     tokens: int
     kept: int
+    visual_tokens: int
 
 
 def divergence(
@@ -243,7 +244,7 @@ class _Reader:
                 pruned, kept = unpruned, visual
                 if pruner is not None:
                     pruned, kept = self._log_probabilities(ids, inputs, text, pruner)
-                found[slug] = _records(ids, text, unpruned, pruned, kept)
+                found[slug] = _records(ids, text, unpruned, pruned, (kept, visual))
         except torch.OutOfMemoryError as error:
             error.add_note(f"batch_size={len(batch)} does not fit; use a smaller one")
             raise
@@ -287,14 +288,16 @@ class _Reader:
 
 
 def _records(
-    ids: Sequence[int], text: _Text, unpruned: Tensor, pruned: Tensor, kept: Sequence[int]
+    ids: Sequence[int],
+    text: _Text,
+    unpruned: Tensor,
+    pruned: Tensor,
+    counts: Sequence[Sequence[int]],
 ) -> list[DivergenceRecord]:
     kl = functional.kl_div(pruned, unpruned, reduction="none", log_target=True).sum(-1)
     targets = text.targets.to(pruned.device)
     nll = -pruned.gather(1, targets[:, None]).squeeze(1)
     count = len(ids)
-    columns = text.means(kl, count), text.means(nll, count), text.counts(count).tolist()
-    return [
-        {"image_id": image_id, "kl": kl, "nll": nll, "tokens": tokens, "kept": left}
-        for image_id, kl, nll, tokens, left in zip(ids, *columns, kept)
-    ]
+    names = "image_id", "kl", "nll", "tokens", "kept", "visual_tokens"
+    read = text.means(kl, count), text.means(nll, count), text.counts(count).tolist()
+    return [dict(zip(names, row)) for row in zip(ids, *read, *counts, strict=True)]

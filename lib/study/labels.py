@@ -5,7 +5,9 @@ from __future__ import annotations
 __all__ = [
     "BEFORE",
     "DEEP",
+    "DIVERGENCE",
     "LABELS",
+    "LOSS",
     "OBJECT_F1",
     "PAPER",
     "RANDOM",
@@ -33,6 +35,9 @@ BEFORE = "before the language model"
 DEEP = "at FastV's layer"
 #: the study's own metric: the mean F1 of the objects that a caption names
 OBJECT_F1 = "Object F1"
+#: teacher-forced divergence from the unpruned model, and the loss of the references beside it
+DIVERGENCE = "divergence"
+LOSS = "loss of the references"
 RANDOM = "random weights"
 #: why a profile with random weights has no scores
 UNSCORED = "captions of random weights mean nothing, so they are not scored"

@@ -61,6 +61,7 @@ class Profile:
     places, budgets: language layers before which criteria are compared, and the keep rates there;
         on as many images as the ablations. Layers that a model does not have are left out.
     divergence_limit: images on which Table 1's divergence is measured; by default all.
+    margin: what "equal" means, stated beforehand: less than this share of the unpruned score.
     efficiency: how the cost is measured.
     notebooks: numbers of the notebooks to run, such as "06 08"; all by default.
     metrics: those of Table 1; the ablations take the ones that need no METEOR and no SPICE.
@@ -88,6 +89,7 @@ class Profile:
     places: tuple[int, ...] = (0, 1, 2, 4, 8, 15)
     budgets: tuple[float, ...] = (0.5, 0.25, 0.125, 0.0625)
     divergence_limit: int | None = Field(None, ge=1)
+    margin: float = Field(0.05, gt=0)
     metrics: tuple[str, ...] = ("BLEU-4", "METEOR", "ROUGE-L", "CIDEr", "SPICE")
     ablation_metrics: tuple[str, ...] = ("BLEU-4", "CIDEr")
     n_bootstrap: int = Field(1000, ge=0)

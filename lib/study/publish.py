@@ -81,7 +81,7 @@ def _publish_results(run: Path, reference: Path) -> None:
         write_atomically(target / RECORDS, lean_records(source))
         document = json.loads(manifest.read_text(encoding="utf-8"))
         write_json(target / MANIFEST, lean_manifest(document))
-    for name in (*SUMMARIES, *MEASURED):
+    for name in (*SUMMARIES, "divergence.json", *MEASURED):
         if (run / name).is_file():
             write_atomically(reference / name, (run / name).read_bytes())
     if (run / "figures").is_dir():

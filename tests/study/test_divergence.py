@@ -100,6 +100,7 @@ def naive(kit, example, pruner, references=2):  # noqa: F811
             nll -= cut.gather(1, said[0, :, None]).sum().item()
             tokens += said.shape[1]
     said = {"image_id": example.image_id, "tokens": tokens, "kept": kept}
+    said["visual_tokens"] = len(image)
     return said | {"kl": kl / tokens, "nll": nll / tokens}
 
 

@@ -79,7 +79,11 @@ def test_everything_is_there_afterwards_and_the_reference_is_not_touched(root):
         assert set(row["values"]) == {"BLEU-4", "CIDEr", "SPICE", "Object F1"}
         assert 0 < row["kept"]["mean"] <= 1
     assert scored["methods"]["entropy-50"]["kept"]["mean"] == 0.5
-    assert {(d["a"], d["b"]) for d in scored["differences"]} >= {("entropy-50", "fastv-50")}
+    against = {(d["a"], d["b"]) for d in scored["comparisons"]["paper"]}
+    assert against == {("entropy-50", name) for name in ("random-50", "tome-50", "fastv-50")}
+    same = {(e["a"], e["b"]): e for e in scored["equivalence"] if e["metric"] == "BLEU-4"}
+    assert same["fastv-mask-50", "fastv-50"]["equivalent"] or not scored["margin"]
+    assert scored["methods"]["entropy-layer2-50"]["kept"]["average"] == (2 * 36 + 2 * 18) / 4
     for name, images in (("table", 3), ("ablations", 2), ("places", 2)):
         rows = read_records(results() / "divergence" / name)
         manifest = json.loads((results() / "divergence" / name / "manifest.json").read_text())
@@ -87,6 +91,9 @@ def test_everything_is_there_afterwards_and_the_reference_is_not_touched(root):
         assert len(rows) == images
         for row in rows:
             assert all(len(row[key]) == len(methods_read) for key in ("kl", "nll", "kept"))
+    read = stored.load_divergence("tiny")
+    assert read["table"]["methods"]["unpruned"]["values"]["divergence"] == 0
+    assert read["table"]["images"] == 3 and read["places"]["images"] == 2
     efficiency = stored.load_efficiency("tiny")
     assert {row["slug"] for row in efficiency["rows"]} == set(scored["methods"])
     document = stored.load_study("tiny")

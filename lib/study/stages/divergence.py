@@ -91,7 +91,7 @@ def lean(records: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, A
     """One record an image, with a list over the methods for each number."""
     merged = []
     for rows in zip(*records.values(), strict=True):
-        line = {"image_id": rows[0]["image_id"], "tokens": rows[0]["tokens"]}
+        line = {name: rows[0][name] for name in ("image_id", "tokens", "visual_tokens")}
         for name in ("kl", "nll"):
             line[name] = [float(f"{row[name]:.{DIGITS}g}") for row in rows]
         merged.append(line | {"kept": [row["kept"] for row in rows]})
