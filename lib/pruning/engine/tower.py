@@ -157,6 +157,24 @@ def hidden_states(images: ImageTokens, family: Family, layer: int) -> Tensor:
     return of_tokens(images, family, patch_rows(family, images.vision.hidden[layer]))
 
 
+def feature_layers(family: Family) -> list[int]:
+    """The hidden states of the tower that the projector reads, side by side."""
+    named = getattr(family.config, "vision_feature_layer", None)
+    if named is None or isinstance(named, int):
+        return [family.feature_layer()]
+    return [layer if layer >= 0 else len(family.blocks()) + 1 + layer for layer in named]
+
+
+def features(record: VisionRecord, family: Family, *, first: bool = False) -> Tensor:
+    """What the projector reads of every patch, `(rows, patches, D)`; first: of the class token.
+
+    The layers must be watched: `watch_hidden(pruner, feature_layers(family))`.
+    """
+    states = [record.hidden[layer] for layer in feature_layers(family)]
+    parts = [one[:, :1] if first else patch_rows(family, one) for one in states]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+
+
 def received(
     images: ImageTokens,
     family: Family,
@@ -165,13 +183,21 @@ def received(
     *,
     heads: str = "mean",
 ) -> Tensor:
-    """What each visual token receives of the tower's attention in a block, float32 `(n, N)`.
+    """What each visual token receives of the tower's attention in a block, float32 `(n, N)`."""
+    weights = attended(images.vision, family, attention, block, heads=heads)
+    return of_tokens(images, family, patch_rows(family, weights))
+
+
+def attended(
+    record: VisionRecord, family: Family, attention: TowerAttention, block: int, *,
+    heads: str = "mean",
+) -> Tensor:  # fmt: skip
+    """What every key of the tower receives of the attention in a block, float32 `(rows, keys)`.
 
     From the class token where there is one (softmax over all keys, its own included), else the mean
     over all queries. heads: "mean" or "sum" over the heads.
     """
-    record = images.vision
-    key = f"received {block} {heads}"
+    key = f"received {block} {heads} {attention.heads} {attention.scale}"
     if key not in record.extra:
         queries, keys = record.projections[block, "q"], record.projections[block, "k"]
         weights = attention_weights(
@@ -179,7 +205,7 @@ def received(
         )  # (rows, heads, queries, keys)
         weights = weights.sum(1) if heads == "sum" else weights.mean(1)
         record.extra[key] = weights.mean(1)
-    return of_tokens(images, family, patch_rows(family, record.extra[key]))
+    return record.extra[key]
 
 
 def attention_weights(queries: Tensor, keys: Tensor, attention: TowerAttention) -> Tensor:
