@@ -53,7 +53,10 @@ class TowerRule(VisualPruner):
         """Register further hooks that record what `pick` reads; the features are recorded."""
 
     def pick(self, piece: Piece) -> Tensor | Picked:
-        """`piece.quota` tokens of each piece: indices `(m, k)`, or a `Picked`."""
+        """`piece.quota` tokens of each piece: indices `(m, k)`, or a `Picked`.
+
+        Where the count is not exact there is no quota (0), and `Picked.counts` says how many.
+        """
         raise NotImplementedError
 
     def watch_attention(self, block: int | None = None) -> None:
@@ -91,7 +94,7 @@ class TowerRule(VisualPruner):
     def select(self, images: ImageTokens) -> Tensor | Chosen:
         if (ready := tower.chosen_ahead(images)) is not None:
             return ready
-        quota = self.budget(images.tokens)
+        quota = self.budget(images.tokens) if self.exact else None
         parts, whole = pieces.split(images, self.family, quota, by_tile=self.tiles == "each")
         picks = [_picked(self.pick(part)) for part in parts]
         return pieces.joined(images, parts, picks, whole, self.family, quota)
