@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .engine.images import ImageTokens
 from .engine.pruner import VisualPruner
-from .engine.rasters import cells, proportional, rasters
+from .engine.rasters import cells, proportional, rasters, require_raster
 
 
 @dataclass(eq=False, kw_only=True)
@@ -28,6 +28,9 @@ class UniformGrid(VisualPruner, name="grid"):
     positions: Literal["original", "contiguous"] = "contiguous"
 
     vision_only = True
+
+    def attach(self, model: nn.Module) -> None:
+        require_raster(self.family)
 
     def select(self, images: ImageTokens) -> Tensor:
         budget = self.budget(images.tokens)

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .engine.images import ImageTokens
 from .engine.pruner import VisualPruner
-from .engine.rasters import cells, proportional, rasters
+from .engine.rasters import cells, proportional, rasters, require_raster
 from .engine.sequence import Chosen
 from .grid import filled
 
@@ -35,6 +35,9 @@ class AveragePool(VisualPruner, name="pool"):
     @property
     def vision_only(self) -> bool:
         return self.layer == 0
+
+    def attach(self, model: nn.Module) -> None:
+        require_raster(self.family)
 
     def select(self, images: ImageTokens) -> Chosen:
         budget = self.budget(images.tokens)

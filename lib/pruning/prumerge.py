@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ..entropy import unit_tokens
 from ..selection.ranking import order_of
-from .engine.pieces import Picked, Piece
+from .engine.picked import Picked
+from .engine.pieces import Piece
 from .tower_rule import TowerRule, by_attention
 
 NEIGHBOURS = 32
@@ -23,10 +24,10 @@ class PruMerge(TowerRule, name="prumerge"):
 
     arXiv 2403.15388; 42Shawn/LLaVA-PruMerge @097c041. Attention of the tower's *last* block with
     all heads as one: softmax(q kᵀ / √width), the class token's row a over the patches. A kept token
-    becomes x_i + Σ a_j x_j over its 32 most similar others (cosine of keys, kept or not); the sum is
-    not normalised, and every update reads the original x. One token more, Σ a_j x_j over all that
-    were dropped, stands in the place of the first of them. x are the features that the projector
-    reads; it makes the tokens of the sums.
+    becomes x_i + Σ a_j x_j over its 32 most similar others (cosine of keys, kept or not); the sum
+    is not normalised, and every update reads the original x. One token more, Σ a_j x_j over all
+    that were dropped, stands in the place of the first of them. x are the features that the
+    projector reads; it makes the tokens of the sums.
 
     count: "exact" keeps `budget(N)` tokens, the one for the rest included. "adaptive" is published:
         as many as have an attention above Q3 + 1.5 IQR of the image's, and one; `keep` is not used.
@@ -39,7 +40,7 @@ class PruMerge(TowerRule, name="prumerge"):
 
     Deviations: quartiles are those of an image (of a tile), where the code takes them over the
     batch. Published numbers of PruMerge are of fine-tuned models. Without a class token: the mean
-    attention received. Where a token is made of several patches, x are the visual tokens themselves.
+    attention received. Where a token is made of several patches, x are the visual tokens.
     """
 
     count: Literal["exact", "adaptive"] = "exact"
@@ -84,7 +85,7 @@ class PruMerge(TowerRule, name="prumerge"):
         states = states.to(piece.projected.dtype)
         key = None
         if self.reorders:
-            tile = 0 if piece.rows is None else piece.rows[:, None] * piece.images.tokens
+            tile = 0 if piece.tiles is None else piece.tiles[:, :1] * piece.images.tokens
             key = (torch.arange(choice.index.shape[1], device=weights.device) + tile).expand_as(
                 choice.index
             )
@@ -124,7 +125,7 @@ def chosen(weights: Tensor, budget: int, *, plus: bool = False) -> Choice:
 
 def outliers(weights: Tensor, *, plus: bool = False) -> Choice:
     """The upper outliers of attention `(m, P)`, and one token for the rest if any is left."""
-    m, size = weights.shape
+    size = weights.shape[1]
     quartiles = torch.quantile(weights, weights.new_tensor([0.25, 0.75]), dim=1, keepdim=True)
     fence = quartiles[1] + 1.5 * (quartiles[1] - quartiles[0])
     order = order_of(by_attention(weights), descending=True)

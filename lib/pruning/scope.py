@@ -17,8 +17,8 @@ class Scope(TowerRule, name="scope"):
     """Greedy coverage of the tower's features, times a power of the class token's attention.
 
     NeurIPS 2025; kinredon/SCOPE @6bf7306. Pick by pick the token with the largest
-    [Σ_j max(0, cos_ij - covered_j)] · attention_i^alpha, covered_j = max cos to those picked, from 0
-    on. Attention of the class token summed over heads, in the block whose output the projector
+    [Σ_j max(0, cos_ij - covered_j)] · attention_i^alpha, covered_j = max cos to those picked, from
+    0 on. Attention of the class token summed over heads, in the block whose output the projector
     reads. Raster order; with tiles T is shared out evenly.
 
     Deviations: what is odd goes to the first tiles (the code rounds down). Towers without a class

@@ -10,10 +10,11 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from .engine import pieces, tower
+from .engine import tower
 from .engine.graphs import graphs
 from .engine.images import ImageTokens
-from .engine.pieces import Picked, Piece
+from .engine.picked import Picked, joined
+from .engine.pieces import Piece, split
 from .engine.pruner import VisualPruner
 from .engine.sequence import Chosen
 from .engine.vision import VisionRecord
@@ -37,8 +38,6 @@ class TowerRule(VisualPruner):
     uses_own_vision = True
     #: True: the rule needs nothing but the tower's states, and returns indices alone
     from_record: ClassVar[bool] = True
-    #: True: some tokens are sums or means of several; they are made before the language model
-    merges: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -95,9 +94,9 @@ class TowerRule(VisualPruner):
         if (ready := tower.chosen_ahead(images)) is not None:
             return ready
         quota = self.budget(images.tokens) if self.exact else None
-        parts, whole = pieces.split(images, self.family, quota, by_tile=self.tiles == "each")
+        parts, whole = split(images, self.family, quota, by_tile=self.tiles == "each")
         picks = [_picked(self.pick(part)) for part in parts]
-        return pieces.joined(images, parts, picks, whole, self.family, quota)
+        return joined(images, parts, picks, whole, self.family, quota)
 
 
 def _picked(found: Tensor | Picked) -> Picked:

@@ -11,7 +11,8 @@ from torch import Tensor
 from ..entropy import unit_tokens
 from ..selection import top_k
 from ..selection.ranking import first_largest
-from .engine.pieces import Picked, Piece
+from .engine.picked import Picked
+from .engine.pieces import Piece
 from .tower_rule import TowerRule, by_attention
 
 
@@ -78,9 +79,7 @@ class VisionZip(TowerRule, name="visionzip"):
 
     def _key(self, piece: Piece, groups: Contexts, extra: int, few: int) -> Tensor:
         """Sorts the tokens of an image as published."""
-        place, count = groups.dominant, piece.images.tokens
-        if piece.places is not None:
-            place = piece.places.gather(1, place)
+        place, count = piece.place(groups.dominant), piece.images.tokens
         front = -1 if piece.places is None else count
         first = place.new_full((len(place), extra), front)
         return torch.cat([first, place, place.new_full((len(place), few), count)], 1)

@@ -51,7 +51,9 @@ class VisPruner(TowerRule, name="vispruner"):
         weights, features = states
         order = order_of(by_attention(weights), descending=True)
         first = int(quota * self.important)
-        rest = thinned(unit_tokens(features, check=False), order[:, first:], quota - first, self.step)
+        rest = thinned(
+            unit_tokens(features, check=False), order[:, first:], quota - first, self.step
+        )
         return torch.cat([order[:, :first], rest], 1).sort(dim=1).values
 
 

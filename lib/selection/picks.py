@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..entropy import full_precision
-from ..entropy.gram import as_gram, checked_gram
+from ..entropy.gram import as_gram
 from ..kernels import backend_for
 from .ranking import best, check_k
 
@@ -69,7 +69,7 @@ def facility_location(
     """
     size = rows.shape[-1]
     check_k(k, size, rows.shape)
-    if weights is not None and weights.shape != rows.shape[:-2] + (size,):
+    if weights is not None and weights.shape != (*rows.shape[:-2], size):
         raise ValueError(
             f"weights must have shape {(*rows.shape[:-2], size)}, got {tuple(weights.shape)}"
         )
@@ -112,10 +112,8 @@ def conditional_dpp(
     >>> conditional_dpp(torch.eye(3), torch.tensor([0.5, 2.0, 1.0]), 2).tolist()
     [1, 2]
     """
-    if gram:
-        matrix = checked_gram(tokens, check=check)
-    else:
-        matrix = as_gram(tokens, backend_for(tokens), gram_given=False, check=check)
+    backend = backend_for(tokens)
+    matrix = as_gram(tokens, backend, gram_given=gram, check=check, exact=not backend)
     size = matrix.shape[-1]
     check_k(k, size, tokens.shape)
     if quality.shape != matrix.shape[:-1]:
@@ -124,7 +122,8 @@ def conditional_dpp(
         )
     if check and not bool((quality >= 0).all()):
         raise ValueError(f"quality must not be negative or NaN, least {quality.min().item()}")
-    kernel = matrix.reshape(-1, size, size)
+    # what is left after many picks is small against what was there
+    kernel = matrix.double().reshape(-1, size, size)
     scale = quality.to(kernel.dtype).reshape(-1, size)
     kernel = kernel * scale.unsqueeze(-1) * scale.unsqueeze(-2)
     whole = kernel.diagonal(dim1=-2, dim2=-1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -23,17 +24,22 @@ def rasters(images: ImageTokens, family: Family) -> list[list[Tensor]]:
 
     Raises `TypeError` if the tokens form no raster.
     """
-    layouts = tower.layouts_of(family, images.vision) if family.grid() is None else None
-    if layouts is None:
-        if (grid := family.grid()) is None:
-            raise TypeError(f"the visual tokens of {family.title} form no raster")
-        one = torch.arange(images.tokens).view(grid)
-        return [[one]] * images.count
-    chosen = [layouts[images.prefill.encoded(ordinal)] for ordinal in images.ordinals]
-    return [_of_layout(layout, family) for layout in chosen]
+    if (grid := family.grid()) is not None:
+        return [[torch.arange(images.tokens).view(grid)]] * images.count
+    return [of_layout(layout, family) for layout in tower.layouts_at(images, family)]
 
 
-def _of_layout(layout: Layout, family: Family) -> list[Tensor]:
+def require_raster(family: Family) -> None:
+    """Raise `TypeError` if the family's tokens form no raster, whatever the image."""
+    if family.grid() is None and not family.has_layouts:
+        raise TypeError(
+            f"the visual tokens of this {family.title} form no raster: one of them stands for no "
+            "part of the image"
+        )
+
+
+def of_layout(layout: Layout, family: Family) -> list[Tensor]:
+    """The rasters of an image with this layout, see `rasters`."""
     real = layout.source[:, 0] >= 0
     places = real.nonzero().squeeze(1)
     if layout.grid is not None:
@@ -78,7 +84,8 @@ def cells(rows: int, columns: int, k: int, device: torch.device) -> Cells:
     bands = max(-(-k // columns), min(rows, round(math.sqrt(k * rows / columns))), 1)
     starts = [band * k // bands for band in range(bands + 1)]
     band = torch.arange(rows) * bands // rows
-    wide = torch.tensor([b - a for a, b in zip(starts, starts[1:])])[band]  # cells in a row's band
+    each = torch.tensor([b - a for a, b in pairwise(starts)])
+    wide = each[band]  # cells in a row's band
     label = torch.arange(columns) * wide[:, None] // columns + torch.tensor(starts)[band][:, None]
     inside = label.flatten() == torch.arange(k)[:, None]  # (k, rows * columns)
     weights = inside.float() / inside.sum(1, keepdim=True)

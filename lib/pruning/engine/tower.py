@@ -112,6 +112,14 @@ def layouts_of(family: Family, record: VisionRecord) -> list[Layout] | None:
     return record.extra["layouts"]
 
 
+def layouts_at(images: ImageTokens, family: Family) -> list[Layout] | None:
+    """The layout of each image of a group."""
+    layouts = layouts_of(family, images.vision)
+    if layouts is None:
+        return None
+    return [layouts[images.prefill.encoded(ordinal)] for ordinal in images.ordinals]
+
+
 def patch_rows(family: Family, states: Tensor) -> Tensor:
     """`(rows, class + patches, ...)` without what the projector does not read."""
     return states[:, family.skipped :]
@@ -144,11 +152,10 @@ def _filled(source: Tensor) -> Tensor:
 
 def separators(images: ImageTokens, family: Family) -> Tensor | None:
     """Bool `(n, N)`, True for separators; None if there are none."""
-    layouts = layouts_of(family, images.vision)
+    layouts = layouts_at(images, family)
     if layouts is None:
         return None
-    chosen = [layouts[images.prefill.encoded(ordinal)].source for ordinal in images.ordinals]
-    found = torch.stack([one[:, 0] < 0 for one in chosen]).to(images.columns.device)
+    found = torch.stack([one.source[:, 0] < 0 for one in layouts]).to(images.columns.device)
     return images.before(found) if bool(found.any()) else None
 
 
