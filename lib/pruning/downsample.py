@@ -84,8 +84,10 @@ class Downsample(VisualPruner, name="downsample"):
         if self._current.record is None:
             return None
         named = arguments(module, args, kwargs)
-        named["pixel_values"] = self.shrink(named["pixel_values"])
-        return (), named | {"interpolate_pos_encoding": True}
+        pixels = named["pixel_values"]
+        if tuple(pixels.shape[-2:]) != (self._side * self._patch,) * 2:
+            return None  # the tower says what is wrong
+        return (), named | {"pixel_values": self.shrink(pixels), "interpolate_pos_encoding": True}
 
     def shrink(self, pixels: Tensor) -> Tensor:
         """`(n, 3, height, width)` as `(n, 3, r * patch, c * patch)`."""

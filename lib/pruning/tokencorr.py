@@ -36,7 +36,7 @@ class TokenCorr(TowerRule, name="tokencorr"):
 
     count: "exact" keeps `budget(N)`: the outliers first, then one draw over all tiles with
         probabilities density x attention, so that tiles share the rest by their density.
-        "adaptive" is published; `keep` is not used.
+        "adaptive" is published; `keep` is only asked whether it is 1.
     early: the block of the local branch and of the keys; None: an eighth of the way.
     draw: "seeded", from `seed` and the image alone; "top" takes the largest instead (ours).
     merge: "sum" as reviewers describe it; "mean" divides by 1 + the cosines; "none" drops.
@@ -72,10 +72,6 @@ class TokenCorr(TowerRule, name="tokencorr"):
     @property
     def exact(self) -> bool:
         return self.count == "exact"
-
-    @property
-    def keeps_all(self) -> bool:
-        return self.exact and super().keeps_all
 
     def most(self, tokens: int) -> int:
         return self.budget(tokens) if self.exact else tokens

@@ -524,7 +524,7 @@ def test_bad_options(name, options, message):
 
 
 def test_unknown_names_options_layers_and_models(model):
-    with pytest.raises(ValueError, match="unknown pruning method 'fastw'; available: .*entropy, "):
+    with pytest.raises(ValueError, match=r"unknown pruning method 'fastw'; available: .*entropy, "):
         create("fastw")
     with pytest.raises(ValueError, match="fastv has no option 'kept'"):
         create("fastv", kept=0.5)
@@ -589,11 +589,18 @@ def test_llava_next_is_refused_by_name(case):
 
 @every_method
 def test_as_published_the_cache_changes_nothing(model, case):
-    """With the order and the positions that the method was published with."""
+    """With the order and the positions that the method was published with.
+
+    Without a cache every step is a fresh prefill, in which the answer so far is part of the prompt.
+    """
     name, fixed = CASES[case]
-    inputs, answers = ragged(), []
-    for use_cache in (True, False):
-        with create(name, **fixed)(model) as pruner:
-            answers.append(model.generate(**inputs, **GREEDY, use_cache=use_cache))
-            answers.append([kept.tolist() for kept in pruner.kept])
-    assert torch.equal(answers[0], answers[2]) and answers[1] == answers[3]
+    inputs = ragged()
+    with create(name, **fixed)(model) as pruner:
+        answers = [model.generate(**inputs, **GREEDY)]
+        kept = [one.tolist() for one in pruner.kept]
+        model(**inputs)
+        assert [one.tolist() for one in pruner.kept] == kept
+        if pruner.vision_only:
+            answers.append(model.generate(**inputs, **GREEDY, use_cache=False))
+            assert [one.tolist() for one in pruner.kept] == kept
+    assert torch.equal(answers[0], answers[-1])
