@@ -30,8 +30,8 @@ class PruMerge(TowerRule, name="prumerge"):
     projector reads; it makes the tokens of the sums.
 
     count: "exact" keeps `budget(N)` tokens, the one for the rest included. "adaptive" is published:
-        as many as have an attention above Q3 + 1.5 IQR of the image's, and one; `keep` is only asked
-        whether it is 1.
+        as many as have an attention above Q3 + 1.5 IQR of the image's, and one; of `keep` only
+        whether it is 1 matters.
     plus: PruMerge+, which adds regularly spaced tokens before merging. Adaptive: every s-th, with
         s = ⌊⌊N / kept⌋ / 3⌋ (published; at least 1, where the code divides by zero as soon as a
         third are outliers). Exact: a quarter of the budget by attention, about the published

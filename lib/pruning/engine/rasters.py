@@ -81,7 +81,7 @@ def cells(rows: int, columns: int, k: int, device: torch.device) -> Cells:
     >>> cells(4, 4, 4, torch.device("cpu")).centres.tolist()
     [0, 2, 8, 10]
     """
-    bands = max(-(-k // columns), min(rows, round(math.sqrt(k * rows / columns))), 1)
+    bands = max(-(-k // columns), min(rows, k, round(math.sqrt(k * rows / columns))), 1)
     starts = [band * k // bands for band in range(bands + 1)]
     band = torch.arange(rows) * bands // rows
     each = torch.tensor([b - a for a, b in pairwise(starts)])
