@@ -23,6 +23,7 @@ the greedy strategies a Python loop runs over the k picks.
 
 from .algorithm_1 import CLUSTER_ON, WEIGHTINGS, Selection, hierarchical
 from .greedy import adaptive, dpp, greedy, renyi2_greedy
+from .picks import conditional_dpp, facility_location, farthest_points
 from .ranking import coverage, top_k
 from .strategies import STRATEGIES, algorithm_1, k_medoids, one_shot, proportions, random
 from .token_level import token_level
@@ -34,8 +35,11 @@ __all__ = [
     "Selection",
     "adaptive",
     "algorithm_1",
+    "conditional_dpp",
     "coverage",
     "dpp",
+    "facility_location",
+    "farthest_points",
     "greedy",
     "hierarchical",
     "k_medoids",

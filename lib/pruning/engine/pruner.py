@@ -60,6 +60,8 @@ class VisualPruner:
     uses_own_vision: ClassVar[bool] = False
     #: True: kept tokens leave in another order than the raster; only in-place pruning can do it.
     reorders: ClassVar[bool] = False
+    #: True: some of what is kept is not as the model made it: merged or recycled tokens.
+    merges: ClassVar[bool] = False
     #: True: what is chosen depends on the vision tower alone.
     vision_only: ClassVar[bool] = False
     #: the methods whose run time is the price of choosing (for cost measurements)

@@ -110,22 +110,22 @@ def _counts(
     """Tokens kept of each image; a promised count is compared with what came."""
     who, tokens = type(pruner).__name__, images.tokens
     single = len(pruner.stages()) == 1
-    if isinstance(choice, Chosen):
+    if isinstance(choice, Chosen) and choice.counts is None:
         kept = choice.index.shape[1]
         if single and pruner.exact and kept != pruner.budget(tokens):
             raise ValueError(_broken_promise(who, pruner.budget(tokens), tokens, kept, 0))
         return [kept] * images.count
     if _counts_are_bounds(pruner, pass_):
         return [pruner.most(tokens)] * images.count
+    found = choice.counts if isinstance(choice, Chosen) else choice.sum(1)
     if not (pruner.exact and single):
-        counts = choice.sum(1).tolist()
+        counts = found.tolist()
         if not all(counts):
             raise ValueError(
                 f"{who}.select keeps nothing of image {images.ordinals[counts.index(0)]}"
             )
         return counts
     budget = pruner.budget(tokens)
-    found = choice.sum(1)
 
     def message(i: int) -> str:
         return _broken_promise(who, budget, tokens, int(found[i]), images.ordinals[i])
