@@ -26,6 +26,7 @@ class ToMe(VisualPruner, name="tome"):
 
     supports = frozenset({"llava"})
     uses_own_vision = True
+    merges = True
     vision_only = True
 
     def __post_init__(self) -> None:

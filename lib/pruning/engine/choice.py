@@ -1,0 +1,18 @@
+"""From scores to kept sets."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ...selection import top_k
+
+
+def best(scores: Tensor, count: int) -> Tensor:
+    """Bool `(n, N)`, True for the `count` largest of `scores`; near-ties go to the lower index.
+
+    >>> best(torch.tensor([[0.1, 0.9, 0.5]]), 2).tolist()
+    [[False, True, True]]
+    """
+    keep = top_k(scores, count, check=False)
+    return torch.zeros_like(scores, dtype=torch.bool).scatter_(-1, keep, True)
