@@ -63,7 +63,7 @@ class LayerAttention:
         """Attention of the query positions `places` `(batch, q)` over the new positions, by head.
 
         Softmaxed over all keys a query may see, float32 `(batch, heads, q, positions)`; a row sums
-        to at most 1, the rest goes to earlier positions.
+        to at most 1, the rest goes to earlier positions. Padding, which sees nothing, gets zeros.
         """
         queries = self.queries_at(places)
         batch, heads, asked, width = queries.shape
@@ -72,6 +72,7 @@ class LayerAttention:
         logits = (queries @ self.keys[:, :, None].transpose(-1, -2)).float() * self.scaling
         visible = self._visible(places.to(logits.device))
         weights = logits.masked_fill(~visible[:, None, None], float("-inf")).softmax(-1)
+        weights = weights.masked_fill(~visible.any(-1)[:, None, None, :, None], 0.0)
         return weights.flatten(1, 2)[..., self.held :]
 
     def rows(self, places: Tensor) -> Tensor:

@@ -16,3 +16,14 @@ def best(scores: Tensor, count: int) -> Tensor:
     """
     keep = top_k(scores, count, check=False)
     return torch.zeros_like(scores, dtype=torch.bool).scatter_(-1, keep, True)
+
+
+def ranks(scores: Tensor) -> Tensor:
+    """The place of every score `(n, N)` from the largest down; ties by index.
+
+    >>> ranks(torch.tensor([[0.1, 0.9, 0.9]])).tolist()
+    [[2, 0, 1]]
+    """
+    order = scores.sort(dim=-1, descending=True, stable=True).indices
+    place = torch.arange(scores.shape[-1], device=scores.device).expand_as(order)
+    return torch.empty_like(order).scatter_(-1, order, place)
