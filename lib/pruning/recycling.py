@@ -30,8 +30,8 @@ def density_peaks(states: Tensor, clusters: int) -> tuple[Tensor, Tensor]:
     the one in front), the largest distance of all for the densest. The centres have the largest
     products of the two, in rising order here; the others join the nearest centre.
 
-    >>> density_peaks(torch.tensor([[[0.0], [0.1], [5.0]]]), 2)[1].tolist()
-    [[0, 0, 1]]
+    >>> density_peaks(torch.tensor([[[0.0], [0.1], [5.0], [5.2]]]), 2)[1].tolist()
+    [[0, 0, 1, 1]]
     """
     size = states.shape[1]
     distance = torch.cdist(states, states, compute_mode="donot_use_mm_for_euclid_dist")

@@ -73,7 +73,7 @@ class StagedPruner(VisualPruner):
     def stages(self) -> tuple[int, ...]:
         if self.places is not None:
             return self.places
-        depth, published = self.depth, self.published_places
+        depth, published = self.model_depth, self.published_places
         first = published[0]
         start = self.layer or max(self.earliest, _round(first * depth / self.published_depth))
         found = [start]
@@ -103,14 +103,14 @@ class StagedPruner(VisualPruner):
         """
         if self.average is None:
             return self.keep / self.shares[-1]
-        key = (tokens, self.depth, *self.options().values())
+        key = (tokens, self.model_depth, *self.options().values())
         if key not in self._scales:
             self._scales[key] = self._within_average(tokens)
         return self._scales[key]
 
     def _within_average(self, tokens: int) -> float:
         """The largest multiple of the schedule whose average over the layers is within `average`."""
-        wanted, depth, stages = self.average_of(tokens), self.depth, self.stages()
+        wanted, depth, stages = self.average_of(tokens), self.model_depth, self.stages()
 
         def average(scale: float) -> float:
             left = zip(stages, self.left(tokens, scale))

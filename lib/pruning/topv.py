@@ -117,7 +117,7 @@ def sent(cost: Tensor, *, epsilon: float, iterations: int) -> Tensor:
 
     >>> cost = torch.tensor([[[0.0, 1.0], [1.0, 1.0]]])
     >>> print([f"{v:.2f}" for v in sent(cost, epsilon=0.5, iterations=1)[0].tolist()])
-    ['0.58', '0.42']
+    ['0.42', '0.58']
     """
     kernel = -cost / epsilon
     rows = torch.full_like(kernel[:, :, 0], kernel.shape[1]).log().neg()

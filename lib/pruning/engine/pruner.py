@@ -151,7 +151,7 @@ class VisualPruner:
         """
         if self.average is None:
             return geometry.kept_count(self.keep, tokens)
-        depth = self.depth if self.layer else 1
+        depth = self.model_depth if self.layer else 1
         return geometry.kept_for_average(
             self.average_of(tokens), tokens=tokens, layer=self.layer, layers=depth
         )
@@ -166,7 +166,7 @@ class VisualPruner:
         return self.average * tokens if isinstance(self.average, float) else float(self.average)
 
     @property
-    def depth(self) -> int:
+    def model_depth(self) -> int:
         """Layers of the language model the pruner is, or was last, bound to."""
         if self._depth is None:
             raise RuntimeError(
@@ -242,7 +242,7 @@ class VisualPruner:
         lengths, layers = [len(mask) for mask in self.kept_masks], [layer for layer, _ in stages]
         counts = [[int(mask.sum()) for mask in masks] for _, masks in stages]
         return [
-            sum(by_layer(total, zip(layers, own), self.depth)) / self.depth
+            sum(by_layer(total, zip(layers, own), self.model_depth)) / self.model_depth
             for total, own in zip(lengths, zip(*counts))
         ]
 
