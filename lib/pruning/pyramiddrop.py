@@ -8,7 +8,7 @@ from typing import Literal
 from torch import Tensor
 
 from .engine.attention import LayerAttention, ahead
-from .engine.choice import best
+from .engine.choice import best, log_scale
 from .engine.images import ImageTokens
 from .staged import StagedPruner
 
@@ -43,7 +43,7 @@ class PyramidDrop(StagedPruner, name="pyramiddrop"):
         return images.take(attention.rows(last[:, None])[:, 0])
 
     def select(self, images: ImageTokens) -> Tensor:
-        return best(self.score(images), self.plan(images.total)[images.stage])
+        return best(log_scale(self.score(images)), self.plan(images.total)[images.stage])
 
     def _ahead(self, images: ImageTokens) -> LayerAttention:
         """Computed once a stage, whatever the number of groups."""

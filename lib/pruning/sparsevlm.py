@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from .. import geometry
 from ..selection import top_k
 from .engine.attention import LayerAttention, Watch
-from .engine.choice import best
+from .engine.choice import best, log_scale
 from .engine.images import ImageTokens
 from .engine.sequence import Chosen
 from .recycling import density_peaks, means, recycled_count
@@ -146,7 +146,8 @@ class SparseVLM(StagedPruner, name="sparsevlm"):
         kept = self.stage_count(share, images.total, tokens)
         chosen, clusters = recycled_count(tokens - kept)
         if not self.recycle or not clusters:
-            return best(scores, kept)
+            return best(log_scale(scores), kept)
+        scores = log_scale(scores)
         index = top_k(scores, kept, check=False)
         scores = scores.scatter(1, index, -torch.inf)
         return self._recycle(images, index, top_k(scores, chosen, check=False), clusters)
