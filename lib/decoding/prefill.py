@@ -42,8 +42,9 @@ def prefill_key(family: Family, pruner: Any, given: dict[str, Any]) -> tuple | N
     tokens = family.tokens_each()
     if tokens is None or not all(isinstance(value, Tensor) for value in given.values()):
         return None
-    if pruner is not None and not (pruner.exact or pruner.bounded or pruner.keeps_all):
-        return None
+    if pruner is not None and not pruner.keeps_all:
+        if not (pruner.captures and (pruner.exact or pruner.bounded)):
+            return None
     if "pixel_values" not in given or any(name in given for name in CACHE_NAMES):
         return None
     counts = family.placeholders("image", given["input_ids"], None).sum(1).tolist()

@@ -36,6 +36,7 @@ class HeadEntropy(VisualPruner, name="head-entropy"):
     normalised: bool = False
 
     first_layer = 1
+    captures = False  # eigenvalues are looked at by the host
     scorer = ("score", "select")
 
     def attach(self, model: nn.Module) -> None:

@@ -88,14 +88,14 @@ class SparseVLM(StagedPruner, name="sparsevlm"):
     def reorders(self) -> bool:
         return self.recycle and self.order == "appended"
 
-    def stage_count(self, share: float, tokens: int, before: int) -> int:
+    def _kept_of(self, share: float, tokens: int, before: int) -> int:
         """Tokens that a stage keeps of `before`, recycled ones not counted: never all of them."""
         return max(1, min(geometry.kept_count(min(1.0, share), tokens), before - 1))
 
     def left(self, tokens: int, scale: float) -> tuple[int, ...]:
         counts, before = [], tokens
         for share in self.shares:
-            kept = self.stage_count(share * scale, tokens, before)
+            kept = self._kept_of(share * scale, tokens, before)
             before = kept + (recycled_count(before - kept)[1] if self.recycle else 0)
             counts.append(before)
         return tuple(counts)
@@ -143,7 +143,7 @@ class SparseVLM(StagedPruner, name="sparsevlm"):
     def select(self, images: ImageTokens) -> Tensor | Chosen:
         scores, tokens = self.score(images).to(images.columns.device), images.tokens
         share = self.shares[images.stage] * self.scale(images.total)
-        kept = self.stage_count(share, images.total, tokens)
+        kept = self._kept_of(share, images.total, tokens)
         chosen, clusters = recycled_count(tokens - kept)
         if not self.recycle or not clusters:
             return best(log_scale(scores), kept)

@@ -59,6 +59,8 @@ class VisualPruner:
     exact: ClassVar[bool] = True
     #: True: where the count varies, `most` bounds it, so that a prefill can be captured.
     bounded: ClassVar[bool] = False
+    #: False: choosing waits for the device, so that a prefill cannot be captured.
+    captures: ClassVar[bool] = True
     #: True: the method reads or changes the inside of the tower, which cannot be shared then.
     uses_own_vision: ClassVar[bool] = False
     #: True: kept tokens leave in another order than the raster; only in-place pruning can do it.
@@ -175,19 +177,28 @@ class VisualPruner:
             )
         return self._depth
 
-    def layer_counts(self, tokens: int, depth: int) -> list[int]:
-        """Visual tokens that each of `depth` language layers is planned to process of `tokens`.
+    def stage_counts(self, tokens: int, depth: int) -> list[tuple[int, int]]:
+        """Layer and tokens left of `tokens`, stage by stage, in a model of `depth` layers.
 
         The most of them, where the count varies by image.
+
+        >>> from lib.pruning import create
+        >>> create("pyramiddrop").stage_counts(576, 32)
+        [(8, 288), (16, 144), (24, 72)]
+        """
+        twin = dataclasses.replace(self)
+        twin._depth = depth
+        plan = twin.plan(tokens) if twin.exact else (twin.most(tokens),)
+        return list(zip(twin.stages(), plan))
+
+    def layer_counts(self, tokens: int, depth: int) -> list[int]:
+        """Visual tokens that each of `depth` language layers is planned to process of `tokens`.
 
         >>> from lib.pruning import create
         >>> create("fastv", keep=0.25, layer=2).layer_counts(256, 4)
         [256, 256, 64, 64]
         """
-        twin = dataclasses.replace(self)
-        twin._depth = depth
-        plan = twin.plan(tokens) if twin.exact else (twin.most(tokens),)
-        return by_layer(tokens, zip(twin.stages(), plan), depth)
+        return by_layer(tokens, self.stage_counts(tokens, depth), depth)
 
     def options(self) -> dict[str, Any]:
         """Name and parameters as plain JSON values, for manifests."""
