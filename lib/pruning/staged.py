@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import ClassVar
 
 from .. import geometry
-from .engine.pruner import VisualPruner, by_layer
+from .engine.averages import by_layer
+from .engine.pruner import VisualPruner
 
 
 @dataclass(eq=False, kw_only=True)
@@ -51,17 +53,15 @@ class StagedPruner(VisualPruner):
                 f"{len(self.places or self.published_places)} stages need as many ratios, got "
                 f"{len(self.shares)}: {self.shares}"
             )
-        falling = all(a >= b for a, b in zip(self.shares, self.shares[1:]))
+        falling = all(a >= b for a, b in pairwise(self.shares))
         if not falling or not 0 < min(self.shares) <= max(self.shares) <= 1:
             raise ValueError(f"ratios must fall and lie in (0, 1], got {self.shares}")
 
     def _check_places(self, places: tuple[int, ...]) -> None:
         whole = all(isinstance(place, int) and not isinstance(place, bool) for place in places)
-        rising = whole and all(a < b for a, b in zip(places, places[1:]))
+        rising = whole and all(a < b for a, b in pairwise(places))
         if not places or not rising or places[0] < self.earliest:
-            raise ValueError(
-                f"places must be rising layers from {self.earliest} on, got {places}"
-            )
+            raise ValueError(f"places must be rising layers from {self.earliest} on, got {places}")
         if self.layer:
             raise ValueError(f"give layer or places, not both; got {self.layer} and {places}")
 
@@ -109,7 +109,7 @@ class StagedPruner(VisualPruner):
         return self._scales[key]
 
     def _within_average(self, tokens: int) -> float:
-        """The largest multiple of the schedule whose average over the layers is within `average`."""
+        """The largest multiple of the schedule whose average over the layers is within reach."""
         wanted, depth, stages = self.average_of(tokens), self.model_depth, self.stages()
 
         def average(scale: float) -> float:

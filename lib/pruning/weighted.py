@@ -14,6 +14,7 @@ from ..selection import Worth, rank_budgets, weighted, weighted_operator
 from ..selection.adaptive_budget import most_tokens
 from .engine import tower
 from .engine.attention import LayerAttention, Watch
+from .engine.choice import log_scale
 from .engine.graphs import graphs
 from .engine.images import ImageTokens
 from .states import StatePruner
@@ -35,7 +36,7 @@ class WeightedPrune(StatePruner, name="weighted"):
     query: who attends: the prompt's "last" token, or the mean over the "text" behind the image.
     power, uniform: weights are raised to the power, then mixed with that share of equal ones.
     cover, entropy, volume, relevance: how much each term counts, see `lib.selection.weighted`.
-    floor: share of the budget that goes to the largest weights first.
+    floor: share of the budget that goes first to what is attended to most, as in FastV.
     form: "greedy", or "one-shot", by what is lost with each token alone.
     count: "exact", or "adaptive": budgets in proportion to the effective rank of the image's tokens
         (of the weighted operator if `entropy` counts), to the power `rank_power`, at most `bound`
@@ -94,6 +95,10 @@ class WeightedPrune(StatePruner, name="weighted"):
         return {name: getattr(self, name) for name in names}
 
     @property
+    def uses_own_vision(self) -> bool:
+        return self.attention == "tower"
+
+    @property
     def exact(self) -> bool:
         return self.count == "exact"
 
@@ -114,7 +119,7 @@ class WeightedPrune(StatePruner, name="weighted"):
             self._watched = [Watch(self, i, names) for i in range(first, self.layer)]
 
     def weights(self, images: ImageTokens) -> Tensor | None:
-        """How much each token matters, float32 `(n, N)`, of any scale; None: all alike."""
+        """What each token is attended, float32 `(n, N)` of mean one; None: nothing is looked at."""
         if self.attention == "none":
             return None
         if self.attention == "tower":
@@ -125,8 +130,7 @@ class WeightedPrune(StatePruner, name="weighted"):
             found = torch.stack([self._attended(images, one).to(device) for one in taken]).mean(0)
         found = found.float().clamp_min(0) ** self.power
         mean = found.mean(1, keepdim=True)
-        found = torch.where(mean > 0, found / torch.where(mean > 0, mean, 1), 1)
-        return found * (1 - self.uniform) + self.uniform
+        return torch.where(mean > 0, found / torch.where(mean > 0, mean, 1), 1)
 
     def _attended(self, images: ImageTokens, attention: LayerAttention) -> Tensor:
         """What the query, or the mean of several, pays to the visual tokens, `(n, N)`."""
@@ -154,17 +158,18 @@ class WeightedPrune(StatePruner, name="weighted"):
         if weights is None:
             weights = torch.ones(states.shape[:2], device=states.device)
         budget = self.budget(images.tokens)
-        # On CUDA a repeated call replays a captured graph: everything but the tensors is in the key.
+        # On CUDA a repeated call replays a captured graph: all but the tensors is in the key.
         key = (type(self), tuple(self.options().items()), budget)
         return graphs(key, functools.partial(self._select, budget=budget), [states, weights])
 
     def _select(self, given: list[Tensor], *, budget: int) -> Tensor:
-        states, weights = given
+        states, attended = given
+        weights = attended * (1 - self.uniform) + self.uniform
         size, worth = states.shape[1], Worth(**self._terms)
         most = self.most(size) if self.count == "adaptive" else budget
         order = weighted(
             states, most, weights, worth=worth, first=int(self.floor * budget + 0.5),
-            one_shot=self.form == "one-shot", check=False,
+            priority=log_scale(attended), one_shot=self.form == "one-shot", check=False,
         )  # fmt: skip
         mask = torch.zeros(states.shape[:2], dtype=torch.bool, device=states.device)
         if self.exact:
@@ -184,4 +189,6 @@ class WeightedPrune(StatePruner, name="weighted"):
         """Effective rank of each image's tokens, or of their weighted operator, `(n,)`."""
         if not self.entropy:
             return effective_rank(states, check=False)
-        return effective_rank(weighted_operator(states, weights, check=False), gram=True, check=False)
+        return effective_rank(
+            weighted_operator(states, weights, check=False), gram=True, check=False
+        )

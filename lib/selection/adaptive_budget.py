@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import torch
 from torch import Tensor
 
 
@@ -20,6 +19,7 @@ def rank_budgets(
     Raises:
         ValueError: typical or power not positive, a bound below 1, k outside 1..size.
 
+    >>> import torch
     >>> rank_budgets(torch.tensor([2.0, 4.0, 9.0]), 16, 4.0, 64).tolist()
     [8, 16, 32]
     """
@@ -52,6 +52,7 @@ def typical_rank(
 
     As near as whole tokens allow.
 
+    >>> import torch
     >>> ranks = torch.tensor([2.0, 4.0, 9.0])
     >>> rank_budgets(ranks, 8, typical_rank(ranks, 8, 64), 64).double().mean().item()
     8.0

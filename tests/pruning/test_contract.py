@@ -534,7 +534,7 @@ def test_bad_options(name, options, message):
 
 
 def test_unknown_names_options_layers_and_models(model):
-    with pytest.raises(ValueError, match="unknown pruning method 'fastw'; available: .*entropy"):
+    with pytest.raises(ValueError, match=r"unknown pruning method 'fastw'; available: .*entropy"):
         create("fastw")
     with pytest.raises(ValueError, match="fastv has no option 'kept'"):
         create("fastv", kept=0.5)

@@ -32,7 +32,9 @@ def worth_of(matrix, weights, kept, blend):
     kept = list(kept)
     total = 0.0
     if blend.get("cover"):
-        spread = 1 - sum(w[i] * w[j] * matrix[i, j] for i in range(size) for j in range(size)) / size**2
+        spread = (
+            1 - sum(w[i] * w[j] * matrix[i, j] for i in range(size) for j in range(size)) / size**2
+        )
         best = [max([0.0, *(float(matrix[j, s]) for s in kept)]) for j in range(size)]
         total += blend["cover"] * sum(float(w[j]) * best[j] for j in range(size)) / float(spread)
     if blend.get("entropy"):
@@ -157,6 +159,16 @@ def test_the_first_picks_can_be_the_largest_weights():
     assert weighted(tokens, 8, weights, first=3).tolist() == naive_greedy(
         reference.gram(tokens), weights, 8, {"cover": 1.0}, first=3
     )
+
+
+def test_the_first_picks_can_have_a_priority_of_their_own():
+    tokens, priority = make_tokens("clustered", 16), weights_of(16, 8).log()
+    top = priority.argsort(descending=True).tolist()
+    for one_shot in (False, True):
+        picks = weighted(tokens, 6, weights_of(16), first=4, priority=priority, one_shot=one_shot)
+        assert picks.tolist()[:4] == top[:4]
+    with pytest.raises(ValueError, match=r"priority must have shape \(16,\), got \(4,\)"):
+        weighted(tokens, 6, first=4, priority=torch.ones(4))
 
 
 def test_a_weight_of_zero_hides_a_token_from_entropy():

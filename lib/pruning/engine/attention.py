@@ -108,8 +108,8 @@ class Watch:
             )
             if not isinstance(module, nn.Module):
                 raise TypeError(
-                    f"queries, keys and values of {type(attention).__name__} cannot be read: it has no "
-                    f"{name}_proj"
+                    f"queries, keys and values of {type(attention).__name__} cannot be read: it "
+                    f"has no {name}_proj"
                 )
             pruner.hooks.add(module, self._capture(name), before=False)
         pruner.hooks.add(attention, self._attended, before=False)

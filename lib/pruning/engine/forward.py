@@ -292,9 +292,7 @@ class Forward:
             cache.visual = extend(pass_.state, made, weakref.ref(self.pruner))
         return hidden
 
-    def _ahead(
-        self, pass_: Pass, index: int, hidden: Tensor, kwargs: dict, cache: Any
-    ) -> Ahead:
+    def _ahead(self, pass_: Pass, index: int, hidden: Tensor, kwargs: dict, cache: Any) -> Ahead:
         """The layer about to run, with what it would be given if this stage dropped nothing."""
         rotary, last = kwargs["position_embeddings"], pass_.stage
         if last is not None and (last.columns is not None or last.ids is not None):

@@ -7,7 +7,7 @@ model through `engine.forward`; leaving it takes everything back.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal, Self
 
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ... import geometry
 from .. import registry
 from ..families import Family, resolve
+from .averages import by_layer, check_average
 from .forward import Forward
 from .hooks import Hooks, forget_compiled
 from .images import ImageTokens
@@ -85,7 +86,7 @@ class VisualPruner:
     def __post_init__(self) -> None:
         if not 0 < self.keep <= 1:
             raise ValueError(f"keep must be in (0, 1], got {self.keep}")
-        _check_average(self.average)
+        check_average(self.average)
         if isinstance(self.layer, bool) or not isinstance(self.layer, int) or self.layer < 0:
             raise ValueError(f"layer must be an integer >= 0, got {self.layer!r}")
         if self.layer < self.first_layer:
@@ -210,8 +211,10 @@ class VisualPruner:
     @property
     def keeps_all(self) -> bool:
         """True if nothing is ever dropped; the model then runs untouched."""
-        return self.average == 1.0 if isinstance(self.average, float) else (
-            self.keep == 1 and self.average is None
+        return (
+            self.average == 1.0
+            if isinstance(self.average, float)
+            else (self.keep == 1 and self.average is None)
         )
 
     @property
@@ -349,25 +352,6 @@ class VisualPruner:
     def replace(self, owner: Any, attribute: str, value: Any) -> None:
         """Set an instance attribute (such as `forward`) that is restored on exit."""
         self.hooks.replace(owner, attribute, value)
-
-
-def _check_average(average: Any) -> None:
-    if average is None:
-        return
-    number = isinstance(average, int | float) and not isinstance(average, bool)
-    if not number or (isinstance(average, float) and not 0 < average <= 1) or average <= 0:
-        raise ValueError(
-            "average must be a whole number of tokens, or a share of them in (0, 1] as a float; "
-            f"got {average!r}"
-        )
-
-
-def by_layer(tokens: int, left: Iterable[tuple[int, int]], depth: int) -> list[int]:
-    """Tokens in each of `depth` layers, given what stages leave: pairs of layer and count."""
-    counts = [tokens] * depth
-    for layer, count in left:
-        counts[layer:] = [count] * (depth - layer)
-    return counts
 
 
 def _option_names(kind: type) -> tuple[str, ...]:

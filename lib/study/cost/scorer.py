@@ -27,8 +27,8 @@ def scorer_flops(shape: Shape, options: Mapping[str, Any], text: int = 0) -> flo
     Gram matrices of the layers it looks at, k-means in Gram space, the eigen-decomposition of each
     Gram and the quadrature of exact leave-one-out, the incremental Cholesky factors of a greedy
     rule and its coverage. FastV: one row of attention. ToMe's similarities are part of
-    `lib.study.cost.flops.vision_flops`. What costs n² once is left out. The catalogue's methods have
-    counts of their own in `lib.study.cost.scorers`.
+    `lib.study.cost.flops.vision_flops`. What costs n² once is left out. The catalogue's methods
+    have counts of their own in `lib.study.cost.scorers`.
     """
     n, method = shape.visual_tokens, options["method"]
     pruner = create(method, **{k: v for k, v in options.items() if k != "method"})

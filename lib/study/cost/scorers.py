@@ -9,6 +9,7 @@ left out.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from ...pruning.recycling import recycled_count
@@ -44,7 +45,7 @@ def _pyramiddrop(shape: Shape, options: Mapping[str, Any], seen: Sequence[int], 
 def _sparsevlm(shape: Shape, options: Mapping[str, Any], seen: Sequence[int], text: int) -> float:
     """Raters by one product of embeddings; rows of all text, and clusters, at each stage."""
     total = 2.0 * seen[0] * text * shape.width
-    for n, after in zip(seen, seen[1:]):
+    for n, after in pairwise(seen):
         total += _rows(shape, text, n + text) + text * (n + text) * shape.heads
         if options["version"] == "2":
             total += 2.0 * text * (n + text) * shape.width / shape.heads
@@ -72,7 +73,7 @@ def _dart(shape: Shape, options: Mapping[str, Any], seen: Sequence[int], text: i
 
 
 def _topv(shape: Shape, options: Mapping[str, Any], seen: Sequence[int], text: int) -> float:
-    """Distances of all pairs, and two sums of exponentials over them an iteration and at the end."""
+    """Distances of all pairs, and sums of exponentials over them, two an iteration and one last."""
     n = seen[0]
     return 2.0 * n**2 * shape.width + 3.0 * n**2 * (2 * options["iterations"] + 1)
 

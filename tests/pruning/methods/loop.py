@@ -118,9 +118,7 @@ def walk(model, ids, features, stages, choose, *, positions="original"):
                 for own, columns, order in zip(firsts, images, chosen)
             ]
             kept.append([sorted(own) for own in firsts])
-            images = [
-                [source.index(c) for c in order] for order in chosen
-            ]
+            images = [[source.index(c) for c in order] for order in chosen]
             states = torch.cat(parts)
             where = [where[c] for c in source]
             place = place[source] if positions == "original" else torch.arange(len(states))

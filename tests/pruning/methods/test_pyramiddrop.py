@@ -34,7 +34,16 @@ def test_it_is_the_written_out_method(model, positions, keep):
 def test_the_published_schedule():
     pruner = create("pyramiddrop")
     counts = pruner.layer_counts(576, 32)
-    assert [counts[i] for i in (0, 7, 8, 15, 16, 23, 24, 31)] == [576, 576, 288, 288, 144, 144, 72, 72]
+    assert [counts[i] for i in (0, 7, 8, 15, 16, 23, 24, 31)] == [
+        576,
+        576,
+        288,
+        288,
+        144,
+        144,
+        72,
+        72,
+    ]
     assert sum(counts) / 32 == 270
 
 

@@ -27,12 +27,12 @@ def weight_of(pruner, moment, layers):
         parts = [layers[-1]["attention"]]
     rows = torch.stack([part.double().mean(0) for part in parts]).mean(0)[:, moment.columns]
     row = rows[-1] if pruner.query == "last" else rows[moment.text].mean(0)
-    row = row**pruner.power
-    return row / row.mean() * (1 - pruner.uniform) + pruner.uniform
+    return row**pruner.power / (row**pruner.power).mean()
 
 
 def reference(pruner):
     """All layers before the pruning one are run again, since the weights may need any of them."""
+
     def choose(moment):
         states, layers = moment.embedded, []
         for block in moment.model.model.language_model.layers[: moment.index]:
@@ -42,9 +42,15 @@ def reference(pruner):
         terms = {n: getattr(pruner, n) for n in ("cover", "entropy", "volume", "relevance")}
         budget = pruner.budget(TOKENS)
         order = weighted(
-            moment.states[moment.columns].double(), budget, weights, worth=Worth(**terms),
-            first=int(pruner.floor * budget + 0.5), one_shot=pruner.form == "one-shot", nodes=40,
-        )  # fmt: skip
+            moment.states[moment.columns].double(),
+            budget,
+            weights * (1 - pruner.uniform) + pruner.uniform,
+            worth=Worth(**terms),
+            first=int(pruner.floor * budget + 0.5),
+            priority=weights,
+            one_shot=pruner.form == "one-shot",
+            nodes=40,
+        )
         return [moment.columns[i] for i in sorted(order.tolist())], None
 
     return choose
@@ -53,7 +59,8 @@ def reference(pruner):
 @pytest.mark.parametrize("options", [
     {}, {"attention": "mean", "query": "text"}, {"attention": "value", "layer": 3},
     {"power": 0.5, "uniform": 0.3}, {"floor": 0.5, "keep": 0.25}, {"cover": 0.0, "volume": 1.0},
-    {"cover": 0.0, "entropy": 1.0, "form": "one-shot"}, {"relevance": 1.0, "layer": 1},
+    {"cover": 0.0, "entropy": 1.0, "form": "one-shot"}, {"floor": 0.4, "uniform": 1.0},
+    {"relevance": 1.0, "layer": 1},
 ])  # fmt: skip
 def test_it_is_the_written_out_method(model, options):
     pruner = create("weighted", **options)
@@ -86,9 +93,10 @@ def test_budgets_follow_the_rank_and_average_to_the_wanted_one(model):
         model(**inputs)
     ranks = effective_rank(seen["states"].double())
     typical = typical_rank(ranks, 9, TOKENS)
-    with torch.inference_mode(), create(
-        "weighted", keep=0.25, count="adaptive", typical=typical
-    )(model) as pruner:
+    with (
+        torch.inference_mode(),
+        create("weighted", keep=0.25, count="adaptive", typical=typical)(model) as pruner,
+    ):
         model(**inputs)
         assert pruner.most(TOKENS) == 18
     counts = torch.tensor(pruner.kept_counts).double()
