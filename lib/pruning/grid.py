@@ -42,7 +42,8 @@ class UniformGrid(VisualPruner, name="grid"):
             mask = torch.zeros(images.tokens, dtype=torch.bool, device=device)
             for raster, share in zip(own, shares):
                 if share:
-                    centres = cells(*raster.shape, share, device).centres
+                    rows, columns = raster.shape
+                    centres = cells(rows, columns, share, device).centres
                     mask[raster.flatten().to(device)[centres]] = True
             chosen.append(filled(mask, budget - sum(shares)))
         return torch.stack(chosen)

@@ -57,7 +57,8 @@ class AveragePool(VisualPruner, name="pool"):
         index, states = [], []
         for raster, share in zip(own, shares):
             if share:
-                centres, weights = cells(*raster.shape, share, device)
+                rows, columns = raster.shape
+                centres, weights = cells(rows, columns, share, device)
                 places = raster.flatten().to(device)
                 index.append(places[centres])
                 states.append((weights @ tokens[places].float()).to(tokens.dtype))

@@ -122,7 +122,7 @@ def sent(cost: Tensor, *, epsilon: float, iterations: int) -> Tensor:
     kernel = -cost / epsilon
     rows = torch.full_like(kernel[:, :, 0], kernel.shape[1]).log().neg()
     columns = torch.full_like(kernel[:, 0], kernel.shape[2]).log().neg()
-    right = torch.zeros_like(columns)
+    left, right = torch.zeros_like(rows), torch.zeros_like(columns)
     for _ in range(iterations):
         left = rows - (kernel + right[:, None]).logsumexp(2)
         right = columns - (kernel + left[:, :, None]).logsumexp(1)

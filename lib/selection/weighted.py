@@ -14,7 +14,9 @@ token is picked, the choice is nested: a smaller one is a prefix of every larger
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -144,7 +146,7 @@ def _greedy(parts: list[Part], priority: Tensor, k: int, forced: int) -> Tensor:
     """k picks (B, k), each with the largest sum of gains; the first `forced` by priority alone."""
     barred, picks = torch.zeros_like(priority), []
     for step in range(k):
-        gain = priority if step < forced else sum(part.gains() for part in parts)
+        gain = priority if step < forced else _total(part.gains() for part in parts)
         picks.append(best(gain, barred))
         if step + 1 < k:
             for part in parts:
@@ -155,9 +157,13 @@ def _greedy(parts: list[Part], priority: Tensor, k: int, forced: int) -> Tensor:
 def _ranked(parts: list[Part], priority: Tensor, k: int, forced: int) -> Tensor:
     """The `forced` largest priorities and then the largest sums of losses, (B, k)."""
     first = order_of(priority, descending=True)[:, :forced]
-    losses = sum(part.losses() for part in parts)
+    losses = _total(part.losses() for part in parts)
     losses = losses.masked_fill(mask_of(first, priority.shape[-1]), -torch.inf)
     return torch.cat([first, order_of(losses, descending=True)[:, : k - forced]], 1)
+
+
+def _total(terms: Iterable[Tensor]) -> Tensor:
+    return functools.reduce(torch.add, terms)
 
 
 def _parts(matrix: Tensor, weight: Tensor, worth: Worth, nodes: int, k: int) -> list[Part]:
