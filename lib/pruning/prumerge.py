@@ -41,7 +41,8 @@ class PruMerge(TowerRule, name="prumerge"):
 
     Deviations: quartiles are those of an image (of a tile), where the code takes them over the
     batch. Published numbers of PruMerge are of fine-tuned models. Without a class token: the mean
-    attention received. Where a token is made of several patches, x are the visual tokens.
+    attention received. Where a token is made of several patches, x are the visual tokens; towers
+    that rotate queries and keys keep their heads, of whose attention the mean is taken.
     """
 
     count: Literal["exact", "adaptive"] = "exact"
@@ -72,7 +73,9 @@ class PruMerge(TowerRule, name="prumerge"):
 
     def pick(self, piece: Piece) -> Picked:
         keys = piece.keys(self._block)
-        attention = dataclasses.replace(self._attention, heads=1, scale=keys.shape[-1] ** -0.5)
+        attention = self._attention
+        if "position_embeddings" not in attention.context:  # they are of a head's width
+            attention = dataclasses.replace(attention, heads=1, scale=keys.shape[-1] ** -0.5)
         weights = piece.received(attention, self._block)
         if self.exact:
             choice = chosen(weights, piece.quota, plus=self.plus)

@@ -28,6 +28,8 @@ class Rollout(TowerRule, name="rollout"):
 
     tiles: "together" by default: scores of all tiles are compared with each other. Towers without a
     class token: the mean over all rows of the product.
+
+    Raises `TypeError` for towers that mask attention or rotate queries and keys.
     """
 
     tiles: Literal["each", "together"] = "together"
@@ -36,6 +38,11 @@ class Rollout(TowerRule, name="rollout"):
 
     def watch(self) -> None:
         for block in range(self.family.feature_layer()):
+            if self.family.attention(block).context:
+                raise TypeError(
+                    f"Rollout multiplies the attention of the tower's blocks, which in "
+                    f"{self.family.title} takes more than queries and keys: masks, or places"
+                )
             attention = tower.watch_projections(self, block, "qk")
             module = self.family.blocks()[block]
             self.hook(module, self._after(block, attention), before=False)

@@ -310,8 +310,8 @@ class VisualPruner:
             )
         if self.positions == "contiguous" and not family.plain_positions:
             raise TypeError(
-                f"{family.title} gives its tokens positions in time, height and width, which "
-                "cannot be closed up; use positions='original'"
+                f"{type(self).__name__} closes positions up, but {family.title} gives its tokens "
+                "positions in time, height and width, which cannot be; use positions='original'"
             )
         self.family = family
         return self
