@@ -61,6 +61,8 @@ class Profile:
     places, budgets: language layers before which criteria are compared, and the keep rates there;
         on as many images as the ablations. Layers that a model does not have are left out.
     divergence_limit: images on which Table 1's divergence is measured; by default all.
+    catalogue_limit, catalogue_captions: images on which every registered method is compared, and
+        how many of them it captions; 0 is none.
     margin: what "equal" means, stated beforehand: less than this share of the unpruned score.
     efficiency: how the cost is measured.
     notebooks: numbers of the notebooks to run, such as "06 08"; all by default.
@@ -89,6 +91,8 @@ class Profile:
     places: tuple[int, ...] = (0, 1, 2, 4, 8, 15)
     budgets: tuple[float, ...] = (0.5, 0.25, 0.125, 0.0625)
     divergence_limit: int | None = Field(None, ge=1)
+    catalogue_limit: int = Field(0, ge=0)
+    catalogue_captions: int = Field(0, ge=0)
     margin: float = Field(0.05, gt=0)
     metrics: tuple[str, ...] = ("BLEU-4", "METEOR", "ROUGE-L", "CIDEr", "SPICE")
     ablation_metrics: tuple[str, ...] = ("BLEU-4", "CIDEr")
@@ -136,6 +140,11 @@ class Profile:
         """Number of images of Table 1's divergence, likewise; None: all there are."""
         limits = [n for n in (self.divergence_limit, self.limit) if n is not None]
         return min(limits) if limits else None
+
+    @property
+    def captioned(self) -> int:
+        """Number of images that the catalogue's methods caption: of those they are compared on."""
+        return min(self.catalogue_captions, self.catalogue_limit)
 
     def as_dict(self) -> dict[str, Any]:
         """Every parameter, as plain values."""
