@@ -16,13 +16,16 @@ def study(
     workers: Workers = None,
     stages: Annotated[
         str, typer.Option(help="only these; 'scores' needs records, but no model")
-    ] = "captions,scores,efficiency",
+    ] = "captions,divergence,scores,efficiency,catalogue",
     table: Annotated[
-        bool, typer.Option("--table", help="only Table 1's five methods; print their scores")
+        bool, typer.Option("--table", help="only the paper's rows of Table 1; print their scores")
     ] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Compute what a profile needs, once: captions, scores, costs. A stopped run continues."""
+    """Compute what a profile needs, once: captions, divergences, scores, costs.
+
+    A stopped run continues.
+    """
     from .. import run as studying
     from ..fitting import check
     from ..methods import table_1
@@ -35,7 +38,7 @@ def study(
         check(settings)
     only = table_1(settings) if table else None
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        studying.caption_share(Study(settings, device, not quiet), only=only)
+        studying.share(Study(settings, device, not quiet), stages=wanted, only=only)
         return
     how = {
         "device": device,

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from ...geometry import feature_layer, kept_count
+from ...geometry import feature_layer
+from ...pruning import create
 from ...pruning.tome import schedule
-from .flops import FORMULAS, Shape, encoder_macs, prefill_flops, vision_flops
+from .flops import FORMULAS, Shape, encoder_macs, layered_flops, vision_flops
 from .scorer import scorer_flops
 
 
@@ -36,7 +37,7 @@ def analytic(
     ----------
     config : of the model.
     options : `pruner.options()`; None for the unpruned model.
-    kept : share of the visual tokens that is left.
+    kept : share of the visual tokens that is left, where the method's options do not say it.
     text : positions of the prompt that are not visual.
     visual : of the image, where the tower is no plain CLIP or SigLIP with an image a row.
 
@@ -49,20 +50,14 @@ def analytic(
     if visual is not None:
         return _of_parts(config, options, kept, text, visual)
     shape = Shape.of(config)
+    pruner, counts = _per_layer(shape, options, kept)
     merged = None
-    if options and options["method"] == "tome":  # it also spares the vision tower work
+    if pruner is not None and pruner.name == "tome":  # it also spares the vision tower work
         tokens = shape.visual_tokens
-        merged = schedule(tokens, kept_count(options["keep"], tokens), feature_layer(config))
-    layer = options["layer"] if options else 0
-    counts = {
-        formula: prefill_flops(
-            shape, text=text, kept=kept * shape.visual_tokens, layer=layer, formula=formula
-        )
-        for formula in FORMULAS
-    }
-    return counts | {
+        merged = schedule(tokens, pruner.budget(tokens), feature_layer(config))
+    return _prefill(shape, counts, text) | {
         "vision": vision_flops(shape, merged=merged),
-        "scorer": scorer_flops(shape, options) if options else 0.0,
+        "scorer": scorer_flops(shape, options, text) if options else 0.0,
         "encoder": encoder_macs(shape, merged=merged),
     }
 
@@ -71,15 +66,30 @@ def _of_parts(
     config: Any, options: Mapping[str, Any] | None, kept: float, text: int, visual: Visual
 ) -> dict[str, float]:
     """The same with the tower's operations counted, and choosing done in every part."""
-    shape, layer = Shape.of(config, visual.tokens), options["layer"] if options else 0
-    counts = {
-        formula: prefill_flops(
-            shape, text=text, kept=kept * visual.tokens, layer=layer, formula=formula
-        )
-        for formula in FORMULAS
-    }
+    shape = Shape.of(config, visual.tokens)
     part = Shape.of(config, max(1, visual.tokens // visual.parts))
-    choosing = visual.parts * scorer_flops(part, options) if options else 0.0
-    return counts | {
+    choosing = visual.parts * scorer_flops(part, options, text) if options else 0.0
+    return _prefill(shape, _per_layer(shape, options, kept)[1], text) | {
         "vision": visual.vision, "scorer": choosing, "encoder": visual.vision / 2,
     }  # fmt: skip
+
+
+def _per_layer(
+    shape: Shape, options: Mapping[str, Any] | None, kept: float
+) -> tuple[Any, list[float]]:
+    """The pruner of some options, and the visual tokens that each language layer processes."""
+    tokens = shape.visual_tokens
+    counts = [tokens * kept] * shape.layers
+    if not options:
+        return None, counts
+    pruner = create(options["method"], **{k: v for k, v in options.items() if k != "method"})
+    if pruner.exact:  # several stages, too
+        return pruner, pruner.layer_counts(tokens, shape.layers)
+    layer = pruner.stage_counts(tokens, shape.layers)[0][0]
+    return pruner, [float(tokens)] * layer + counts[layer:]
+
+
+def _prefill(shape: Shape, counts: list[float], text: int) -> dict[str, float]:
+    return {
+        formula: layered_flops(shape, counts, text=text, formula=formula) for formula in FORMULAS
+    }
