@@ -20,7 +20,8 @@ def analytic(
     ----------
     config : of the model.
     options : `pruner.options()`; None for the unpruned model.
-    kept : share of the visual tokens that is left.
+    kept : share of the visual tokens that is left. What `mode="mask"` only hides is computed all
+        the same.
     text : positions of the prompt that are not visual.
 
     Returns
@@ -35,6 +36,8 @@ def analytic(
         tokens = shape.visual_tokens
         merged = schedule(tokens, kept_count(options["keep"], tokens), feature_layer(config))
     layer = options["layer"] if options else 0
+    if options and options["mode"] == "mask":
+        kept = 1.0
     counts = {
         formula: prefill_flops(
             shape, text=text, kept=kept * shape.visual_tokens, layer=layer, formula=formula
