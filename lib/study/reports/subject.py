@@ -10,7 +10,6 @@ Everything runs with batch one in the model's own precision; results are float32
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,7 +19,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers.utils import logging
 
 from ...clustering import centroid_gram, kmeans
 from ...entropy import unit_tokens
@@ -33,7 +31,8 @@ from ..profiles import load_profile, profile_names
 from . import states
 from .attention import attention_shares, generate
 from .observations import Attention, Centroids, Description, Tokens
-from .store import stored_arrays
+from .quiet import loaded_quietly
+from .store import stored_arrays, weights_digest
 
 __all__ = ["QUESTION", "SYSTEM", "Subject"]
 
@@ -107,7 +106,7 @@ class Subject:
         if self.profile in profile_names():
             settings = load_profile(self.profile)
             options |= {"dtype": settings.dtype, "device_map": settings.device_map}
-        return _without_progress_bar(lambda: models.load(self.model, **options))
+        return loaded_quietly(self.model, **options)
 
     @cached_property
     def example(self) -> Example:
@@ -261,12 +260,9 @@ class Subject:
     def _stored(
         self, name: str, compute: Callable[[], Mapping[str, Any]], **settings: Any
     ) -> dict[str, np.ndarray]:
-        ours = self.name == "embedded" or self.name.startswith("shape:")
-        sums = (paths.embedded_dir() if ours else Path(self.name)) / "SHA256SUMS"
-        weights = hashlib.sha256(sums.read_bytes()).hexdigest()[:16] if sums.is_file() else None
         asked = {
             "model": self.name,
-            "weights": weights,
+            "weights": weights_digest(self.name),
             "data": self.data_name,
             "image": self.image,
             **settings,
@@ -281,14 +277,3 @@ class Subject:
 def _scene(stored: Mapping[str, np.ndarray]) -> tuple[np.ndarray, tuple[int, int], int]:
     """Image, grid and id of a stored file."""
     return stored["image"], tuple(stored["grid"].tolist()), int(stored["image_id"])
-
-
-def _without_progress_bar(call: Callable[[], Any]) -> Any:
-    """The result of a call without transformers' progress bar, which a notebook would keep."""
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        return call()
-    finally:
-        if shown:
-            logging.enable_progress_bar()
