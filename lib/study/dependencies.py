@@ -4,6 +4,8 @@
   `lib/study/{models, data, captioning}`. The GPU kernels count where a GPU made them; the static
   decoder never, since captions are made through `generate` (a test says so).
 - Scores: their records and references, and `lib/study/{evaluation, data}`.
+- Populations: the unpruned model's captions, the library without its GPU kernels and decoder, and
+  `lib/study/{models, data, captioning, inspection}`.
 - Costs: the library, the decoder and kernels included, and `lib/study/{cost, models}`.
 
 Beside its folders a stage depends on the module in `lib/study/stages` that carries it out, but for
@@ -23,7 +25,7 @@ from pathlib import Path
 from . import paths
 from .records import digest
 
-__all__ = ["captions_code", "costs_code", "scores_code"]
+__all__ = ["captions_code", "costs_code", "population_code", "scores_code"]
 
 STUDY, PLUGINS = "study", "plugins"
 DECODER, KERNELS = "decoding", "kernels"
@@ -33,6 +35,15 @@ def captions_code(device: str) -> str:
     """A fingerprint of the code that decides the captions made on a device such as "cpu"."""
     unused = {DECODER} if device != "cpu" else {DECODER, KERNELS}
     return _fingerprint(library=True, study=("models", "data", "captioning"), without=unused)
+
+
+def population_code() -> str:
+    """A fingerprint of the code that measures what the figures show of one image on many."""
+    return _fingerprint(
+        library=True,
+        study=("models", "data", "captioning", "inspection", "stages/population"),
+        without={DECODER, KERNELS},
+    )
 
 
 def scores_code() -> str:

@@ -31,6 +31,7 @@ from .profiles import Profile, load_profile, profile_names
 from .records import environment, read_records
 from .stages.captions import caption_share, make_captions
 from .stages.costs import make_costs
+from .stages.population import make_population
 from .stages.scores import make_scores, score
 from .stages.study import Study
 from .stored import load_efficiency, load_scores, load_study, mark
@@ -55,7 +56,12 @@ __all__ = [
 ]
 
 #: what a study consists of, in order; "scores" alone needs the records, but no model
-STAGES = {"captions": make_captions, "scores": make_scores, "efficiency": make_costs}
+STAGES = {
+    "captions": make_captions,
+    "scores": make_scores,
+    "population": make_population,
+    "efficiency": make_costs,
+}
 
 
 def run(

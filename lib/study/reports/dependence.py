@@ -20,7 +20,7 @@ from ..dependence import Gaussians, caption_features, image_features, sweep
 from ..examples import examples
 from ..profiles import load_profile
 from .quiet import loaded_quietly
-from .store import stored_arrays, weights_digest
+from .store import published_weights, stored_arrays
 
 __all__ = ["known_cases", "paired_features"]
 
@@ -70,7 +70,7 @@ def paired_features(profile: str, pairs: int) -> tuple[Tensor, Tensor]:
 
     asked = {
         "model": settings.model,
-        "weights": weights_digest(settings.model),
+        "weights": published_weights(settings.model),
         "revision": settings.revision,
         "pairs": pairs,
         "data": settings.json_path,

@@ -15,10 +15,10 @@ import numpy as np
 from .. import paths
 from ..models.photos import NAMES, photos_dir
 
-__all__ = ["stored_arrays", "weights_digest"]
+__all__ = ["published_weights", "stored_arrays"]
 
 
-def weights_digest(model: str) -> str | None:
+def published_weights(model: str) -> str | None:
     """What tells a model's weights from others of the same name; None where nothing is published.
 
     A random-weight shape has the embedded model's tokenizer.
