@@ -5,8 +5,11 @@
   decoder never, since captions are made through `generate` (a test says so).
 - Divergences: the same, and `lib/study/divergence.py`.
 - Scores: their records and references, and `lib/study/{evaluation, data, comparisons}`.
+- Populations: the unpruned model's captions, the library without its GPU kernels and decoder, and
+  `lib/study/{models, data, captioning, inspection}`.
 - Costs: the library, the decoder and kernels included, and `lib/study/{cost, models}`.
 
+The catalogue's captions and divergences are as the others', and its summary as scores and costs.
 Beside its folders a stage depends on the module in `lib/study/stages` that carries it out, but for
 captions and divergences, whose every setting is in their manifests. Comments, docstrings and empty
 lines do not count.
@@ -24,7 +27,14 @@ from pathlib import Path
 from . import paths
 from .records import digest
 
-__all__ = ["captions_code", "costs_code", "divergence_code", "scores_code"]
+__all__ = [
+    "captions_code",
+    "catalogue_code",
+    "costs_code",
+    "divergence_code",
+    "population_code",
+    "scores_code",
+]
 
 STUDY, PLUGINS = "study", "plugins"
 DECODER, KERNELS = "decoding", "kernels"
@@ -41,10 +51,24 @@ def divergence_code(device: str) -> str:
     return _fingerprint(library=True, study=(*CAPTIONING, "divergence"), without=_unused(device))
 
 
+def population_code() -> str:
+    """A fingerprint of the code that measures what the figures show of one image on many."""
+    return _fingerprint(
+        library=True,
+        study=("models", "data", "captioning", "inspection", "stages/population"),
+        without={DECODER, KERNELS},
+    )
+
+
 def scores_code() -> str:
     """A fingerprint of the code that scores given captions."""
     made = "comparisons", "evaluation", "data", "stages/readings", "stages/scores"
     return _fingerprint(library=False, study=made)
+
+
+def catalogue_code() -> str:
+    """A fingerprint of the code that summarises the catalogue's records."""
+    return _fingerprint(library=False, study=("evaluation", "data", "grid", "stages/ranking"))
 
 
 def costs_code() -> str:

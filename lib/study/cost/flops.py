@@ -7,6 +7,7 @@ Nothing here imports a model: sizes come from configurations.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -39,9 +40,14 @@ class Shape:
     visual_tokens: int  # of one image
 
     @classmethod
-    def of(cls, config: Any) -> Shape:
-        """From a `LlavaConfig`."""
+    def of(cls, config: Any, tokens: int | None = None) -> Shape:
+        """From a configuration; tokens: visual ones of an image, where they differ by image.
+
+        For towers that merge patches, `vision_flops` and `encoder_macs` do not apply.
+        """
         text, vision = config.text_config, config.vision_config
+        blocks = getattr(vision, "depth", None) or vision.num_hidden_layers
+        patch = vision.patch_size if isinstance(vision.patch_size, int) else vision.patch_size[0]
         return cls(
             text.hidden_size,
             text.intermediate_size,
@@ -51,13 +57,13 @@ class Shape:
             text.vocab_size,
             vision.hidden_size,
             vision.intermediate_size,
-            vision.num_hidden_layers,
-            vision.patch_size,
-            patches(config),
+            blocks,
+            patch,
+            patches(config) if tokens is None else tokens,
         )
 
 
-def layer_flops(shape: Shape, tokens: int, formula: str = "exact") -> float:
+def layer_flops(shape: Shape, tokens: float, formula: str = "exact") -> float:
     """Operations of one language layer on a sequence of `tokens`.
 
     "fastv": 4nd^2 + 2n^2d + 2ndm (arXiv 2403.06764, section 4.1; multiply-adds, MLP of two
@@ -84,9 +90,15 @@ def prefill_flops(
 
     text: positions that are not visual; kept: visual tokens left from language layer `layer` on.
     """
-    full, pruned = shape.visual_tokens + text, kept + text
-    total = layer * layer_flops(shape, full, formula)
-    total += (shape.layers - layer) * layer_flops(shape, pruned, formula)
+    counts = [float(shape.visual_tokens)] * layer + [kept] * (shape.layers - layer)
+    return layered_flops(shape, counts, text=text, formula=formula)
+
+
+def layered_flops(
+    shape: Shape, counts: Sequence[float], *, text: int, formula: str = "exact"
+) -> float:
+    """`prefill_flops` of a prefill whose layers process these numbers of visual tokens."""
+    total = math.fsum(layer_flops(shape, count + text, formula) for count in counts)
     return total + (2 * shape.width * shape.vocabulary if formula == "exact" else 0)
 
 
