@@ -41,9 +41,12 @@ def test_criteria_are_compared_at_one_place_and_places_by_one_criterion(profile)
         for pair in found[name].pairs:
             assert {table[slug].create().layer for slug in pair} == {layer}, pair
     assert ("entropy-layer2-50", "fastv-50") in found[DEEP].pairs
+    assert {a for a, b in found["paper"].pairs if b == "random-50"} == {
+        "entropy-50", "tome-50", "fastv-50",
+    }  # fmt: skip
     for a, b in found["place"].pairs:
         one, other = table[a].create(), table[b].create()
-        assert one.name == other.name and one.layer != other.layer
+        assert one.name == other.name and one.layer > other.layer
 
 
 def test_ablations_stand_against_the_default_they_vary(profile):

@@ -48,9 +48,13 @@ def test_table_1_says_place_shares_images_and_divergence(root):
     assert (row["Layer"], row["Kept (%)"], row["Average (%)"]) == ("2", "50.0", "75.0")
     read = load_divergence("tiny")["table"]["methods"]["fastv-50"]
     assert row["Divergence"] == nats(read["values"][DIVERGENCE], read["intervals"][DIVERGENCE])
-    labels = [row["label"] for row in stored["methods"].values()]
-    assert [name for name, _ in quality.parts("tiny")] == [PAPER, BEFORE, DEEP]
-    assert [label for _, rows in quality.parts("tiny") for label in rows] == labels
+    parts = dict(quality.parts("tiny"))
+    assert list(parts) == [PAPER, BEFORE, DEEP]
+    labels = {row["label"] for row in stored["methods"].values()}
+    assert {label for rows in parts.values() for label in rows} == labels
+    assert parts[DEEP][:2] == ["FastV", "RandomPrune, layer 2"]
+    assert {"RandomPrune", "Entropy-Prune", "Entropy + coverage (ours)"} <= set(parts[BEFORE])
+    assert (table.loc[parts[BEFORE], "Layer"] == "0").all()
     five = quality.table("tiny", extra=False).index
     assert list(five) == ["Unpruned", "RandomPrune", "ToMe", "FastV", "Entropy-Prune"]
 
