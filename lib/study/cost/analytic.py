@@ -37,7 +37,8 @@ def analytic(
     ----------
     config : of the model.
     options : `pruner.options()`; None for the unpruned model.
-    kept : share of the visual tokens that is left, where the method's options do not say it.
+    kept : share of the visual tokens that is left, where the method's options do not say it. What
+        `mode="mask"` only hides is computed all the same.
     text : positions of the prompt that are not visual.
     visual : of the image, where the tower is no plain CLIP or SigLIP with an image a row.
 
@@ -50,19 +51,12 @@ def analytic(
     if visual is not None:
         return _of_parts(config, options, kept, text, visual)
     shape = Shape.of(config)
-    merged, counts = None, [shape.visual_tokens * kept] * shape.layers
-    if options:
-        pruner = create(options["method"], **{k: v for k, v in options.items() if k != "method"})
+    pruner, counts = _per_layer(shape, options, kept)
+    merged = None
+    if pruner is not None and pruner.name == "tome":  # it also spares the vision tower work
         tokens = shape.visual_tokens
-        layer = pruner.stage_counts(tokens, shape.layers)[0][0]
-        counts = [float(tokens)] * layer + counts[layer:]
-        if pruner.exact:  # several stages, too
-            counts = pruner.layer_counts(tokens, shape.layers)
-        if options["method"] == "tome":  # it also spares the vision tower work
-            merged = schedule(tokens, pruner.budget(tokens), feature_layer(config))
-    return {
-        formula: layered_flops(shape, counts, text=text, formula=formula) for formula in FORMULAS
-    } | {
+        merged = schedule(tokens, pruner.budget(tokens), feature_layer(config))
+    return _prefill(shape, counts, text) | {
         "vision": vision_flops(shape, merged=merged),
         "scorer": scorer_flops(shape, options, text) if options else 0.0,
         "encoder": encoder_macs(shape, merged=merged),
@@ -73,15 +67,32 @@ def _of_parts(
     config: Any, options: Mapping[str, Any] | None, kept: float, text: int, visual: Visual
 ) -> dict[str, float]:
     """The same with the tower's operations counted, and choosing done in every part."""
-    shape, layer = Shape.of(config, visual.tokens), options["layer"] if options else 0
-    counts = {
-        formula: prefill_flops(
-            shape, text=text, kept=kept * visual.tokens, layer=layer, formula=formula
-        )
-        for formula in FORMULAS
-    }
+    shape = Shape.of(config, visual.tokens)
     part = Shape.of(config, max(1, visual.tokens // visual.parts))
-    choosing = visual.parts * scorer_flops(part, options) if options else 0.0
-    return counts | {
+    choosing = visual.parts * scorer_flops(part, options, text) if options else 0.0
+    return _prefill(shape, _per_layer(shape, options, kept)[1], text) | {
         "vision": visual.vision, "scorer": choosing, "encoder": visual.vision / 2,
     }  # fmt: skip
+
+
+def _per_layer(
+    shape: Shape, options: Mapping[str, Any] | None, kept: float
+) -> tuple[Any, list[float]]:
+    """The pruner of some options, and the visual tokens that each language layer processes."""
+    tokens = shape.visual_tokens
+    counts = [tokens * kept] * shape.layers
+    if not options:
+        return None, counts
+    pruner = create(options["method"], **{k: v for k, v in options.items() if k != "method"})
+    if pruner.mode == "mask":  # hidden, but computed
+        return pruner, [float(tokens)] * shape.layers
+    if pruner.exact:  # several stages, too
+        return pruner, pruner.layer_counts(tokens, shape.layers)
+    layer = pruner.stage_counts(tokens, shape.layers)[0][0]
+    return pruner, [float(tokens)] * layer + counts[layer:]
+
+
+def _prefill(shape: Shape, counts: list[float], text: int) -> dict[str, float]:
+    return {
+        formula: layered_flops(shape, counts, text=text, formula=formula) for formula in FORMULAS
+    }

@@ -114,7 +114,7 @@ class Subject:
         if not isinstance(self.model, str):
             return self.model
         options = {"revision": self.revision}
-        if self.profile in profile_names():
+        if self.profile.partition("@")[0] in profile_names():
             settings = load_profile(self.profile)
             options |= {"dtype": settings.dtype, "device_map": settings.device_map}
         return loaded_quietly(self.model, **options)
