@@ -81,6 +81,7 @@ class Profile:
     limit: int | None = Field(200, ge=1)
     json_path: str | None = None
     image_root: str | None = None
+    image: int | str = 15
     prompt: str = "Describe the image briefly."
     batch_size: int = Field(16, ge=1)
     max_new_tokens: int = Field(64, ge=1)

@@ -118,7 +118,7 @@ def rank_agreement(
                 list(depth), band["low"], band["high"], color=colours[variant], alpha=0.15,
                 linewidth=0,
             )  # fmt: skip
-        frame = pd.DataFrame({k: list(v) for k, v in lines.items()}, index=list(depth))
+        frame = pd.DataFrame({k: np.asarray(v) for k, v in lines.items()}, index=list(depth))
         sns.lineplot(
             frame,
             ax=ax,
