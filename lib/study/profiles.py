@@ -51,6 +51,8 @@ class Profile:
     model, revision, dtype, device_map: see `lib.study.models.load`; the notebooks load the same.
     json_path, image_root, split, limit: the images, see `lib.study.data.coco.read_karpathy`;
         without a `json_path`, a hub model captions COCO and any other model the generated scenes.
+    image: what the figures show: a number in the test split, a path, or a photograph that comes
+        with scikit-learn, see `lib.study.reports.subject.SAMPLES`.
     prompt: the question, put into the model's chat template. The published scores of a model belong
         to one kind of prompt, so `paper` has its own; every manifest records the whole text.
     keep: share of visual tokens kept in Table 1.
@@ -79,6 +81,7 @@ class Profile:
     limit: int | None = Field(200, ge=1)
     json_path: str | None = None
     image_root: str | None = None
+    image: int | str = 15
     prompt: str = "Describe the image briefly."
     batch_size: int = Field(16, ge=1)
     max_new_tokens: int = Field(64, ge=1)

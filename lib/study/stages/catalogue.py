@@ -8,7 +8,6 @@ random weights, there is no catalogue.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -91,8 +90,8 @@ def make_catalogue(study: Study) -> bool:
 
 def catalogue_share(study: Study) -> None:
     """What one of several launched processes does: its share of the images."""
-    for part in parts(study) if _wanted(study) else ():
-        part.run(study, rank=int(os.environ["RANK"]), world_size=int(os.environ["WORLD_SIZE"]))
+    for number, part in enumerate(parts(study) if _wanted(study) else ()):
+        part.run(study, **sharing.launched(number))
 
 
 def _wanted(study: Study) -> bool:

@@ -179,3 +179,22 @@ def test_a_profile_says_in_which_precision_and_where_its_model_is_loaded(monkeyp
         ("some/model", {"revision": "abc", "dtype": "float16", "device_map": "auto"}),
         ("embedded", {"revision": None}),
     ]
+
+
+def test_the_towers_attention_is_what_it_says_of_itself(loaded, picture, profile):
+    found = of(loaded, picture).tower()
+    pixels = of(loaded, picture).inputs()["pixel_values"]
+    tower = copy.deepcopy(loaded.model.model.vision_tower)
+    tower.set_attn_implementation("eager")
+    with torch.inference_mode():
+        said = tower(pixels, output_attentions=True).attentions
+    want = torch.stack(said)[:2, 0].mean(1)
+    torch.testing.assert_close(found.attention, want, atol=1e-3, rtol=1e-3)
+    assert found.skipped == 1
+
+
+def test_a_photograph_of_scikit_learn_is_found_by_its_name(loaded):
+    shown = of(loaded, "china.jpg")
+    assert shown.example.path.is_file() and "CC BY" in shown.source
+    with pytest.raises(FileNotFoundError, match="no image at"):
+        of(loaded, "japan.jpg").example  # noqa: B018
