@@ -4,8 +4,17 @@ from PIL import Image
 
 
 def visual(doc):
-    """The images of a document."""
+    """The image of a document."""
     return [Image.open(doc["path"]).convert("RGB")]
+
+
+def pair(doc):
+    """The image, and its upper or left half."""
+    (image,) = visual(doc)
+    width, height = image.size
+    high = doc["answer"] % 2
+    half = (width // 2, height) if high else (width, height // 2)
+    return [image, image.crop((0, 0, *half))]
 
 
 def named(doc, results):
