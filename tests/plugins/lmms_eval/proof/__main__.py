@@ -38,7 +38,9 @@ def main(target: Path) -> int:
             made["rows"].append(rows.row(model, method, examples, documents))
     print("a killed run, two processes, refusals", flush=True)
     before = host.read(again.RUNS / "-".join(plan.AGAIN) / "chat", plan.GENERATED)
-    made |= {"resumed": again.resumed(before), "two_processes": again.by_two(before)}
+    made |= {"resumed": again.resumed(before), "two_processes": {}}
+    for launcher in host.TWICE:
+        made["two_processes"][launcher] = again.by_two(launcher, before)
     made["refused"] = again.refused()
     write_json(target, made)
     broken = record.broken(made)

@@ -49,10 +49,11 @@ def _lines(path: Path) -> int:
     return path.read_bytes().count(b"\n") if path.is_file() else 0
 
 
-def by_two(before: host.Run) -> dict[str, int]:
-    """Two processes that accelerate launches share the scenes."""
-    place = _fresh("two")
-    run = host.evaluate(given(*plan.AGAIN), TASKS, place, *BATCH, launch=host.TWICE)
+def by_two(launcher: str, before: host.Run) -> dict[str, int]:
+    """Two processes share the scenes."""
+    run = host.evaluate(
+        given(*plan.AGAIN), TASKS, _fresh(launcher), *BATCH, launch=host.TWICE[launcher]
+    )
     ranks = set(re.findall(r"Running on rank (\d+)", run.log))
     return {"answers": len(TASKS) * plan.SCENES, "processes": len(ranks),
             "equal": _same(run, before)}  # fmt: skip

@@ -18,10 +18,16 @@ TASKS = Path(__file__).parents[1] / "tasks"
 #: `python -m` of lmms-eval alone, and on two processes. `--multi_gpu` is what accelerate calls
 #: torchrun; the processes stay on the CPU.
 ALONE = ("lmms_eval",)
-TWICE = (
-    "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--mixed_precision", "no",
-    "--dynamo_backend", "no", "--num_machines", "1", "--main_process_port", "0", "-m", "lmms_eval",
-)  # fmt: skip
+TWICE = {
+    "accelerate": (
+        "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
+        "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0",
+        "-m", "lmms_eval",
+    ),
+    "torchrun": (
+        "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "lmms_eval",
+    ),
+}  # fmt: skip
 _CACHE = re.compile(r"ResponseCache stats: (\d+) hits.*?(\d+) misses")
 
 
