@@ -20,7 +20,8 @@ def write(folder, options, kept, accuracy):
     }
     (folder / "20261127_021805_results.json").write_text(json.dumps(run))
     counts = {"input_tokens": 600, "visual_tokens": 576, "kept_tokens": kept}
-    lines = [json.dumps({"doc_id": n, "token_counts": [counts]}) for n in range(3)]
+    # an answer from the cache has none
+    lines = [json.dumps({"doc_id": n, "token_counts": [counts if n else None]}) for n in range(3)]
     (folder / "20261127_021805_samples_pope.jsonl").write_text("\n".join(lines) + "\n")
 
 

@@ -13,8 +13,11 @@ from tests.plugins.lmms_eval.proof.own import Own, Said
 
 def given(model: str, method: str) -> str:
     """lmms-eval's `--model_args` for a row."""
+    # as the study runs it: pixels by PIL, and its half-precision weights in full precision
     pil = {"processor": '{"backend":"pil"}'} if model == "embedded" else {}
-    options = {"method": method, **plan.METHODS[method], "device": "cpu", **pil}
+    options = {
+        "method": method, **plan.METHODS[method], "device": "cpu", "dtype": "float32", **pil,
+    }  # fmt: skip
     return host.arguments(str(material.folder(model)), options)
 
 
