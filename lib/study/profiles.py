@@ -51,6 +51,8 @@ class Profile:
     model, revision, dtype, device_map: see `lib.study.models.load`; the notebooks load the same.
     json_path, image_root, split, limit: the images, see `lib.study.data.coco.read_karpathy`;
         without a `json_path`, a hub model captions COCO and any other model the generated scenes.
+    image: what the figures show: a number in the test split, a path, or a photograph that comes
+        with scikit-learn, see `lib.study.reports.subject.SAMPLES`.
     prompt: the question, put into the model's chat template. The published scores of a model belong
         to one kind of prompt, so `paper` has its own; every manifest records the whole text.
     keep: share of visual tokens kept in Table 1.
@@ -58,6 +60,12 @@ class Profile:
         figure, table and page says so first (see `lib.study.stored.mark`).
     ablation_limit, ablation_keep, sweep: images and keep rate of the ablations, and the keep rates
         of the sweep.
+    places, budgets: language layers before which criteria are compared, and the keep rates there;
+        on as many images as the ablations. Layers that a model does not have are left out.
+    divergence_limit: images on which Table 1's divergence is measured; by default all.
+    catalogue_limit, catalogue_captions: images on which every registered method is compared, and
+        how many of them it captions; 0 is none.
+    margin: what "equal" means, stated beforehand: less than this share of the unpruned score.
     efficiency: how the cost is measured.
     notebooks: numbers of the notebooks to run, such as "06 08"; all by default.
     metrics: those of Table 1; the ablations take the ones that need no METEOR and no SPICE.
@@ -73,6 +81,7 @@ class Profile:
     limit: int | None = Field(200, ge=1)
     json_path: str | None = None
     image_root: str | None = None
+    image: int | str = 15
     prompt: str = "Describe the image briefly."
     batch_size: int = Field(16, ge=1)
     max_new_tokens: int = Field(64, ge=1)
@@ -82,18 +91,31 @@ class Profile:
     ablation_limit: int = Field(48, ge=1)
     ablation_keep: float = Field(0.25, gt=0, le=1)
     sweep: tuple[float, ...] = (0.1, 0.25, 0.5, 0.75)
+    places: tuple[int, ...] = (0, 1, 2, 4, 8, 15)
+    budgets: tuple[float, ...] = (0.5, 0.25, 0.125, 0.0625)
+    divergence_limit: int | None = Field(None, ge=1)
+    catalogue_limit: int = Field(0, ge=0)
+    catalogue_captions: int = Field(0, ge=0)
+    margin: float = Field(0.05, gt=0)
     metrics: tuple[str, ...] = ("BLEU-4", "METEOR", "ROUGE-L", "CIDEr", "SPICE")
     ablation_metrics: tuple[str, ...] = ("BLEU-4", "CIDEr")
     n_bootstrap: int = Field(1000, ge=0)
     efficiency: Efficiency = Field(default_factory=Efficiency)
     notebooks: str = ""
 
-    @field_validator("sweep", "metrics", "ablation_metrics", mode="before")
+    @field_validator("sweep", "places", "budgets", "metrics", "ablation_metrics", mode="before")
     @classmethod
     def _listed(cls, value: Any) -> Any:
         return tuple(value) if isinstance(value, list) else value
 
-    @field_validator("sweep")
+    @field_validator("places")
+    @classmethod
+    def _layers(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if any(layer < 0 for layer in value):
+            raise ValueError(f"must hold language layers, 0 or more, got {list(value)}")
+        return value
+
+    @field_validator("sweep", "budgets")
     @classmethod
     def _rates(cls, value: tuple[float, ...]) -> tuple[float, ...]:
         if any(not 0 < keep <= 1 for keep in value):
@@ -116,6 +138,17 @@ class Profile:
         """Number of images of the ablations: never more than Table 1 has."""
         return min(self.ablation_limit, self.limit or self.ablation_limit)
 
+    @property
+    def read(self) -> int | None:
+        """Number of images of Table 1's divergence, likewise; None: all there are."""
+        limits = [n for n in (self.divergence_limit, self.limit) if n is not None]
+        return min(limits) if limits else None
+
+    @property
+    def captioned(self) -> int:
+        """Number of images that the catalogue's methods caption: of those they are compared on."""
+        return min(self.catalogue_captions, self.catalogue_limit)
+
     def as_dict(self) -> dict[str, Any]:
         """Every parameter, as plain values."""
         return dataclasses.asdict(self)
@@ -125,13 +158,32 @@ class Profile:
         values = self.as_dict()
         if self.json_path:  # the figures show an image of the profile's own data
             values["data"] = self.json_path
+        if self.random_weights:  # a shape's own benchmark
+            values["large_profile"] = self.profile
         names = [name for name in known if name in values]
         return {k: list(v) if isinstance(v := values[k], tuple) else v for k in names}
 
 
+def with_model(profile: str, model: str) -> str:
+    """The name of a profile with another model of the hub in place of its own.
+
+    What it computes has a place of its own, too.
+
+    >>> with_model("paper", "Qwen/Qwen2.5-VL-7B-Instruct")
+    'paper@Qwen--Qwen2.5-VL-7B-Instruct'
+
+    Raises `ValueError` for anything but a hub id.
+    """
+    if not is_hub_name(model):
+        raise ValueError(
+            f"MODEL must be a hub id such as 'Qwen/Qwen2.5-VL-7B-Instruct', got {model!r}"
+        )
+    return f"{profile}@{model.replace('/', '--')}"
+
+
 def profile_path(name: str) -> Path:
-    """The file of a profile, there or not."""
-    return paths.profiles_dir() / f"{paths.checked(name)}.yaml"
+    """The file of a profile, there or not; `with_model` names share their profile's."""
+    return paths.profiles_dir() / f"{paths.checked(name).partition('@')[0]}.yaml"
 
 
 def profile_names() -> list[str]:
@@ -140,7 +192,7 @@ def profile_names() -> list[str]:
 
 
 def load_profile(name: str) -> Profile:
-    """Read `notebooks/profiles/<name>.yaml`.
+    """Read `notebooks/profiles/<name>.yaml`; a name of `with_model` has another model in it.
 
     Raises `ValueError` for an unknown profile, an unknown or misspelt entry, a value of another
     type or out of range; the message names the file and the entry.
@@ -154,9 +206,21 @@ def load_profile(name: str) -> Profile:
         raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(document, dict):
         raise ValueError(f"{path} is not a mapping of parameters")
-    if document.get("profile") != name:
-        raise ValueError(f"{path} must say 'profile: {name}', got {document.get('profile')!r}")
-    return profile_of(document, path)
+    base, _, model = name.partition("@")
+    if document.get("profile") != base:
+        raise ValueError(f"{path} must say 'profile: {base}', got {document.get('profile')!r}")
+    return profile_of(_replaced(document, model) if model else document, path)
+
+
+def _replaced(document: dict[str, Any], model: str) -> dict[str, Any]:
+    """The entries of a profile with the model that a `with_model` name names.
+
+    The figures' notebooks look into LLaVA; the tables' take any model.
+    """
+    model = model.replace("--", "/", 1)
+    changes = {"profile": with_model(document["profile"], model), "model": model, "revision": None}
+    about = f"{model}; otherwise {document['profile']}"
+    return {"notebooks": "06 07 08", **document, **changes, "description": about}
 
 
 def profile_of(document: dict[str, Any], source: Path | str) -> Profile:

@@ -9,7 +9,14 @@ from . import paths
 from .labels import RANDOM
 from .profiles import load_profile
 
-__all__ = ["load_efficiency", "load_scores", "load_study", "mark"]
+__all__ = [
+    "load_divergence",
+    "load_efficiency",
+    "load_population",
+    "load_scores",
+    "load_study",
+    "mark",
+]
 
 
 def load_scores(profile: str) -> dict[str, Any]:
@@ -25,9 +32,24 @@ def load_study(profile: str) -> dict[str, Any]:
     return _load(profile, "study.json")
 
 
+def load_divergence(profile: str) -> dict[str, Any]:
+    """`divergence.json` of a profile; empty where its weights are random, so that it has none.
+
+    Raises `FileNotFoundError` with the command that computes it.
+    """
+    if mark(profile):
+        return {}
+    return _load(profile, "divergence.json")
+
+
 def load_efficiency(profile: str) -> dict[str, Any]:
     """`efficiency.json` of a profile."""
     return _load(profile, "efficiency.json")
+
+
+def load_population(profile: str) -> dict[str, Any]:
+    """`population.json` of a profile: what the figures show of one image, of many."""
+    return _load(profile, "population.json")
 
 
 def _load(profile: str, name: str) -> dict[str, Any]:

@@ -16,23 +16,29 @@ def study(
     workers: Workers = None,
     stages: Annotated[
         str, typer.Option(help="only these; 'scores' needs records, but no model")
-    ] = "captions,scores,efficiency",
+    ] = "captions,divergence,scores,efficiency,catalogue",
     table: Annotated[
-        bool, typer.Option("--table", help="only Table 1's five methods; print their scores")
+        bool, typer.Option("--table", help="only the paper's rows of Table 1; print their scores")
     ] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Compute what a profile needs, once: captions, scores, costs. A stopped run continues."""
+    """Compute what a profile needs, once: captions, divergences, scores, costs.
+
+    A stopped run continues.
+    """
     from .. import run as studying
+    from ..fitting import check
     from ..methods import table_1
     from ..profiles import load_profile
     from ..stages.sharing import default_workers
     from ..stages.study import Study
 
-    settings = load_profile(profile)
+    settings, wanted = load_profile(profile), several(stages, str, "--stages")
+    if wanted != ["scores"]:
+        check(settings)
     only = table_1(settings) if table else None
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        studying.caption_share(Study(settings, device, not quiet), only=only)
+        studying.share(Study(settings, device, not quiet), stages=wanted, only=only)
         return
     how = {
         "device": device,
@@ -42,7 +48,7 @@ def study(
     if table:
         print(studying.table(settings, **how))
         return
-    document = studying.run(settings, stages=several(stages, str, "--stages"), **how)
+    document = studying.run(settings, stages=wanted, **how)
     seconds = (f"{name} {value:.0f} s" for name, value in document["seconds"].items())
     print(f"{profile}: {', '.join(seconds)}")
 
@@ -57,11 +63,13 @@ def reproduce(
     from .. import paths
     from .. import run as studying
     from ..compare import compare_run, summary
+    from ..fitting import check
     from ..profiles import load_profile
     from ..reports import report
     from ..stages.sharing import default_workers
 
     settings = load_profile(profile)
+    check(settings)
     workers = default_workers(settings, device)
     studying.run(settings, device=device, progress=not quiet, workers=workers)
     with paths.looking_at(paths.RUN):
