@@ -101,7 +101,12 @@ def _questions(profile: Profile, table: Mapping[str, Method]) -> dict[str, list[
             one, other = f"{name}-layer{layer}-{tail}", f"{name}-{tail}"
             if one in table and layer != own_layer(name):
                 found["place"].append((one, other) if layer else (other, one))
-    return found
+    return {name: _there(pairs, table) for name, pairs in found.items()}
+
+
+def _there(pairs: list[tuple[str, str]], table: Mapping[str, Method]) -> list[tuple[str, str]]:
+    """The pairs whose methods run on the model: one that refuses it is in no table."""
+    return [pair for pair in pairs if set(pair) <= table.keys()]
 
 
 def _against(
