@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ..labels import DIVERGENCE, LABELS
+from ..labels import DEEP, DIVERGENCE, LABELS
+from ..methods import FASTV_LAYER
 from ..reports.tables.format import nats, p_values
 from .evidence import ALPHA, Evidence
 from .verdicts import Claim, Verdict, decide, untestable
@@ -127,8 +128,8 @@ def _printed_beats_chance(evidence: Evidence) -> Verdict:
 
 
 def _at_one_place(evidence: Evidence) -> Verdict:
-    ours, fastv = f"entropy-layer2-{evidence.tail}", f"fastv-{evidence.tail}"
-    family = "at FastV's layer"
+    ours, fastv = f"entropy-layer{FASTV_LAYER}-{evidence.tail}", f"fastv-{evidence.tail}"
+    family = DEEP
     gaps = _found(evidence, family, ours, fastv, (DIVERGENCE, "CIDEr"))
     if not any(gap["metric"] == DIVERGENCE for gap in gaps):
         return untestable("no divergence of both at one layer is stored")
