@@ -28,7 +28,7 @@ from ..files import write_json
 from ..inspection import population, states
 from ..inspection.population import Numbers
 from ..inspection.reading import read
-from ..models import full_prompt
+from ..models import full_prompt, read_config
 from ..records import canonical, digest, read_records
 from .study import Study
 
@@ -77,8 +77,9 @@ _DECIDING = (
 
 
 def _known(study: Study) -> bool:
+    """Whether the figures know such a model; its weights are not needed to say so."""
     try:
-        states.checked(study.loaded.model.config)
+        states.checked(read_config(study.profile.model, revision=study.profile.revision))
     except TypeError:
         return False
     return True
