@@ -70,10 +70,8 @@ def make_population(study: Study) -> bool:
     return True
 
 
-_DECIDING = (
-    "model", "revision", "dtype", "split", "limit", "population_limit", "json_path", "prompt",
-    "random_state",
-)  # fmt: skip
+#: of a profile; its images are those that were captioned, wherever their files lie now
+_DECIDING = ("model", "revision", "dtype", "population_limit", "prompt", "random_state")
 
 
 def _known(study: Study) -> bool:
