@@ -28,7 +28,7 @@ from ..files import write_json
 from ..inspection import population, states
 from ..inspection.population import Numbers
 from ..inspection.reading import read
-from ..models import full_prompt
+from ..models import full_prompt, read_config
 from ..records import canonical, digest, read_records
 from .study import Study
 
@@ -70,15 +70,14 @@ def make_population(study: Study) -> bool:
     return True
 
 
-_DECIDING = (
-    "model", "revision", "dtype", "split", "limit", "population_limit", "json_path", "prompt",
-    "random_state",
-)  # fmt: skip
+#: of a profile; its images are those that were captioned, wherever their files lie now
+_DECIDING = ("model", "revision", "dtype", "population_limit", "prompt", "random_state")
 
 
 def _known(study: Study) -> bool:
+    """Whether the figures know such a model; its weights are not needed to say so."""
     try:
-        states.checked(study.loaded.model.config)
+        states.checked(read_config(study.profile.model, revision=study.profile.revision))
     except TypeError:
         return False
     return True
