@@ -12,10 +12,12 @@ DEPTHS = {32: 576, 30: 256, 8: 256}
 def test_every_run_keeps_within_its_average_and_uses_it(depth):
     tokens = DEPTHS[depth]
     for slug, (name, options) in grid(depth).items():
-        counts = create(name, **options).layer_counts(tokens, depth)
+        pruner = create(name, **options)
+        counts = pruner.layer_counts(tokens, depth)
         average, wanted = sum(counts) / depth, options["average"] * tokens
         assert average <= wanted + 1e-9, slug
-        assert average > 0.93 * wanted - 1, slug
+        # a smaller picture has whole rows and columns
+        assert average > (0.93 if pruner.exact else 0.87) * wanted - 1, slug
         assert min(counts) >= 1, slug
 
 
