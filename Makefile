@@ -11,6 +11,10 @@ READY := $(VENV)/.ready
 TRITON := $(VENV)/.triton
 JOBS ?= 2
 PROFILE ?= embedded
+# another model of the hub in place of the profile's: make reproduce PROFILE=paper MODEL=owner/name
+ifdef MODEL
+override PROFILE := $(PROFILE)@$(subst /,--,$(MODEL))
+endif
 LIB := $(BIN)/python -m lib
 # one thread a worker: many tiny decompositions fighting over cores take ten times longer
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
@@ -90,7 +94,7 @@ contract-5.24.0 := transformers==5.24.0
 contract: $(CONTRACT:%=build/contract/%/.ready) ## The contract tests on the oldest and newest transformers
 	@failed=; for release in $(CONTRACT); do echo "transformers $$release"; \
 	  OMP_NUM_THREADS=1 build/contract/$$release/bin/python -m pytest -n $(JOBS) -q -p no:cacheprovider \
-	    tests/pruning/test_contract.py || failed="$$failed $$release"; done; \
+	    tests/pruning/test_contract.py tests/pruning/families/test_contract.py || failed="$$failed $$release"; done; \
 	if [ -n "$$failed" ]; then echo "FAILED on transformers$$failed" >&2; exit 1; fi
 
 build/contract/%/.ready: $(READY)
@@ -123,11 +127,14 @@ mutants: $(READY) ## Change the library line by line and list what no test notic
 # ---- the study ---------------------------------------------------------------------------------
 
 NOTEBOOKS := $(sort $(wildcard notebooks/[0-8][0-9]_*.ipynb))
-PROFILE_FILE := notebooks/profiles/$(PROFILE).yaml
+PROFILE_FILE := notebooks/profiles/$(firstword $(subst @, ,$(PROFILE))).yaml
 # what a run makes; nothing of it is committed before `make publish`
 RUN := build/reproduce/$(PROFILE)
 # a profile may name the few notebooks that make sense for it
 NAMED := $(subst ",,$(shell sed -n 's/^notebooks: *//p' $(PROFILE_FILE) 2>/dev/null))
+ifdef MODEL
+NAMED := $(or $(NAMED),06 07 08)
+endif
 CHOSEN := $(if $(NAMED),$(foreach n,$(NAMED),$(filter notebooks/$(n)_%,$(NOTEBOOKS))),$(NOTEBOOKS))
 # The same folders as in lib/study/dependencies.py, which decides what is computed again.
 COMPUTING := $(shell find lib -name '*.py' -not -path 'lib/plugins/*' -not -path 'lib/study/reports/*' -not -path 'lib/study/cli/*' -not -path 'lib/study/doctor*' -not -path 'lib/study/training*')
@@ -161,6 +168,7 @@ $(RUN)/reports/index.html: $(RUN)/.executed | $(READY)
 .PHONY: publish
 publish: $(READY) ## Make the run of PROFILE the committed reference (for maintainers)
 	@$(LIB) publish --profile $(PROFILE)
+	@$(LIB) report readme
 
 .PHONY: table
 table: $(READY) ## Caption with the five methods of Table 1 alone and print their scores
@@ -188,7 +196,7 @@ data: $(READY) ## Get the images of PROFILE: draw the scenes, or download COCO's
 
 .PHONY: doctor
 doctor: ## Say what is missing for which profile (or for PROFILE), and how to get it
-	@$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m lib doctor $(if $(filter command line environment,$(origin PROFILE)),--profile $(PROFILE))
+	@$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m lib doctor $(if $(filter command line environment override,$(origin PROFILE)),--profile $(PROFILE))
 
 .PHONY: spice
 spice: $(READY) ## Install CoreNLP, which SPICE needs (536 MB)

@@ -29,8 +29,9 @@ def compare_run(profile: str) -> dict[str, Any]:
     - `captions`: `same` captions with kept counts `of` those that both have, and for each folder
       of records, such as "captions/entropy-50", the ids of images that `differ` in their caption
       or in what was `kept`, that are `missing` from the run, or `new` in it.
-    - `scores`: one row a method and metric: `reference` with its `interval`, `run`, and whether
-      that is `inside`; counted in `inside` and `of`. Metrics without an interval must be equal.
+    - `scores`: one row a method and metric, divergences among them: `reference` with its
+      `interval`, `run`, and whether that is `inside`; counted in `inside` and `of`. Metrics without
+      an interval must be equal.
     - `figures`: pairs of pictures by name, paths from the root, and whether they are the `same`
       file; None where one lacks the picture.
 
@@ -123,10 +124,10 @@ def _by_image(folder: Path) -> dict[int, Any]:
 
 
 def _scores(reference: Path, run: Path) -> dict[str, Any]:
-    old, new = (_load(place / "scores.json") for place in (reference, run))
+    old, new = (_parts(place) for place in (reference, run))
     rows = []
-    for part in ("methods", "ablations"):
-        for slug, before in old.get(part, {}).items():
+    for part, methods in old.items():
+        for slug, before in methods.items():
             after = new.get(part, {}).get(slug, {"values": {}})
             for metric, value in before["values"].items():
                 found = after["values"].get(metric)
@@ -139,6 +140,15 @@ def _scores(reference: Path, run: Path) -> dict[str, Any]:
                     "interval": interval, "run": found, "inside": low <= found <= high,
                 })  # fmt: skip
     return {"inside": sum(row["inside"] for row in rows), "of": len(rows), "rows": rows}
+
+
+def _parts(results: Path) -> dict[str, Any]:
+    """`{part: methods}` of the captions' scores, and of the divergences."""
+    scores = _load(results / "scores.json")
+    found = {part: scores.get(part, {}) for part in ("methods", "ablations")}
+    read = _load(results / "divergence.json")
+    parts = {part: one["methods"] for part, one in read.items() if isinstance(one, dict)}
+    return found | {f"divergence, {part}": methods for part, methods in parts.items()}
 
 
 def _load(path: Path) -> dict[str, Any]:

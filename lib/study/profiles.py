@@ -51,6 +51,8 @@ class Profile:
     model, revision, dtype, device_map: see `lib.study.models.load`; the notebooks load the same.
     json_path, image_root, split, limit: the images, see `lib.study.data.coco.read_karpathy`;
         without a `json_path`, a hub model captions COCO and any other model the generated scenes.
+    image: what the figures show: a number in the test split, a path, or a photograph that comes
+        with scikit-learn, see `lib.study.reports.subject.SAMPLES`.
     prompt: the question, put into the model's chat template. The published scores of a model belong
         to one kind of prompt, so `paper` has its own; every manifest records the whole text.
     keep: share of visual tokens kept in Table 1.
@@ -79,6 +81,7 @@ class Profile:
     limit: int | None = Field(200, ge=1)
     json_path: str | None = None
     image_root: str | None = None
+    image: int | str = 15
     prompt: str = "Describe the image briefly."
     batch_size: int = Field(16, ge=1)
     max_new_tokens: int = Field(64, ge=1)
@@ -155,13 +158,32 @@ class Profile:
         values = self.as_dict()
         if self.json_path:  # the figures show an image of the profile's own data
             values["data"] = self.json_path
+        if self.random_weights:  # a shape's own benchmark
+            values["large_profile"] = self.profile
         names = [name for name in known if name in values]
         return {k: list(v) if isinstance(v := values[k], tuple) else v for k in names}
 
 
+def with_model(profile: str, model: str) -> str:
+    """The name of a profile with another model of the hub in place of its own.
+
+    What it computes has a place of its own, too.
+
+    >>> with_model("paper", "Qwen/Qwen2.5-VL-7B-Instruct")
+    'paper@Qwen--Qwen2.5-VL-7B-Instruct'
+
+    Raises `ValueError` for anything but a hub id.
+    """
+    if not is_hub_name(model):
+        raise ValueError(
+            f"MODEL must be a hub id such as 'Qwen/Qwen2.5-VL-7B-Instruct', got {model!r}"
+        )
+    return f"{profile}@{model.replace('/', '--')}"
+
+
 def profile_path(name: str) -> Path:
-    """The file of a profile, there or not."""
-    return paths.profiles_dir() / f"{paths.checked(name)}.yaml"
+    """The file of a profile, there or not; `with_model` names share their profile's."""
+    return paths.profiles_dir() / f"{paths.checked(name).partition('@')[0]}.yaml"
 
 
 def profile_names() -> list[str]:
@@ -170,7 +192,7 @@ def profile_names() -> list[str]:
 
 
 def load_profile(name: str) -> Profile:
-    """Read `notebooks/profiles/<name>.yaml`.
+    """Read `notebooks/profiles/<name>.yaml`; a name of `with_model` has another model in it.
 
     Raises `ValueError` for an unknown profile, an unknown or misspelt entry, a value of another
     type or out of range; the message names the file and the entry.
@@ -184,9 +206,21 @@ def load_profile(name: str) -> Profile:
         raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(document, dict):
         raise ValueError(f"{path} is not a mapping of parameters")
-    if document.get("profile") != name:
-        raise ValueError(f"{path} must say 'profile: {name}', got {document.get('profile')!r}")
-    return profile_of(document, path)
+    base, _, model = name.partition("@")
+    if document.get("profile") != base:
+        raise ValueError(f"{path} must say 'profile: {base}', got {document.get('profile')!r}")
+    return profile_of(_replaced(document, model) if model else document, path)
+
+
+def _replaced(document: dict[str, Any], model: str) -> dict[str, Any]:
+    """The entries of a profile with the model that a `with_model` name names.
+
+    The figures' notebooks look into LLaVA; the tables' take any model.
+    """
+    model = model.replace("--", "/", 1)
+    changes = {"profile": with_model(document["profile"], model), "model": model, "revision": None}
+    about = f"{model}; otherwise {document['profile']}"
+    return {"notebooks": "06 07 08", **document, **changes, "description": about}
 
 
 def profile_of(document: dict[str, Any], source: Path | str) -> Profile:

@@ -27,13 +27,16 @@ def study(
     A stopped run continues.
     """
     from .. import run as studying
+    from ..fitting import check
     from ..methods import table_1
     from ..profiles import load_profile
     from ..stages.sharing import default_workers
     from ..stages.study import Study
 
-    settings = load_profile(profile)
-    only, wanted = table_1(settings) if table else None, several(stages, str, "--stages")
+    settings, wanted = load_profile(profile), several(stages, str, "--stages")
+    if wanted != ["scores"]:
+        check(settings)
+    only = table_1(settings) if table else None
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         studying.share(Study(settings, device, not quiet), stages=wanted, only=only)
         return
@@ -60,11 +63,13 @@ def reproduce(
     from .. import paths
     from .. import run as studying
     from ..compare import compare_run, summary
+    from ..fitting import check
     from ..profiles import load_profile
     from ..reports import report
     from ..stages.sharing import default_workers
 
     settings = load_profile(profile)
+    check(settings)
     workers = default_workers(settings, device)
     studying.run(settings, device=device, progress=not quiet, workers=workers)
     with paths.looking_at(paths.RUN):

@@ -10,32 +10,34 @@ Everything runs with batch one in the model's own precision; results are float32
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers.utils import logging
 
-from ...clustering import centroid_gram, kmeans
 from ...entropy import unit_tokens
 from ...geometry import feature_layer
 from .. import models, paths
 from ..captioning.images import load_image
 from ..data.coco import Example, coco_dir, karpathy_json, read_karpathy
 from ..data.scenes import ensure_scenes
+from ..inspection import states
+from ..inspection.attention import attention_shares, generate
+from ..inspection.measures import cluster_on_tokens, unit_centroids
+from ..inspection.reading import tower_attention
+from ..models.names import ships
 from ..profiles import load_profile, profile_names
-from . import states
-from .attention import attention_shares, generate
-from .observations import Attention, Centroids, Description, Tokens
-from .store import stored_arrays
+from .observations import Attention, Centroids, Description, Tokens, Tower
+from .quiet import loaded_quietly
+from .store import published_weights, stored_arrays
 
-__all__ = ["QUESTION", "SYSTEM", "Subject"]
+__all__ = ["QUESTION", "SAMPLES", "SYSTEM", "Subject"]
 
 #: The system prompt LLaVA-1.5 was tuned with, and the question of the paper's Figure 1.
 SYSTEM = (
@@ -44,12 +46,19 @@ SYSTEM = (
 )
 QUESTION = "Describe all the objects in the image"
 
-_FORMAT = 1  # raise it when a stored array changes its meaning
+_FORMAT = 2  # raise it when a stored array changes its meaning
 _NAMES = {
     "embedded": "embedded model",
+    "photos": "photograph model",
+    "photos-dropout": "photograph model, trained with drop-out",
     "shape:llava-1.5-7b": "LLaVA-1.5-7B's shape with random weights",
 }
 _KINDS = {"scenes": "generated test scene", "coco": "COCO Karpathy test image"}
+#: photographs that come with scikit-learn, with whom to thank (CC BY 2.0)
+SAMPLES = {
+    "china.jpg": "photograph by danielbuechele, CC BY 2.0",
+    "flower.jpg": "photograph by vultilion, CC BY 2.0",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +70,7 @@ class Subject:
         a loaded model.
     data: "scenes" (drawn on first use), "coco" or the path of a JSON in Karpathy's layout; by
         default "coco" for models of the hub and "scenes" for the others.
-    image: a number in the test split, or a path to a file.
+    image: a number in the test split, a path to a file, or one of `SAMPLES` by its name.
     image_root: the folder of the images, where they lie neither beside that JSON nor where COCO is
         downloaded to.
     """
@@ -94,7 +103,8 @@ class Subject:
         folder = Path(self.name)
         name = _NAMES.get(self.name, folder.name if folder.is_dir() else self.name)
         if isinstance(self.image, str):
-            return f"{name}, {Path(self.image).name}, 1 image"
+            shown = SAMPLES.get(self.image) or Path(self.image).name
+            return f"{name}, {shown}, 1 image"
         kind = _KINDS.get(self.data_name) or f"image of {Path(self.data_name).name}, number"
         return f"{name}, {kind} {self.image}, 1 image"
 
@@ -104,10 +114,10 @@ class Subject:
         if not isinstance(self.model, str):
             return self.model
         options = {"revision": self.revision}
-        if self.profile in profile_names():
+        if self.profile.partition("@")[0] in profile_names():
             settings = load_profile(self.profile)
             options |= {"dtype": settings.dtype, "device_map": settings.device_map}
-        return _without_progress_bar(lambda: models.load(self.model, **options))
+        return loaded_quietly(self.model, **options)
 
     @cached_property
     def example(self) -> Example:
@@ -118,9 +128,7 @@ class Subject:
             FileNotFoundError: a file is missing; "coco" needs the download `make doctor` names.
         """
         if isinstance(self.image, str):
-            path = Path(self.image).expanduser()
-            if not path.is_file():
-                raise FileNotFoundError(f"no image at {path}")
+            path = _file(self.image)
             return Example(image_id=0, path=path, references=())
         root = Path(self.image_root).expanduser() if self.image_root else None
         data = self.data_name
@@ -145,7 +153,7 @@ class Subject:
         Models of ours get the question they were trained on. Others get the paper's question for
         Figure 1 after LLaVA-1.5's system prompt.
         """
-        ours = self.name == "embedded" or self.name.startswith("shape:")
+        ours = ships(self.name) or self.name.startswith("shape:")
         asked = question or (models.PROMPT if ours else QUESTION)
         text = models.format_prompt(self.loaded.processor, asked)
         return text if ours else f"{SYSTEM} {text}"
@@ -164,26 +172,41 @@ class Subject:
     def tokens(self) -> Tokens:
         """Visual tokens in the vision layers Entropy-Prune merges.
 
-        Stored as unit tokens in float16; Figures 2, 4 and 5 share the file.
+        Stored in float16; Figures 2, 4 and 5 share the file.
         """
 
         def compute() -> dict[str, Any]:
             model, inputs = self.loaded.model, self.inputs()
             layers = states.default_layers(model.config)
-            found = states.vision_states(model, inputs["pixel_values"], layers)
-            units = torch.stack([unit_tokens(state) for state in found])
-            return {"tokens": units.cpu().half(), "layers": list(layers), **self._scene(inputs)}
+            found = torch.stack(states.vision_states(model, inputs["pixel_values"], layers))
+            return {"tokens": found.cpu().half(), "layers": list(layers), **self._scene(inputs)}
 
         stored = self._stored("tokens", compute)
-        tokens = torch.stack([unit_tokens(t) for t in torch.from_numpy(stored["tokens"])])
+        raw = torch.from_numpy(stored["tokens"]).float()
         image, grid, image_id = _scene(stored)
-        return Tokens(image, tokens, stored["layers"].tolist(), grid, image_id)
+        return Tokens(image, unit_tokens(raw), stored["layers"].tolist(), grid, image_id, raw)
+
+    def tower(self) -> Tower:
+        """Attention of the vision tower's blocks, which rollout of attention merges.
+
+        Stored in float16, whose rounding keeps the order of anything above 1e-7.
+        """
+
+        def compute() -> dict[str, Any]:
+            found = tower_attention(self.loaded.model, self.inputs()["pixel_values"])
+            return {"attention": found.half()}
+
+        stored = self._stored("tower", compute)
+        attention = torch.from_numpy(stored["attention"]).float()
+        rows, columns = self.tokens().grid
+        return Tower(attention, attention.shape[-1] - rows * columns)
 
     def centroids(self, n_clusters: int = 32, *, random_state: int = 0) -> Centroids:
         """Gram matrices of one clustering's unit centroids in every layer of both networks.
 
-        The tokens are clustered where the projector reads them; every other layer uses that one
-        assignment, so the M x M matrices line up (the way Entropy-Prune merges layers).
+        The tokens are clustered, as they are, where the projector reads them; every other layer
+        uses that one assignment, so the M x M matrices line up (the way Entropy-Prune merges
+        layers).
         """
 
         def compute() -> dict[str, Any]:
@@ -191,12 +214,13 @@ class Subject:
             layers = range(feature_layer(states.checked(model.config)) + 1)
             vision = states.vision_states(model, inputs["pixel_values"], layers)
             language = states.language_states(model, inputs)
-            labels = kmeans(vision[-1], n_clusters, random_state=random_state).labels
-            grams = [centroid_gram(s.float(), labels, n_clusters) for s in vision + language]
+            vision, language = ([s.float() for s in each] for each in (vision, language))
+            labels = cluster_on_tokens(vision[-1], n_clusters, random_state=random_state).labels
+            units = [unit_centroids(s, labels, n_clusters) for s in vision + language]
             names = [f"vision {i}" for i in range(len(vision))]
             names += [f"language {i}" for i in range(len(language))]
-            units = torch.stack([states.unit_gram(gram).cpu() for gram in grams])
-            return {"labels": labels.cpu(), "grams": units, "stages": names, **self._scene(inputs)}
+            grams = torch.stack([unit.cpu() for unit in units])
+            return {"labels": labels.cpu(), "grams": grams, "stages": names, **self._scene(inputs)}
 
         stored = self._stored(
             "centroids", compute, n_clusters=n_clusters, random_state=random_state
@@ -209,7 +233,7 @@ class Subject:
         """Attention of the generated tokens to system, image, instruction and earlier output.
 
         The answer is generated greedily, then read once more in a single pass; see
-        `lib.study.reports.attention`.
+        `lib.study.inspection.attention`.
         """
 
         def compute() -> dict[str, Any]:
@@ -261,12 +285,9 @@ class Subject:
     def _stored(
         self, name: str, compute: Callable[[], Mapping[str, Any]], **settings: Any
     ) -> dict[str, np.ndarray]:
-        ours = self.name == "embedded" or self.name.startswith("shape:")
-        sums = (paths.embedded_dir() if ours else Path(self.name)) / "SHA256SUMS"
-        weights = hashlib.sha256(sums.read_bytes()).hexdigest()[:16] if sums.is_file() else None
         asked = {
             "model": self.name,
-            "weights": weights,
+            "weights": published_weights(self.name),
             "data": self.data_name,
             "image": self.image,
             **settings,
@@ -278,17 +299,16 @@ class Subject:
         return stored_arrays(path, asked, compute)
 
 
+def _file(image: str) -> Path:
+    """The file of an image that is named; raises `FileNotFoundError`."""
+    path = Path(image).expanduser()
+    if not path.is_file() and image in SAMPLES:
+        path = Path(str(resources.files("sklearn.datasets") / "images" / image))
+    if not path.is_file():
+        raise FileNotFoundError(f"no image at {path}")
+    return path
+
+
 def _scene(stored: Mapping[str, np.ndarray]) -> tuple[np.ndarray, tuple[int, int], int]:
     """Image, grid and id of a stored file."""
     return stored["image"], tuple(stored["grid"].tolist()), int(stored["image_id"])
-
-
-def _without_progress_bar(call: Callable[[], Any]) -> Any:
-    """The result of a call without transformers' progress bar, which a notebook would keep."""
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        return call()
-    finally:
-        if shown:
-            logging.enable_progress_bar()
