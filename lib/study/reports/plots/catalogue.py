@@ -1,4 +1,4 @@
-"""The catalogue: every method's divergence at each average, and against the time of choosing."""
+"""The catalogue: every method's divergence at each average, and against the time it takes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ...labels import DIVERGENCE
-from .style import BLACK, BLUE, GREEN, GREY, RED, WIDTH, look, subplots
+from .style import BLACK, BLUE, DARK, GREEN, GREY, LOOK, RED, WIDTH, look, subplots
 
 __all__ = ["pareto", "ranking"]
 
@@ -44,7 +44,7 @@ def ranking(frame: pd.DataFrame, averages: dict[str, float]) -> Figure | None:
 
 
 def pareto(frame: pd.DataFrame, best: pd.DataFrame) -> Figure | None:
-    """Divergence against the time of choosing, and a line through `best`; None without times.
+    """Divergence against the time to the first token, a line through `best`; None without times.
 
     frame: rows of `tables.catalogue.numbers` at one average; best: their `frontier`. Named are the
     methods on the line and those with a look of their own.
@@ -57,15 +57,15 @@ def pareto(frame: pd.DataFrame, best: pd.DataFrame) -> Figure | None:
     for slug, row in timed.iterrows():
         color, marker = look(row["label"])
         ax.plot(row["ms"], row[DIVERGENCE], marker, color=color, markersize=5)
-        chosen = slug in best.index
-        ax.annotate(
-            row["label"], (row["ms"], row[DIVERGENCE]), xytext=(4, 3), textcoords="offset points",
-            fontsize=7 if chosen else 6, color=BLACK if chosen else GREY,
-        )  # fmt: skip
+        if slug in best.index or row["label"].partition(", ")[0] in LOOK:
+            ax.annotate(
+                row["label"], (row["ms"], row[DIVERGENCE]), xytext=(4, 3),
+                textcoords="offset points", fontsize=7, color=BLACK if slug in best.index else DARK,
+            )  # fmt: skip
     ax.set_xscale("log")
     ax.set_yscale("log")
     low, high = timed["ms"].min(), timed["ms"].max()
-    ax.set_xlim(low / 1.3, high * (high / low) ** 0.25 * 1.3)  # room for names
-    ax.set_xlabel("choosing for one image, ms")
+    ax.set_xlim(low / 1.1, high * (high / low) ** 0.25 * 1.2)  # room for names
+    ax.set_xlabel("first token of one image, ms")
     ax.set_ylabel("divergence, nats a token")
     return fig

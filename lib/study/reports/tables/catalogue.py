@@ -77,7 +77,10 @@ def where(profile: str) -> str:
 
 
 def numbers(profile: str) -> pd.DataFrame:
-    """A row a run: label, average (its name), divergence and CIDEr with bounds, ms, coverage."""
+    """A row a run: label, average (its name), divergence and CIDEr with bounds, coverage, times.
+
+    In milliseconds: `ms` to the first token of one image, `choosing` within it.
+    """
     rows = {}
     for slug, row in stored(profile).get("methods", {}).items():
         if not row["groups"]:
@@ -86,7 +89,8 @@ def numbers(profile: str) -> pd.DataFrame:
         for name, value in row["values"].items():
             low, high = row["intervals"].get(name) or (float("nan"),) * 2
             line |= {name: value, f"{name} low": low, f"{name} high": high}
-        line["ms"] = 1e3 * row["scorer"]["median"] if "scorer" in row else float("nan")
+        for column, part in (("ms", "prefill"), ("choosing", "scorer")):
+            line[column] = 1e3 * row[part]["median"] if part in row else float("nan")
         line["coverage"] = row.get("coverage", float("nan"))
         rows[slug] = line
     return pd.DataFrame.from_dict(rows, orient="index")
@@ -119,7 +123,8 @@ def table(profile: str, average: str) -> pd.DataFrame:
             cells[f"minus {name}"] = DASH if gap is None else _starred(gap)
         cells[METRIC] = interval(row["values"].get(METRIC), row["intervals"].get(METRIC))
         cells["coverage"] = f"{row['coverage']:.3f}" if "coverage" in row else DASH
-        cells["choosing, ms"] = f"{1e3 * row['scorer']['median']:.2f}" if "scorer" in row else DASH
+        for heading, timed in (("choosing, ms", "scorer"), ("first token, ms", "prefill")):
+            cells[heading] = f"{1e3 * row[timed]['median']:.2f}" if timed in row else DASH
         rows.append((row["values"][DIVERGENCE], cells))
     rows.sort(key=lambda row: row[0])
     frame = pd.DataFrame([cells for _, cells in rows])

@@ -35,9 +35,9 @@ def test_the_line_joins_the_best():
     best = frontier(middle)
     (ax,) = catalogue.pareto(middle, best).axes
     assert list(ax.lines[0].get_xdata()) == [0.5, 2.0]
-    names = {text.get_text(): text.get_color() for text in ax.texts}
-    assert names.keys() == {"RandomPrune", "FastV", "X"}
-    assert names["X"] != names["FastV"] == names["RandomPrune"]
+    assert {text.get_text() for text in ax.texts} == {"RandomPrune", "FastV"}
+    (ax,) = catalogue.pareto(middle, middle).axes
+    assert {text.get_text() for text in ax.texts} == {"RandomPrune", "FastV", "X"}
 
 
 def test_nothing_measured_is_no_figure():

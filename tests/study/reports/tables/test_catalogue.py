@@ -16,7 +16,8 @@ def run(label, average, value, *, ms=None, coverage=None):
         "average": 12.0, "values": {"divergence": value, "CIDEr": 0.5},
         "intervals": {"divergence": [value / 2, 2 * value], "CIDEr": [0.4, 0.6]},
     }  # fmt: skip
-    row |= {} if ms is None else {"scorer": {"median": ms / 1e3}}
+    if ms is not None:
+        row |= {"scorer": {"median": ms / 1e3}, "prefill": {"median": ms / 100}}
     return row | ({} if coverage is None else {"coverage": coverage})
 
 
@@ -66,6 +67,7 @@ def test_a_table_is_sorted_and_stars_what_survives(stored):
     assert table.loc["RandomPrune", "minus chance"] == "–"
     assert set(table["minus FastV"]) == {"–"}
     assert table.loc["Bad", "coverage"] == "–" and table.loc["Grid", "choosing, ms"] == "2.00"
+    assert table.loc["Grid", "first token, ms"] == "20.00"
     other = catalogue.table("tiny", "33")
     assert other.loc["Grid", "minus chance"] == "-.010 [-.011, -.009]"
 
