@@ -109,10 +109,12 @@ def test_greedy_selection_on_a_gpu(strategy, kind, size, k):
     matrix = gram(tokens)
     if strategy == "dpp":
         # float32 against float64: one swap among nearly equal volumes changes what follows
-        volumes = [torch.stack([g[m][:, m].double().logdet() for g, m in zip(matrix, picked)])
-                   for picked in (ours, plain)]  # fmt: skip
-        both = volumes[0].isfinite() & volumes[1].isfinite()
-        assert torch.all((volumes[0] - volumes[1])[both].abs() < 0.02 * volumes[1][both].abs() + 0.1)
+        one, other = (
+            torch.stack([g[m][:, m].double().logdet() for g, m in zip(matrix, picked)])
+            for picked in (ours, plain)
+        )
+        finite = one.isfinite() & other.isfinite()  # all 70 of 70 tokens may be singular
+        torch.testing.assert_close(one[finite], other[finite], rtol=0.02, atol=0.1)
     else:
         assert (ours != plain).float().mean() < 0.02  # swaps where two gains nearly tie
     for ours_, plain_, kept in zip(ours, plain, matrix):
