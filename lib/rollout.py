@@ -27,8 +27,9 @@ def attention_rollout(attentions: Tensor | Iterable[Tensor]) -> Tensor:
     >>> attention_rollout([torch.tensor([[0.0, 1.0], [0.0, 1.0]])]).tolist()
     [[0.5, 0.5], [0.0, 1.0]]
     """
-    merged = None
-    for layer in _checked(attentions, "literal"):
+    layers = iter(_checked(attentions, "literal"))
+    merged = attention_step(None, next(layers))
+    for layer in layers:
         merged = attention_step(merged, layer)
     return merged
 

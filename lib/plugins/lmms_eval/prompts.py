@@ -61,7 +61,7 @@ def continuations(processor: Any, questions: Sequence[Question]) -> list[list[in
     end = processor.tokenizer.eos_token_id
     found = []
     for question in questions:
-        ids = _behind(processor, text(processor, question), question.continuation)
+        ids = _behind(processor, text(processor, question), question.continuation or "")
         if not ids or end in ids:
             what = "no token" if not ids else f"the end token {processor.tokenizer.eos_token!r}"
             raise ValueError(

@@ -140,7 +140,7 @@ class Runner:
             _wait(device)
             seconds = time.perf_counter() - first.began
             kept = [len(i) for i in active.kept_per_prompt][::beams] if active else None
-        return output, _Took(kept, first.seconds, seconds)
+        return output, _Took(kept, first.seconds or seconds, seconds)
 
     def _measure(self, given: Any, took: _Took, lengths: Sequence[int]) -> list[Measured]:
         ids = given["input_ids"]
