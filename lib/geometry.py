@@ -54,7 +54,7 @@ def kept_count(keep: float, tokens: int) -> int:
     return max(1, min(tokens, int(keep * tokens + 0.5)))
 
 
-def average_tokens(kept: float, *, tokens: int, layer: int, layers: int) -> float:
+def average_tokens(kept: float, *, tokens: float, layer: int, layers: int) -> float:
     """Visual tokens that a language layer processes, averaged over the layers.
 
     `kept` of `tokens` are left from layer `layer` (0: before the language model) of `layers` on:
@@ -97,7 +97,7 @@ def kept_for_average(average: float, *, tokens: int, layer: int, layers: int) ->
     return kept
 
 
-def _check(tokens: int, layer: int, layers: int) -> None:
+def _check(tokens: float, layer: int, layers: int) -> None:
     if tokens < 1:
         raise ValueError(f"tokens must be at least 1, got {tokens}")
     if not 0 <= layer < layers:

@@ -76,7 +76,7 @@ def schedule(tokens: int, keep: int, blocks: int) -> list[int]:
     """
     if keep < (smallest := _smallest(tokens, blocks)):
         raise ValueError(
-            f"ToMe cannot merge {tokens} tokens into {keep} within {blocks} blocks "
+            f"{tokens} tokens cannot be merged into {keep} within {blocks} blocks "
             f"(at most half in each); the smallest count here is {smallest}"
         )
     plan, length = [], tokens

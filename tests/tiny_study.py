@@ -20,13 +20,15 @@ max_new_tokens: 3
 ablation_limit: 2
 ablation_keep: 0.25
 sweep: [0.5]
+places: [0, 2, 9]
+budgets: [0.25]
 metrics: [BLEU-4, CIDEr, SPICE]
 n_bootstrap: 20
 efficiency: {new_tokens: 2, repeats: 1, sweep: false}
 """
 
 
-def make_root(folder: Path, *, image_size: int = 56) -> Path:
+def make_root(folder: Path, *, image_size: int = 84) -> Path:
     """A root with a tiny model, a profile and no results; set `lib.study.paths.ROOT` to it.
 
     `image_size` in pixels makes (image_size / 14)² visual tokens.

@@ -42,7 +42,7 @@ def prefill_key(family: Family, pruner: Any, given: dict[str, Any]) -> tuple | N
     tokens = family.tokens_each()
     if tokens is None or not all(isinstance(value, Tensor) for value in given.values()):
         return None
-    if pruner is not None and not (pruner.exact or pruner.bounded or pruner.keeps_all):
+    if pruner is not None and not (pruner.keeps_all or _known(pruner)):
         return None
     if "pixel_values" not in given or any(name in given for name in CACHE_NAMES):
         return None
@@ -55,6 +55,11 @@ def prefill_key(family: Family, pruner: Any, given: dict[str, Any]) -> tuple | N
         options = (type(pruner), repr(pruner.options()), pruner.image_keys is not None)
     shapes = tuple((name, t.shape, t.dtype) for name, t in sorted(given.items()))
     return each, options, shapes
+
+
+def _known(pruner: Any) -> bool:
+    """True if nothing of the pruner's choice has to be read back from the device."""
+    return pruner.captures and (pruner.exact or pruner.bounded)
 
 
 def capture(

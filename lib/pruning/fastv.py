@@ -55,5 +55,5 @@ def last_row(attention: LayerAttention, pass_: object) -> Tensor:
 
     Averaged over heads; a row sums to at most 1, the rest goes to earlier, cached positions.
     """
-    last = pass_.last(attention.queries.device)
+    last = pass_.last(attention.device)
     return attention.rows(last[:, None])[:, 0]

@@ -51,14 +51,22 @@ def watch_pixels(pruner: VisualPruner) -> None:
 
 def random_mask(pruner: VisualPruner, images: ImageTokens, seed: int) -> Tensor:
     """A uniform draw of `budget(N)` tokens for each image, bool `(n, N)`."""
-    device = images.columns.device
+    place = torch.arange(images.tokens, device=images.columns.device)
+    scores = draws(pruner, images, seed, place)
+    top = scores.topk(pruner.budget(images.tokens), dim=1).indices
+    return torch.zeros_like(scores, dtype=torch.bool).scatter_(1, top, True)
+
+
+def draws(pruner: VisualPruner, images: ImageTokens, seed: int, place: Tensor) -> Tensor:
+    """One random int64 a token, `(n, P)`, from the image and the tokens' `place` `(P,)`, `(n, P)`.
+
+    Needs `watch_pixels`.
+    """
     keys = pruner.image_keys
     if keys is None:
         keys = _keys_of_images(pruner, images)
-    keys = _of_parts(images, keys.to(device))
-    scores = mix(mix(keys + seed)[:, None] + torch.arange(images.tokens, device=device))
-    top = scores.topk(pruner.budget(images.tokens), dim=1).indices
-    return torch.zeros_like(scores, dtype=torch.bool).scatter_(1, top, True)
+    keys = _of_parts(images, keys.to(place.device))
+    return mix(mix(keys + seed)[:, None] + place)
 
 
 def _of_parts(images: ImageTokens, keys: Tensor) -> Tensor:

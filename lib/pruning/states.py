@@ -29,6 +29,8 @@ class StatePruner(VisualPruner):
 
     #: layers used when none are named, counted back from the last one there is
     depth = 1
+    #: True: the tower's states are all it takes, so that it can choose before the tower is done
+    tower_alone = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -86,7 +88,8 @@ class StatePruner(VisualPruner):
         self._wanted = self._range(len(family.blocks()) + 1, default)
         tower.watch_hidden(self, self._wanted)
         deepest = self._wanted[-1]
-        if deepest < len(family.blocks()) and family.model_type == "llava":
+        alone = self.tower_alone and family.model_type == "llava"
+        if alone and deepest < len(family.blocks()):
             tower.ahead(self, deepest, self._rank_record)
 
     def _rank_record(self, record: VisionRecord) -> Tensor:

@@ -25,10 +25,10 @@ def support_table(
     }
 
 
-def refusal(method: str, model: Any) -> str | None:
-    """Why a method with its default options does not run on a model; None if it does."""
+def refusal(method: str, model: Any, **options: Any) -> str | None:
+    """Why a method, by default with its own options, does not run on a model; None if it does."""
     try:
-        with create(method)(model):
+        with create(method, **options)(model):
             return None
     except TypeError as error:
         return str(error)

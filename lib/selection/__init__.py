@@ -21,28 +21,39 @@ a coarser grid than the plain route, see `lib.clustering`: there clusters differ
 the greedy strategies a Python loop runs over the k picks.
 """
 
+from .adaptive_budget import rank_budgets, typical_rank
 from .algorithm_1 import CLUSTER_ON, WEIGHTINGS, Selection, hierarchical
 from .greedy import adaptive, dpp, greedy, renyi2_greedy
+from .picks import conditional_dpp, facility_location, farthest_points
 from .ranking import coverage, top_k
 from .strategies import STRATEGIES, algorithm_1, k_medoids, one_shot, proportions, random
 from .token_level import token_level
+from .weighted import Worth, weighted, weighted_operator
 
 __all__ = [
     "CLUSTER_ON",
     "STRATEGIES",
     "WEIGHTINGS",
     "Selection",
+    "Worth",
     "adaptive",
     "algorithm_1",
+    "conditional_dpp",
     "coverage",
     "dpp",
+    "facility_location",
+    "farthest_points",
     "greedy",
     "hierarchical",
     "k_medoids",
     "one_shot",
     "proportions",
     "random",
+    "rank_budgets",
     "renyi2_greedy",
     "token_level",
     "top_k",
+    "typical_rank",
+    "weighted",
+    "weighted_operator",
 ]

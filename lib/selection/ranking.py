@@ -45,6 +45,17 @@ def best(values: Tensor, barred: Tensor) -> Tensor:
     return pick.squeeze(-1)
 
 
+def first_largest(values: Tensor, *, within: float = 1e-6) -> Tensor:
+    """Index (...) of the largest of `values` (..., N): the first of those `within` of it.
+
+    >>> first_largest(torch.tensor([0.5, 1.0, 1.0 + 1e-7])).tolist()
+    1
+    """
+    high = values.amax(-1, keepdim=True)
+    positions = torch.arange(values.shape[-1], device=values.device)
+    return torch.where(values >= high - within, positions, values.shape[-1] - 1).amin(-1)
+
+
 def order_of(values: Tensor, *, descending: bool) -> Tensor:
     """Indices that sort the last dimension, ties by index.
 

@@ -3,12 +3,13 @@
 - Captions: the library (everything in `lib/` but `lib/study` and `lib/plugins`) and
   `lib/study/{models, data, captioning}`. The GPU kernels count where a GPU made them; the static
   decoder never, since captions are made through `generate` (a test says so).
-- Scores: their records and references, and `lib/study/{evaluation, data}`.
+- Divergences: the same, and `lib/study/divergence.py`.
+- Scores: their records and references, and `lib/study/{evaluation, data, comparisons}`.
 - Costs: the library, the decoder and kernels included, and `lib/study/{cost, models}`.
 
 Beside its folders a stage depends on the module in `lib/study/stages` that carries it out, but for
-the captions, whose every setting is in their manifests. Comments, docstrings and empty lines do
-not count.
+captions and divergences, whose every setting is in their manifests. Comments, docstrings and empty
+lines do not count.
 """
 
 from __future__ import annotations
@@ -23,26 +24,36 @@ from pathlib import Path
 from . import paths
 from .records import digest
 
-__all__ = ["captions_code", "costs_code", "scores_code"]
+__all__ = ["captions_code", "costs_code", "divergence_code", "scores_code"]
 
 STUDY, PLUGINS = "study", "plugins"
 DECODER, KERNELS = "decoding", "kernels"
+CAPTIONING = ("models", "data", "captioning")
 
 
 def captions_code(device: str) -> str:
     """A fingerprint of the code that decides the captions made on a device such as "cpu"."""
-    unused = {DECODER} if device != "cpu" else {DECODER, KERNELS}
-    return _fingerprint(library=True, study=("models", "data", "captioning"), without=unused)
+    return _fingerprint(library=True, study=CAPTIONING, without=_unused(device))
+
+
+def divergence_code(device: str) -> str:
+    """A fingerprint of the code that decides the divergences measured on a device."""
+    return _fingerprint(library=True, study=(*CAPTIONING, "divergence"), without=_unused(device))
 
 
 def scores_code() -> str:
     """A fingerprint of the code that scores given captions."""
-    return _fingerprint(library=False, study=("evaluation", "data", "stages/scores"))
+    made = "comparisons", "evaluation", "data", "stages/readings", "stages/scores"
+    return _fingerprint(library=False, study=made)
 
 
 def costs_code() -> str:
     """A fingerprint of the code that measures and counts what methods cost."""
     return _fingerprint(library=True, study=("cost", "models", "stages/costs"))
+
+
+def _unused(device: str) -> set[str]:
+    return {DECODER} if device != "cpu" else {DECODER, KERNELS}
 
 
 def _fingerprint(

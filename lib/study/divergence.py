@@ -14,7 +14,7 @@ pruning makes it less sure, so that pruning can seem to help.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, TypedDict
@@ -31,7 +31,7 @@ from .captioning.loader import Loader
 from .captioning.record import Batch, ExampleLike
 from .models import PROMPT, full_prompt
 
-__all__ = ["DivergenceRecord", "divergence", "reference_ids"]
+__all__ = ["DivergenceRecord", "divergence", "divergences", "reference_ids"]
 
 
 class DivergenceRecord(TypedDict):
@@ -39,12 +39,15 @@ class DivergenceRecord(TypedDict):
 
     kl: divergence from the unpruned model, mean over the tokens of the image's references, in nats.
     nll: negative log-likelihood of the same tokens under the method, likewise. tokens: how many.
+    kept: visual tokens that reached the end of the language model, of `visual_tokens`.
     """
 
     image_id: int
     kl: float
     nll: float
     tokens: int
+    kept: int
+    visual_tokens: int
 
 
 def divergence(
@@ -90,17 +93,41 @@ def divergence(
             f"references and batch_size must be at least 1, got {references} and {batch_size}"
         )
     checked_ids(examples)
-    prompt = full_prompt(processor, prompt)
     batches = [examples[i : i + batch_size] for i in range(0, len(examples), batch_size)]
     found: dict[str, list[DivergenceRecord]] = {slug: [] for slug in pruners}
+    options = {"prompt": prompt, "references": references, "progress": progress}
+    for _, records in divergences(model, processor, batches, pruners, **options):
+        for slug, rows in records.items():
+            found[slug] += rows
+    return found
+
+
+def divergences(
+    model: Any,
+    processor: Any,
+    batches: Sequence[Batch],
+    pruners: Mapping[str, Any],
+    *,
+    prompt: str = PROMPT,
+    references: int = 2,
+    progress: bool = True,
+) -> Iterator[tuple[Batch, dict[str, list[DivergenceRecord]]]]:
+    """`divergence` batch by batch: each with the records of every method on it.
+
+    Parameters and what is raised: see `divergence`.
+    """
+    if references < 1:
+        raise ValueError(f"references must be at least 1, got {references}")
+    prompt = full_prompt(processor, prompt)
     training = model.training
     model.eval()
     try:
         with (
-            torch.inference_mode(),
             repeatable_attention(),
             Loader(processor, prompt, model.device) as loader,
-            tqdm(total=len(examples), desc="divergence", unit="image", disable=not progress) as bar,
+            tqdm(
+                total=sum(map(len, batches)), desc="divergence", unit="image", disable=not progress
+            ) as bar,
         ):
             reader = _Reader(model, SharedVision(model))
             for batch, inputs in loader(batches):
@@ -109,12 +136,12 @@ def divergence(
                     for texts in (example.references[:references] for example in batch)
                 ]
                 text = _Text.of(said, model.device)
-                for slug, records in reader(batch, inputs, text, pruners).items():
-                    found[slug] += records
+                with torch.inference_mode():
+                    records = reader(batch, inputs, text, pruners)
                 bar.update(len(batch))
+                yield batch, records
     finally:
         model.train(training)
-    return found
 
 
 def reference_ids(model: Any, processor: Any, prompt: str, text: str) -> list[int]:
@@ -211,12 +238,13 @@ class _Reader:
         }
         found = {}
         try:
-            unpruned = self._log_probabilities(ids, inputs, text, None)
+            visual = (inputs["input_ids"] == model.config.image_token_id).sum(1).tolist()
+            unpruned, _ = self._log_probabilities(ids, inputs, text, None)
             for slug, pruner in pruners.items():
-                pruned = unpruned
+                pruned, kept = unpruned, visual
                 if pruner is not None:
-                    pruned = self._log_probabilities(ids, inputs, text, pruner)
-                found[slug] = _records(ids, text, unpruned, pruned)
+                    pruned, kept = self._log_probabilities(ids, inputs, text, pruner)
+                found[slug] = _records(ids, text, unpruned, pruned, (kept, visual))
         except torch.OutOfMemoryError as error:
             error.add_note(f"batch_size={len(batch)} does not fit; use a smaller one")
             raise
@@ -225,8 +253,8 @@ class _Reader:
 
     def _log_probabilities(
         self, ids: Sequence[int], inputs: Mapping[str, Tensor], text: _Text, pruner: Any
-    ) -> Tensor:
-        """Log-probabilities (T, V) of every token at the places where a target stands, float32."""
+    ) -> tuple[Tensor, list[int]]:
+        """Log-probabilities (T, V) float32 where a target stands, and each image's kept tokens."""
         shared = not getattr(pruner, "uses_own_vision", False)
         with (
             self.vision.batch(ids) if shared else nullcontext(),
@@ -238,10 +266,11 @@ class _Reader:
             # left-padded rows count their own tokens, as `generate` does
             places = (mask.cumsum(1) - 1).clamp(min=0)
             output = self.model(**inputs, position_ids=places, use_cache=True, logits_to_keep=1)
+            kept = [len(row) for row in active.kept_per_prompt] if active is not None else []
             logits = output.logits[:, -1].repeat_interleave(text.copies, dim=0)[text.first]
             if text.ids.shape[1]:
                 logits = torch.cat([logits, self._read(cache_of(output), mask, text)])
-        return logits.float().log_softmax(-1)
+        return logits.float().log_softmax(-1), kept
 
     def _read(self, cache: Any, mask: Tensor, text: _Text) -> Tensor:
         """Logits at the fed tokens, read through copies of the prompt's cache."""
@@ -259,14 +288,16 @@ class _Reader:
 
 
 def _records(
-    ids: Sequence[int], text: _Text, unpruned: Tensor, pruned: Tensor
+    ids: Sequence[int],
+    text: _Text,
+    unpruned: Tensor,
+    pruned: Tensor,
+    counts: Sequence[Sequence[int]],
 ) -> list[DivergenceRecord]:
     kl = functional.kl_div(pruned, unpruned, reduction="none", log_target=True).sum(-1)
     targets = text.targets.to(pruned.device)
     nll = -pruned.gather(1, targets[:, None]).squeeze(1)
     count = len(ids)
-    rows = zip(ids, text.means(kl, count), text.means(nll, count), text.counts(count).tolist())
-    return [
-        {"image_id": image_id, "kl": kl, "nll": nll, "tokens": tokens}
-        for image_id, kl, nll, tokens in rows
-    ]
+    names = "image_id", "kl", "nll", "tokens", "kept", "visual_tokens"
+    read = text.means(kl, count), text.means(nll, count), text.counts(count).tolist()
+    return [dict(zip(names, row)) for row in zip(ids, *read, *counts, strict=True)]

@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
-__all__ = ["LABELS", "OBJECT_F1", "RANDOM", "SWEPT", "TABLE_1", "UNSCORED", "percent"]
+__all__ = [
+    "BEFORE",
+    "DEEP",
+    "DIVERGENCE",
+    "LABELS",
+    "LOSS",
+    "OBJECT_F1",
+    "PAPER",
+    "RANDOM",
+    "SWEPT",
+    "TABLE_1",
+    "UNSCORED",
+    "percent",
+]
 
-#: Table 1's rows, in the paper's order; what else is compared stands in Table 1's second part.
+#: the paper's methods, in its order
 TABLE_1 = ("unpruned", "random", "tome", "fastv", "entropy")
 LABELS = {
     "random": "RandomPrune",
@@ -12,11 +25,19 @@ LABELS = {
     "fastv": "FastV",
     "entropy": "Entropy-Prune",
     "selection": "Entropy + coverage (ours)",
+    "weighted": "Attention-weighted coverage (ours)",
 }
 #: methods of the keep-rate sweep
 SWEPT = tuple(LABELS)
+#: the parts of Table 1
+PAPER = "the paper's rows"
+BEFORE = "before the language model"
+DEEP = "at FastV's layer"
 #: the study's own metric: the mean F1 of the objects that a caption names
 OBJECT_F1 = "Object F1"
+#: teacher-forced divergence from the unpruned model, and the loss of the references beside it
+DIVERGENCE = "divergence"
+LOSS = "loss of the references"
 RANDOM = "random weights"
 #: why a profile with random weights has no scores
 UNSCORED = "captions of random weights mean nothing, so they are not scored"

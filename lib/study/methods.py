@@ -1,4 +1,8 @@
-"""What the study compares: the rows of Table 1, their variants, and the ablations."""
+"""What the study compares: the rows of Table 1, and the keep rates beside them.
+
+A criterion and the place where it prunes are two things, so every criterion has a row before the
+language model and one at FastV's layer, and criteria are compared at one place only.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +11,24 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .. import pruning
-from ..geometry import feature_layer, kept_count, patches
-from ..selection import STRATEGIES, proportions
-from .labels import LABELS, SWEPT, TABLE_1, percent
+from .labels import BEFORE, DEEP, LABELS, PAPER, SWEPT, percent
 from .profiles import Profile
 
-__all__ = ["Method", "ablations", "methods", "sweep", "table_1"]
+__all__ = ["FASTV_LAYER", "Method", "methods", "placed", "sweep", "swept", "table_1"]
+
+#: Algorithm 1 with the paper's numbers, whatever the image: its Figure 5 keeps 21 of 256 tokens
+PRINTED = {"n_clusters": 32, "core_clusters": 16, "tokens_per_cluster": 2, "count": "adaptive"}
+FIGURE_5 = 21 / 256
+#: before which language layer FastV prunes
+FASTV_LAYER = 2
 
 
 @dataclass(frozen=True)
 class Method:
     """A registered pruning method with its options; `name` None is the unpruned model.
 
-    label: for tables and legends. groups: `{ablation: label within it}`.
+    label: for tables and legends. groups: `{what it belongs to: label within it}`: the part of
+    Table 1, or ablations.
     """
 
     label: str
@@ -39,136 +48,82 @@ class Method:
 
 
 def methods(profile: Profile) -> dict[str, Method]:
-    """`{slug: method}` of Table 1 and its variants, those that are registered."""
+    """`{slug: method}` of Table 1, part by part, those that are registered.
+
+    `PAPER`: the paper's rows, each where it was published to prune. "Entropy-Prune as printed" is
+    Algorithm 1 with the paper's numbers, M = 32, k_c = 16, t_pc = 2, which keep 8 to 9 % of 256
+    tokens; "Entropy-Prune" is what its table must mean, Algorithm 1 filled up to the budget.
+    `BEFORE` and `DEEP`: the criteria at one place each, ours among them.
+    """
     keep, tail = profile.keep, percent(profile.keep)
-    table = {"unpruned": Method("Unpruned", None)}
-    for name, label in LABELS.items():
-        table[f"{name}-{tail}"] = Method(label, name, {"keep": keep})
-    # the paper's t_pc: nothing fills up small clusters here, so more from each would leave fewer
-    adaptive = {"keep": keep, "count": "adaptive", "tokens_per_cluster": 2}
-    table[f"entropy-adaptive-{tail}"] = Method("Entropy-Prune, adaptive count", "entropy", adaptive)
-    # two layers already mix the visual tokens: chance at that layer is the control for the others
-    deep = {"keep": keep, "layer": 2}
-    table[f"random-layer2-{tail}"] = Method("RandomPrune at FastV's layer", "random", deep)
-    table[f"entropy-layer2-{tail}"] = Method("Entropy-Prune at FastV's layer", "entropy", deep)
-    table[f"selection-layer2-{tail}"] = Method(
-        "Entropy + coverage at FastV's layer", "selection", deep
-    )
-    return {k: m for k, m in table.items() if m.name is None or m.name in pruning.available()}
+    table = {"unpruned": Method("Unpruned", None, {}, {"table": PAPER})}
+
+    def add(slug: str, label: str, name: str, part: str, **options: Any) -> None:
+        if name in pruning.available():
+            table[slug] = Method(label, name, options, {"table": part})
+
+    for name in ("random", "tome", "fastv"):
+        add(f"{name}-{tail}", LABELS[name], name, PAPER, keep=keep)
+    add("entropy-printed", f"{LABELS['entropy']} as printed", "entropy", PAPER, **PRINTED)
+    add(f"entropy-{tail}", LABELS["entropy"], "entropy", PAPER, keep=keep)
+    add(f"fastv-mask-{tail}", "FastV by mask", "fastv", PAPER, keep=keep, mode="mask")
+    share = f"RandomPrune, {percent(round(FIGURE_5, 3))} %, as Figure 5"
+    add("random-printed", share, "random", PAPER, keep=FIGURE_5)
+    for part, layer in ((BEFORE, 0), (DEEP, FASTV_LAYER)):
+        for name, options in placed(layer).items():
+            usual = layer == own_layer(name)
+            slug = f"{name}-{tail}" if usual else f"{name}-layer{layer}-{tail}"
+            if slug not in table:
+                label = LABELS[name] if usual else f"{LABELS[name]}, layer {layer}"
+                add(slug, label, name, part, keep=keep, **options)
+    return table
 
 
-def table_1(profile: Profile) -> list[str]:
-    """The slugs of Table 1's five rows."""
-    slugs = [name if name == "unpruned" else f"{name}-{percent(profile.keep)}" for name in TABLE_1]
-    return [slug for slug in slugs if slug in methods(profile)]
+def own_layer(name: str) -> int:
+    """The layer before which a method prunes if nobody says otherwise."""
+    return pruning.create(name).layer
 
 
-def sweep(profile: Profile) -> dict[str, Method]:
-    """`{slug: method}` of the keep rates beside Table 1's, of the methods it has."""
-    rates = sorted({*profile.sweep, profile.ablation_keep} - {profile.keep})
-    names = [name for name in SWEPT if f"{name}-{percent(profile.keep)}" in methods(profile)]
+def placed(layer: int) -> dict[str, dict[str, Any]]:
+    """`{name: options}` of the criteria that can stand before a language layer.
+
+    FastV's is the attention of the layer before; where there is none, our rule takes the vision
+    tower's. An option that is a method's default is left out.
+    """
+    criteria: dict[str, dict[str, Any]] = {"random": {}, "fastv": {}, "entropy": {}}
+    criteria |= {"selection": {}, "weighted": {}}
+    if layer == 0:
+        del criteria["fastv"]
+        criteria["weighted"] = {"attention": "tower", "source": "vision"}
     return {
-        f"{name}-{percent(keep)}": Method(LABELS[name], name, {"keep": keep})
-        for keep in rates
-        for name in names
+        name: options if layer == own_layer(name) else {"layer": layer} | options
+        for name, options in criteria.items()
+        if name in pruning.available()
     }
 
 
-def ablations(profile: Profile, config: Any) -> dict[str, Method]:
-    """`{slug: method}` of all ablations of a model with this configuration.
-
-    Each entry differs from Entropy-Prune at `ablation_keep` in one respect, or belongs to the sweep
-    of keep rates. One entry can serve several groups.
-    """
-    table = _Table(profile.ablation_keep)
-    _rates(table, profile)
-    _clusters(table, patches(config))
-    _layers(table, feature_layer(config))
-    deep = min(2, config.get_text_config().num_hidden_layers - 1)
-    table.vary("layers", "language", f"language 0–{deep}", source="language", layer=deep)
-    table.vary("rollout", None, "scaled (I + H/L)")
-    table.vary("rollout", "literal", "literal (I + H)", rollout="literal")
-    table.vary("rollout", "scores", "scores (1 + S)", rollout="scores")
-    table.vary("weighting", None, "unit")
-    table.vary("weighting", "mass", "mass", weighting="mass")
-    table.vary("weighting", "tokensum", "token-sum", weighting="token-sum")
-    table.vary("level", None, "cluster, exact count")
-    table.vary("level", "adaptive", "cluster, adaptive count", count="adaptive")
-    table.vary("level", "token", "token", level="token")
-    _places(table, deep)
-    _strategies(table)
-    return table.rows
+def table_1(profile: Profile) -> list[str]:
+    """The slugs of Table 1's first part: the paper's rows, the one as printed among them."""
+    wanted = ("unpruned", "random", "tome", "fastv", "entropy-printed", "entropy")
+    tail = percent(profile.keep)
+    slugs = [s if s in ("unpruned", "entropy-printed") else f"{s}-{tail}" for s in wanted]
+    return [slug for slug in slugs if slug in methods(profile)]
 
 
-class _Table:
-    """Ablations as they are added: a setting that is there already joins another group."""
-
-    def __init__(self, keep: float) -> None:
-        self.keep, self.tail = keep, percent(keep)
-        self.rows = {"unpruned": Method("Unpruned", None, {}, {"sweep": "1"})}
-
-    def add(self, slug: str, label: str, name: str, group: str, value: str, **options: Any) -> None:
-        """One entry, if its method is registered."""
-        if name in pruning.available():
-            groups = dict(self.rows[slug].groups) if slug in self.rows else {}
-            options = {"keep": self.keep, **options}
-            self.rows[slug] = Method(label, name, options, groups | {group: value})
-
-    def vary(self, group: str, slug: str | None, value: str, **options: Any) -> None:
-        """One entry of an ablation of Entropy-Prune; `slug` None is the default setting."""
-        full = f"entropy-{slug}-{self.tail}" if slug else f"entropy-{self.tail}"
-        self.add(full, LABELS["entropy"], "entropy", group, value, **options)
+def swept(profile: Profile) -> dict[str, Method]:
+    """`{slug: method}` of every keep rate of the sweep, in the group "sweep"; 1 is unpruned."""
+    rates = sorted({*profile.sweep, profile.ablation_keep})
+    return {"unpruned": Method("Unpruned", None, {}, {"sweep": "1"})} | {
+        f"{name}-{percent(keep)}": Method(
+            LABELS[name], name, {"keep": keep}, {"sweep": f"{keep:g}"}
+        )
+        for keep in rates
+        for name in SWEPT
+        if name in pruning.available()
+    }
 
 
-def _rates(table: _Table, profile: Profile) -> None:
-    for share in sorted({*profile.sweep, profile.ablation_keep}):
-        for name in SWEPT:
-            slug = f"{name}-{percent(share)}"
-            table.add(slug, LABELS[name], name, "sweep", f"{share:g}", keep=share)
-
-
-def _clusters(table: _Table, tokens: int) -> None:
-    """Numbers of clusters M, core clusters k_c and tokens from each, t_pc, for one budget."""
-    budget = kept_count(table.keep, tokens)
-    standard = proportions(tokens, budget)
-    _, usual_cores, usual = standard
-    numbers = {(min(tokens, int(f * usual_cores)), usual_cores, usual) for f in (1.5, 2, 3)}
-    numbers |= {proportions(tokens, budget, tokens_per_cluster=t) for t in (1, 2, 4)}
-    names = ("n_clusters", "core_clusters", "tokens_per_cluster")
-    for setting in sorted(numbers, key=lambda n: (n[2], n[0])):
-        clusters, cores, each = setting
-        if clusters >= cores:
-            slug = None if setting == standard else f"m{clusters}-k{cores}-t{each}"
-            options = {} if setting == standard else dict(zip(names, setting))
-            table.vary("clusters", slug, f"M={clusters}, k_c={cores}, t_pc={each}", **options)
-
-
-def _layers(table: _Table, last: int) -> None:
-    """Ranges of vision layers that end at the projector's."""
-    firsts = {last, last - 1, last - 3, last // 2, 0}
-    for first in sorted((f for f in firsts if f >= 0), reverse=True):
-        usual = first == max(0, last - 3)
-        slug = None if usual else f"layers{first}-{last}"
-        options = {} if usual else {"layers": (first, last)}
-        table.vary("layers", slug, f"vision {first}–{last}", **options)
-
-
-def _places(table: _Table, deep: int) -> None:
-    """FastV prunes at layer 2, after two layers have read every token: the others there, too."""
-    tail = table.tail
-    for name in ("random", "entropy", "selection"):
-        label = LABELS[name]
-        table.add(f"{name}-{tail}", label, name, "place", f"{label}, layer 0")
-        there = f"{label}, layer {deep}"
-        table.add(f"{name}-layer{deep}-{tail}", there, name, "place", there, layer=deep)
-    if deep == 2:
-        table.add(f"fastv-{tail}", LABELS["fastv"], "fastv", "place", "FastV, layer 2")
-
-
-def _strategies(table: _Table) -> None:
-    for strategy in STRATEGIES:
-        usual = strategy == "adaptive"
-        slug = f"selection-{table.tail}" if usual else f"selection-{strategy}-{table.tail}"
-        label = LABELS["selection"] if usual else strategy
-        options = {} if usual else {"strategy": strategy}
-        table.add(slug, label, "selection", "strategy", strategy, **options)
+def sweep(profile: Profile) -> dict[str, Method]:
+    """`{slug: method}` of the keep rates that Table 1 does not have."""
+    main = methods(profile)
+    return {slug: method for slug, method in swept(profile).items() if slug not in main}

@@ -59,6 +59,10 @@ class Profile:
         figure, table and page says so first (see `lib.study.stored.mark`).
     ablation_limit, ablation_keep, sweep: images and keep rate of the ablations, and the keep rates
         of the sweep.
+    places, budgets: language layers before which criteria are compared, and the keep rates there;
+        on as many images as the ablations. Layers that a model does not have are left out.
+    divergence_limit: images on which Table 1's divergence is measured; by default all.
+    margin: what "equal" means, stated beforehand: less than this share of the unpruned score.
     efficiency: how the cost is measured.
     notebooks: numbers of the notebooks to run, such as "06 08"; all by default.
     metrics: those of Table 1; the ablations take the ones that need no METEOR and no SPICE.
@@ -84,6 +88,10 @@ class Profile:
     ablation_limit: int = Field(48, ge=1)
     ablation_keep: float = Field(0.25, gt=0, le=1)
     sweep: tuple[float, ...] = (0.1, 0.25, 0.5, 0.75)
+    places: tuple[int, ...] = (0, 1, 2, 4, 8, 15)
+    budgets: tuple[float, ...] = (0.5, 0.25, 0.125, 0.0625)
+    divergence_limit: int | None = Field(None, ge=1)
+    margin: float = Field(0.05, gt=0)
     metrics: tuple[str, ...] = ("BLEU-4", "METEOR", "ROUGE-L", "CIDEr", "SPICE")
     ablation_metrics: tuple[str, ...] = ("BLEU-4", "CIDEr")
     n_bootstrap: int = Field(1000, ge=0)
@@ -91,12 +99,19 @@ class Profile:
     notebooks: str = ""
     cpu: dict[str, Any] = Field(default_factory=dict)
 
-    @field_validator("sweep", "metrics", "ablation_metrics", mode="before")
+    @field_validator("sweep", "places", "budgets", "metrics", "ablation_metrics", mode="before")
     @classmethod
     def _listed(cls, value: Any) -> Any:
         return tuple(value) if isinstance(value, list) else value
 
-    @field_validator("sweep")
+    @field_validator("places")
+    @classmethod
+    def _layers(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if any(layer < 0 for layer in value):
+            raise ValueError(f"must hold language layers, 0 or more, got {list(value)}")
+        return value
+
+    @field_validator("sweep", "budgets")
     @classmethod
     def _rates(cls, value: tuple[float, ...]) -> tuple[float, ...]:
         if any(not 0 < keep <= 1 for keep in value):
@@ -132,6 +147,12 @@ class Profile:
     def few(self) -> int:
         """Number of images of the ablations: never more than Table 1 has."""
         return min(self.ablation_limit, self.limit or self.ablation_limit)
+
+    @property
+    def read(self) -> int | None:
+        """Number of images of Table 1's divergence, likewise; None: all there are."""
+        limits = [n for n in (self.divergence_limit, self.limit) if n is not None]
+        return min(limits) if limits else None
 
     def as_dict(self) -> dict[str, Any]:
         """Every parameter, as plain values."""

@@ -3,34 +3,39 @@
     python -m lib study --profile embedded
 
 Everything lands in `build/reproduce/<profile>/results/`: `captions/<slug>/` and `ablations/<slug>/`
-(records and manifest, see `lib.study.records`), `scores/<slug>.json` (scores of every image),
-`scores.json` (the summary that tables and figures read), `efficiency.json` and `study.json`
-(environment, timings). What is committed of the profile, its reference, stays as it is; `python -m
-lib compare` says what differs from it, and `python -m lib publish` makes a run the reference. A
-killed run continues where it stopped. What other settings, weights or code made is computed again,
-and only that (see `lib.study.dependencies`).
+(the sweep of keep rates; records and manifest, see `lib.study.records`), `divergence/<part>/` (see
+`lib.study.stages.divergence`), `scores/<slug>.json` (scores of every image), `scores.json` (the
+summary that tables and figures read), `efficiency.json` and `study.json` (environment, timings).
+What is committed of the profile, its reference, stays as it is; `python -m lib compare` says what
+differs from it, and `python -m lib publish` makes a run the reference. A killed run continues where
+it stopped. What other settings, weights or code made is computed again, and only that (see
+`lib.study.dependencies`).
 
-Every GPU of the machine captions its share. For several machines with one folder let accelerate
-start the processes (`accelerate launch ... -m lib study --profile paper`): they only caption, a
-share each, and the command above does the rest.
+Every GPU of the machine does its share of the images. For several machines with one folder let
+accelerate start the processes (`accelerate launch ... -m lib study --profile paper`): they only
+caption and measure divergence, a share each, and the command above does the rest.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Sequence
 from typing import Any
 
+from .ablations import ablations
+from .captioning import own_gpu
 from .evaluation import metrics
 from .examples import examples
 from .files import write_json
 from .labels import OBJECT_F1, RANDOM, TABLE_1, UNSCORED
-from .methods import ablations, methods, table_1
+from .methods import methods, table_1
 from .profiles import Profile, load_profile, profile_names
 from .records import environment, read_records
 from .stages.captions import caption_share, make_captions
 from .stages.costs import make_costs
+from .stages.divergence import divergence_share, make_divergence
 from .stages.scores import make_scores, score
 from .stages.study import Study
 from .stored import load_efficiency, load_scores, load_study, mark
@@ -42,7 +47,6 @@ __all__ = [
     "TABLE_1",
     "UNSCORED",
     "ablations",
-    "caption_share",
     "load_efficiency",
     "load_profile",
     "load_scores",
@@ -51,11 +55,17 @@ __all__ = [
     "methods",
     "profile_names",
     "run",
+    "share",
     "table",
 ]
 
 #: what a study consists of, in order; "scores" alone needs the records, but no model
-STAGES = {"captions": make_captions, "scores": make_scores, "efficiency": make_costs}
+STAGES = {
+    "captions": make_captions,
+    "divergence": make_divergence,
+    "scores": make_scores,
+    "efficiency": make_costs,
+}
 
 
 def run(
@@ -71,8 +81,7 @@ def run(
     device, progress, workers: see `lib.study.stages.study.Study`.
     stages: some of `STAGES`; "scores" continues from records made elsewhere, without the model.
     """
-    if unknown := set(stages) - set(STAGES):
-        raise ValueError(f"unknown stage {min(unknown)!r}: choose from {', '.join(STAGES)}")
+    _known(stages)
     study = Study(profile, device, progress, workers)
     path = study.folder / "study.json"
     before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
@@ -93,10 +102,31 @@ def run(
     return document
 
 
+def share(
+    study: Study, *, stages: Sequence[str] = tuple(STAGES), only: Sequence[str] | None = None
+) -> None:
+    """What one of several launched processes does: its share of captions and divergences.
+
+    only: slugs of Table 1 to caption, see `make_captions`.
+    """
+    _known(stages)
+    study.device = study.device or own_gpu()
+    study.progress = study.progress and os.environ["RANK"] == "0"
+    if "captions" in stages:
+        caption_share(study, only=only)
+    if "divergence" in stages and not only:
+        divergence_share(study)
+
+
+def _known(stages: Sequence[str]) -> None:
+    if unknown := set(stages) - set(STAGES):
+        raise ValueError(f"unknown stage {min(unknown)!r}: choose from {', '.join(STAGES)}")
+
+
 def table(
     profile: Profile, *, device: str | None = None, progress: bool = True, workers: int = 1
 ) -> str:
-    """Caption with the five methods of Table 1 alone and score them: Markdown with intervals.
+    """Caption with the paper's rows of Table 1 alone and score them: Markdown with intervals.
 
     The records go where `run` looks for them, so that a whole run continues from them.
     """

@@ -9,7 +9,7 @@ from . import paths
 from .labels import RANDOM
 from .profiles import load_profile
 
-__all__ = ["load_efficiency", "load_scores", "load_study", "mark"]
+__all__ = ["load_divergence", "load_efficiency", "load_scores", "load_study", "mark"]
 
 
 def load_scores(profile: str) -> dict[str, Any]:
@@ -23,6 +23,16 @@ def load_scores(profile: str) -> dict[str, Any]:
 def load_study(profile: str) -> dict[str, Any]:
     """`study.json` of a profile: its parameters, environment and timings."""
     return _load(profile, "study.json")
+
+
+def load_divergence(profile: str) -> dict[str, Any]:
+    """`divergence.json` of a profile; empty where its weights are random, so that it has none.
+
+    Raises `FileNotFoundError` with the command that computes it.
+    """
+    if mark(profile):
+        return {}
+    return _load(profile, "divergence.json")
 
 
 def load_efficiency(profile: str) -> dict[str, Any]:

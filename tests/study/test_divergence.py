@@ -77,7 +77,7 @@ def naive(kit, example, pruner, references=2):  # noqa: F811
     inputs = processor(images=load_image(example.path), text=prompt, return_tensors="pt")
     pixels, start = inputs["pixel_values"], inputs["input_ids"].shape[1]
     image = (inputs["input_ids"][0] == model.config.image_token_id).nonzero().squeeze(1)
-    hide = image[:0]
+    hide, kept = image[:0], len(image)
     kl = nll = tokens = 0
     with torch.inference_mode():
         if pruner is not None:
@@ -87,6 +87,7 @@ def naive(kit, example, pruner, references=2):  # noqa: F811
                 model(**inputs)
             dropped = torch.ones(len(image), dtype=torch.bool)
             dropped[pruner.kept[0]] = False
+            kept = len(pruner.kept[0])
             hide = image[dropped]
         for text in example.references[:references]:
             said = torch.tensor([reference_ids(model, processor, prompt, text)])
@@ -98,7 +99,9 @@ def naive(kit, example, pruner, references=2):  # noqa: F811
             kl += (whole.exp() * (whole - cut)).sum().item()
             nll -= cut.gather(1, said[0, :, None]).sum().item()
             tokens += said.shape[1]
-    return {"image_id": example.image_id, "kl": kl / tokens, "nll": nll / tokens, "tokens": tokens}
+    said = {"image_id": example.image_id, "tokens": tokens, "kept": kept}
+    said["visual_tokens"] = len(image)
+    return said | {"kl": kl / tokens, "nll": nll / tokens}
 
 
 def same(found, expected, within=1e-5):
@@ -131,6 +134,7 @@ def test_nothing_pruned_is_exactly_nothing(ends, examples):
         for name in ("random", "fastv", "entropy")
     }
     found = divergence(*ends, examples, pruners, progress=False)
+    assert found["unpruned"][0]["kept"] == found["random"][0]["kept"]
     for rows in found.values():
         assert [row["kl"] for row in rows] == [0.0] * len(examples)
         assert rows == found["unpruned"]

@@ -9,11 +9,10 @@ from lib.study import captioning, cli, models, paths, stored
 from lib.study import run as study
 from lib.study.cost import flops
 from lib.study.evaluation import metrics
-from lib.study.methods import ablations, methods
-from lib.study.models import read_config
+from lib.study.methods import methods, swept
 from lib.study.profiles import load_profile
 from lib.study.records import canonical, read_records
-from lib.study.stages import captions, costs, scores
+from lib.study.stages import captions, costs, divergence, scores, sharing
 from tests import tiny_study
 
 
@@ -64,7 +63,7 @@ def _records(folder):
 
 def everything():
     profile = load_profile("tiny")
-    return {**methods(profile), **ablations(profile, read_config(profile.model))}
+    return {**methods(profile), **swept(profile)}
 
 
 def test_an_unknown_profile_lists_the_known_ones(capsys):
@@ -80,11 +79,25 @@ def test_everything_is_there_afterwards_and_the_reference_is_not_touched(root):
         assert set(row["values"]) == {"BLEU-4", "CIDEr", "SPICE", "Object F1"}
         assert 0 < row["kept"]["mean"] <= 1
     assert scored["methods"]["entropy-50"]["kept"]["mean"] == 0.5
-    assert {(d["a"], d["b"]) for d in scored["differences"]} >= {("entropy-50", "fastv-50")}
+    against = {(d["a"], d["b"]) for d in scored["comparisons"]["paper"]}
+    assert against == {("entropy-50", name) for name in ("random-50", "tome-50", "fastv-50")}
+    same = {(e["a"], e["b"]): e for e in scored["equivalence"] if e["metric"] == "BLEU-4"}
+    assert same["fastv-mask-50", "fastv-50"]["equivalent"] or not scored["margin"]
+    assert scored["methods"]["entropy-layer2-50"]["kept"]["average"] == (2 * 36 + 2 * 18) / 4
+    for name, images in (("table", 3), ("ablations", 2), ("places", 2)):
+        rows = read_records(results() / "divergence" / name)
+        manifest = json.loads((results() / "divergence" / name / "manifest.json").read_text())
+        methods_read = manifest["parameters"]["methods"]
+        assert len(rows) == images
+        for row in rows:
+            assert all(len(row[key]) == len(methods_read) for key in ("kl", "nll", "kept"))
+    read = stored.load_divergence("tiny")
+    assert read["table"]["methods"]["unpruned"]["values"]["divergence"] == 0
+    assert read["table"]["images"] == 3 and read["places"]["images"] == 2
     efficiency = stored.load_efficiency("tiny")
     assert {row["slug"] for row in efficiency["rows"]} == set(scored["methods"])
     document = stored.load_study("tiny")
-    assert set(document["seconds"]) == {"captions", "scores", "efficiency"}
+    assert set(document["seconds"]) == {"captions", "divergence", "scores", "efficiency"}
     assert document["environment"]["device"] == "cpu" and document["environment"]["processor"]
     assert not (root / "data" / "results").exists() and not (root / "figures").exists()
 
@@ -145,6 +158,7 @@ def watch(monkeypatch):
     did = []
     for name, module, function in (
         ("captions", captions, "make_captions"),
+        ("divergence", divergence, "make_divergence"),
         ("scores", scores, "make_scores"),
         ("efficiency", costs, "make_costs"),
     ):
@@ -215,15 +229,26 @@ def test_a_change_in_the_library_computes_captions_and_costs_again(root, package
     assert did == [], "a docstring decides nothing"
     change(package, "rollout", "import torch\n", "import torch\n\nOTHER = 1\n")
     tiny_study.run()
-    assert did == ["captions", "efficiency"], "scores of equal records stay"
+    assert did == ["captions", "divergence", "efficiency"], "scores of equal records stay"
     assert {slug for slug, _ in made} == set(everything())
 
 
 def test_a_change_in_the_kernels_concerns_captions_made_on_a_gpu(root, package, monkeypatch):
     did = watch(monkeypatch)
     change(package, "kernels", "import torch\n", "import torch\n\nOTHER = 1\n")
-    tiny_study.run(stages=("captions",))
+    tiny_study.run(stages=("captions", "divergence"))
     assert did == [], "these were made on a CPU"
+
+
+def test_another_way_to_measure_divergence_measures_it_again_and_makes_no_captions(
+    root, package, monkeypatch
+):
+    did = watch(monkeypatch)
+    change(package, "study/divergence", "import torch\n", "import torch\n\nOTHER = 1\n")
+    before = read_records(results() / "divergence" / "places")
+    tiny_study.run()
+    assert did == ["divergence"]
+    assert read_records(results() / "divergence" / "places") == before
 
 
 def test_records_of_methods_no_longer_studied_go(root):
@@ -238,10 +263,10 @@ def test_records_of_methods_no_longer_studied_go(root):
 
 def test_two_processes_make_the_same_captions(root, monkeypatch):
     before = {p.parent.name: read_records(p) for p in results().glob("*/*/records.jsonl")}
-    shutil.rmtree(results() / "captions")
-    shutil.rmtree(results() / "ablations")
-    monkeypatch.setattr(captions, "WORTH_SHARING", 1)
-    tiny_study.run(workers=2, stages=("captions",))
+    for folder in ("captions", "ablations", "divergence"):
+        shutil.rmtree(results() / folder)
+    monkeypatch.setattr(sharing, "WORTH_SHARING", 1)
+    tiny_study.run(workers=2, stages=("captions", "divergence"))
     after = {p.parent.name: read_records(p) for p in results().glob("*/*/records.jsonl")}
     assert before.keys() == after.keys() and not list(results().rglob("records.rank-*"))
     assert all(canonical(before[slug]) == canonical(after[slug]) for slug in before)
@@ -292,26 +317,29 @@ def test_the_command_line_runs_a_profile(root, capsys):
     assert "unknown stage 'score'" in capsys.readouterr().err
 
 
-def test_table_1_alone_captions_five_methods_and_a_whole_run_goes_on_from_them(root, monkeypatch):
+def test_table_1_alone_captions_the_paper_s_rows_and_a_whole_run_goes_on_from_them(
+    root, monkeypatch
+):
     for folder in ("captions", "ablations"):
         shutil.rmtree(results() / folder)
     made = counted(monkeypatch)
     text = study.table(load_profile("tiny"), device="cpu", progress=False)
     rows = [line for line in text.splitlines() if line.startswith("|")]
     names = [row.split("|")[1].strip() for row in rows[2:]]
-    assert names == ["Unpruned", "RandomPrune", "ToMe", "FastV", "Entropy-Prune"]
+    assert names[:4] == ["Unpruned", "RandomPrune", "ToMe", "FastV"]
+    assert names[4:] == ["Entropy-Prune as printed", "Entropy-Prune"]
     assert "[" in rows[2] and "SPICE" in text
-    five = {"unpruned", "random-50", "tome-50", "fastv-50", "entropy-50"}
-    assert {slug for slug, _ in made} == five
+    paper = set(study.table_1(load_profile("tiny")))
+    assert {slug for slug, _ in made} == paper
     made.clear()
     tiny_study.run()
-    assert made and not five & {slug for slug, _ in made}
+    assert made and not paper & {slug for slug, _ in made}
 
 
 def test_table_1_is_the_same_with_two_processes(root, monkeypatch, capsys):
     expected = study.table(load_profile("tiny"), device="cpu", progress=False)
     shutil.rmtree(results() / "captions")
-    monkeypatch.setattr(captions, "WORTH_SHARING", 0)
+    monkeypatch.setattr(sharing, "WORTH_SHARING", 0)
     how = ["--profile", "tiny", "--table", "--quiet", "--device", "cpu", "--workers", "2"]
     assert cli.main(["study", *how]) == 0
     assert expected in capsys.readouterr().out

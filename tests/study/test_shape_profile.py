@@ -17,8 +17,7 @@ from lib.study import models, paths
 from lib.study import run as study
 from lib.study.data import scenes
 from lib.study.labels import UNSCORED
-from lib.study.methods import ablations, methods
-from lib.study.models import read_config
+from lib.study.methods import methods, swept
 from lib.study.paths import ROOT
 from lib.study.profiles import Profile, load_profile
 from lib.study.records import read_records
@@ -72,13 +71,13 @@ def root(computed, monkeypatch):
     return computed
 
 
-def test_every_method_and_ablation_ran(root):
+def test_every_method_and_keep_rate_ran(root):
     profile = load_profile("shape")
     assert profile.random_weights and profile.model == "shape:tiny"
     folder = paths.results_dir("shape")
     wanted = methods(profile)
-    others = ablations(profile, read_config(profile.model))
-    assert len(others) > 35
+    others = swept(profile)
+    assert len(others) > 8
     for slug in wanted:
         assert len(read_records(folder / "captions" / slug)) == 2
     for slug in set(others) - set(wanted):

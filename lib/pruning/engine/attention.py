@@ -24,32 +24,46 @@ if TYPE_CHECKING:
 class LayerAttention:
     """What one attention layer computed for a pass, as far as a method asked for it.
 
-    queries: `(batch, heads, positions, width)` before the rotary embedding. keys: the same with it,
-    those of earlier passes included. held: how many of the keys are of earlier passes. rotate:
-    applies the embedding to queries at `(batch, q)` positions.
+    queries: `(batch, heads, positions, width)` before the rotary embedding; a function of places
+    `(batch, q)` where only a few are wanted. keys: the same with it, those of earlier passes
+    included, a head for each group of queries. values: `(batch, groups, positions, width)` of the
+    new positions, if asked for. held: how many of the keys are of earlier passes. rotate: applies
+    the embedding to queries at `(batch, q)` positions.
     """
 
-    queries: Tensor
+    queries: Tensor | Callable[[Tensor], Tensor] | None
     keys: Tensor
     scaling: float
     held: int
     rotate: Callable[[Tensor, Tensor], Tensor]
     valid: Tensor | None
     past_valid: Tensor | None
+    values: Tensor | None = None
 
-    def queries_at(self, places: Tensor) -> Tensor:
-        """Rotated queries `(batch, heads, q, width)` of the positions `places` `(batch, q)`."""
-        places = places.to(self.queries.device)
-        index = places[:, None, :, None].expand(
-            -1, *self.queries.shape[1:2], -1, self.queries.shape[3]
-        )
-        return self.rotate(self.queries.gather(2, index), places)
+    @property
+    def device(self) -> torch.device:
+        """Where the layer computes."""
+        return self.keys.device
 
-    def rows(self, places: Tensor) -> Tensor:
-        """Attention of the query positions `places` `(batch, q)` over the new positions.
+    @property
+    def new_keys(self) -> Tensor:
+        """The rotated keys of this pass, `(batch, groups, positions, width)`."""
+        return self.keys[:, :, self.held :]
 
-        Averaged over heads, softmaxed over all keys a query may see, float32
-        `(batch, q, positions)`; a row sums to at most 1, the rest goes to earlier positions.
+    def queries_at(self, places: Tensor, *, rotated: bool = True) -> Tensor:
+        """Queries `(batch, heads, q, width)` of the positions `places` `(batch, q)`."""
+        places = places.to(self.device)
+        if callable(self.queries):
+            found = self.queries(places)
+        else:
+            found = gather_heads(self.queries, places)
+        return self.rotate(found, places) if rotated else found
+
+    def weights(self, places: Tensor) -> Tensor:
+        """Attention of the query positions `places` `(batch, q)` over the new positions, by head.
+
+        Softmaxed over all keys a query may see, float32 `(batch, heads, q, positions)`; a row sums
+        to at most 1, the rest goes to earlier positions. Padding, which sees nothing, gets zeros.
         """
         queries = self.queries_at(places)
         batch, heads, asked, width = queries.shape
@@ -58,7 +72,12 @@ class LayerAttention:
         logits = (queries @ self.keys[:, :, None].transpose(-1, -2)).float() * self.scaling
         visible = self._visible(places.to(logits.device))
         weights = logits.masked_fill(~visible[:, None, None], float("-inf")).softmax(-1)
-        return weights.flatten(1, 2).mean(1)[..., self.held :]
+        weights = weights.masked_fill(~visible.any(-1)[:, None, None, :, None], 0.0)
+        return weights.flatten(1, 2)[..., self.held :]
+
+    def rows(self, places: Tensor) -> Tensor:
+        """`weights` averaged over heads, `(batch, q, positions)`."""
+        return self.weights(places).mean(1)
 
     def _visible(self, places: Tensor) -> Tensor:
         """Which keys each of these queries sees, bool `(batch, q, keys)`."""
@@ -76,7 +95,7 @@ class Watch:
     """Hooks that capture the attention of one language layer; read it with `taken`."""
 
     def __init__(self, pruner: Any, layer: int, names: str = "qk") -> None:
-        """names: "q", "k" or both.
+        """names: which of queries, keys and values (of `"qkv"`); keys are always needed.
 
         Raises `TypeError` if the layer has no projections to read.
         """
@@ -89,8 +108,8 @@ class Watch:
             )
             if not isinstance(module, nn.Module):
                 raise TypeError(
-                    f"queries and keys of {type(attention).__name__} cannot be read: it has no "
-                    f"{name}_proj"
+                    f"queries, keys and values of {type(attention).__name__} cannot be read: it "
+                    f"has no {name}_proj"
                 )
             pruner.hooks.add(module, self._capture(name), before=False)
         pruner.hooks.add(attention, self._attended, before=False)
@@ -114,6 +133,61 @@ class Watch:
     def taken(self, pass_: Any) -> Any:
         """The `LayerAttention` of this pass."""
         return pass_.attention[self.layer]
+
+
+def ahead(pass_: Any, family: Family) -> LayerAttention:
+    """The attention the next layer would compute if the stage at work dropped nothing.
+
+    Its input norm and projections are applied to what enters it: one product for all keys, and one
+    for each query that is asked for.
+    """
+    upcoming, entering = pass_.ahead, pass_.entering
+    module = upcoming.layer.self_attn
+    states = upcoming.layer.input_layernorm(entering)
+
+    def project(name: str, given: Tensor) -> Tensor:
+        made = getattr(module, f"{name}_proj")(given)
+        norm = getattr(module, f"{name}_norm", None)
+        if norm is not None:  # by head, as in Qwen3
+            made = norm(made.unflatten(-1, (-1, module.head_dim))).flatten(2)
+        return by_head(made, module.head_dim)
+
+    def queries(places: Tensor) -> Tensor:
+        index = places[..., None].expand(-1, -1, states.shape[-1])
+        return project("q", states.gather(1, index))
+
+    cos, sin = upcoming.rotary
+    keys = project("k", states)
+    keys = family.rotate(module, keys, keys, cos, sin)[1]
+    held = 0
+    if upcoming.keys is not None:
+        held = upcoming.keys.shape[2]
+        keys = torch.cat([upcoming.keys.to(keys.device), keys], 2)
+    rotate = _rotation(family, module, cos, sin)
+    return LayerAttention(
+        queries, keys, module.scaling, held, rotate, pass_.visible, upcoming.past_valid
+    )
+
+
+def by_head(states: Tensor, width: int) -> Tensor:
+    """`(batch, positions, heads * width)` as `(batch, heads, positions, width)`."""
+    return states.view(*states.shape[:2], -1, width).transpose(1, 2)
+
+
+def gather_heads(states: Tensor, places: Tensor) -> Tensor:
+    """`(batch, heads, positions, width)` at `places` `(batch, q)`."""
+    index = places.to(states.device)[:, None, :, None]
+    return states.gather(2, index.expand(-1, states.shape[1], -1, states.shape[3]))
+
+
+def _rotation(
+    family: Family, module: nn.Module, cos: Tensor, sin: Tensor
+) -> Callable[[Tensor, Tensor], Tensor]:
+    def rotate(states: Tensor, places: Tensor) -> Tensor:
+        tables = take_rotary(cos, places), take_rotary(sin, places)
+        return family.rotate(module, states, states, *tables)[0]
+
+    return rotate
 
 
 def from_projections(
@@ -140,21 +214,14 @@ def layer_attention(
     held keys, says which of them may be seen.
     """
     cos, sin = kwargs["position_embeddings"]
-
-    def by_head(states: Tensor) -> Tensor:
-        return states.view(*states.shape[:2], -1, module.head_dim).transpose(1, 2)
-
-    def rotate(states: Tensor, places: Tensor) -> Tensor:
-        tables = take_rotary(cos, places), take_rotary(sin, places)
-        return family.rotate(module, states, states, *tables)[0]
-
-    queries = by_head(made["q"])
-    length, cache, held = queries.shape[2], given_cache(kwargs), 0
+    parts = {name: by_head(states, module.head_dim) for name, states in made.items()}
+    length, cache, held = cos.shape[-2], given_cache(kwargs), 0
     if cache is not None:  # the layer has just stored its rotated keys, behind earlier ones
-        keys = cache.layers[module.layer_idx].keys.to(queries.device)
+        keys = cache.layers[module.layer_idx].keys.to(cos.device)
         held = keys.shape[2] - length
     else:
-        keys = by_head(made["k"])
-        keys = family.rotate(module, keys, keys, cos, sin)[0]
+        keys = family.rotate(module, parts["k"], parts["k"], cos, sin)[1]
     seen = past_valid(held) if held else None
-    return LayerAttention(queries, keys, module.scaling, held, rotate, valid, seen)
+    rotate = _rotation(family, module, cos, sin)
+    queries, values = parts.get("q"), parts.get("v")
+    return LayerAttention(queries, keys, module.scaling, held, rotate, valid, seen, values)

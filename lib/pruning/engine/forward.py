@@ -16,7 +16,7 @@ from . import stages
 from .attention import LayerAttention, layer_attention
 from .cache import PrunedCache, extend
 from .images import grouped, in_reading_order, locate
-from .passes import Kept, Pass, Stage
+from .passes import Ahead, Kept, Pass, Stage
 from .release import arguments, causal_mask, check_lengths, given_cache, inside_backward
 from .sequence import segment_after
 from .vision import VisionRecord, attach, record_of
@@ -265,8 +265,8 @@ class Forward:
     def _keep_all(self, pass_: Pass) -> None:
         if pass_.groups:
             device = pass_.image_mask.device
-            masks = [torch.ones(n, dtype=torch.bool, device=device) for n in pass_.lengths]
-            self.current.kept = Kept(masks, pass_.images_per_row)
+            whole = [torch.ones(n, dtype=torch.bool, device=device) for n in pass_.lengths]
+            self.current.kept = Kept([(self.layers[0], whole)], pass_.images_per_row)
 
     def _stage(self, pass_: Pass, index: int, hidden: Tensor, kwargs: dict) -> Tensor:
         """Choose before layer `index`, and work out what the layers from it on are given."""
@@ -278,7 +278,9 @@ class Forward:
             )
         stage = Stage(index)
         if pass_.groups:
+            pass_.ahead = self._ahead(pass_, index, hidden, kwargs, cache)
             hidden = stages.choose(self.pruner, pass_, stage, hidden)
+            pass_.ahead = None
         else:
             stage.key_mask = pass_.valid
         if cache is not None and len(cache.layers) > index:
@@ -302,6 +304,21 @@ class Forward:
             made = [one.segment for one in pass_.stages]
             cache.visual = extend(pass_.state, made, weakref.ref(self.pruner))
         return hidden
+
+    def _ahead(self, pass_: Pass, index: int, hidden: Tensor, kwargs: dict, cache: Any) -> Ahead:
+        """The layer about to run, with what it would be given if this stage dropped nothing."""
+        rotary, last = kwargs["position_embeddings"], pass_.stage
+        if last is not None and (last.columns is not None or last.ids is not None):
+            given = last.moved.get(hidden.device)
+            if given is None:
+                given = stages.positions(self.family, last, kwargs, hidden)
+            rotary = given["position_embeddings"]
+        keys = None
+        if cache is not None and len(cache.layers) > index:
+            keys = cache.layers[index].keys if cache.layers[index].get_seq_length() else None
+        held = 0 if keys is None else keys.shape[2]
+        seen = self._past_visible(pass_, index, held)
+        return Ahead(self.family.layers[index], rotary, keys, seen)
 
     def _past_visible(self, pass_: Pass, layer: int, held: int) -> Tensor | None:
         """Which of the `held` keys of earlier passes a layer may attend to; None: all."""

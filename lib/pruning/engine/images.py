@@ -56,6 +56,28 @@ class ImageTokens:
         return self.take(self.prefill.entering)
 
     @property
+    def stage(self) -> int:
+        """Which of the method's stages is at work, counted from 0."""
+        return len(self.prefill.stages)
+
+    @property
+    def places(self) -> Tensor:
+        """Where the tokens stood as the pass began, `(n, N)`."""
+        stage = self.prefill.stage
+        if stage is None or stage.columns is None:
+            return self.columns
+        columns = stage.columns.to(self.columns.device)[self.rows.to(self.columns.device)]
+        return columns.gather(1, self.columns)
+
+    @property
+    def text_behind(self) -> Tensor:
+        """The text that follows an image in its prompt, bool `(n, length)` over the whole pass."""
+        text = self.prefill.text_mask.to(self.columns.device)
+        place = torch.arange(text.shape[1], device=text.device)
+        last = self.places.amax(1, keepdim=True)
+        return text[self.rows.to(text.device)] & (place > last)
+
+    @property
     def vision(self) -> VisionRecord:
         """What the vision tower did for these images.
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .cache import PrunedState, Segment
 from .images import ImageTokens
@@ -32,7 +33,8 @@ class Pass:
     arguments, marks: what the model was called with, and where the placeholders of each modality
         are, until the images are found.
     lengths, row_of: visual tokens and row of each image, in reading order. groups: the images as
-        they enter the next stage. entering: the hidden states that enter the stage at work.
+        they enter the next stage. entering: the hidden states that enter the stage at work; ahead:
+        the layer behind that stage. extra: whatever else a method keeps for the pass.
     """
 
     length: int
@@ -52,11 +54,13 @@ class Pass:
     row_of: list[int] = field(default_factory=list)
     groups: list[ImageTokens] = field(default_factory=list)
     entering: Tensor | None = field(default=None, repr=False)
+    ahead: Ahead | None = field(default=None, repr=False)
     attention: dict[int, Any] = field(default_factory=dict, repr=False)
     stages: list[Stage] = field(default_factory=list, repr=False)
     doubts: list[Doubt] = field(default_factory=list, repr=False)
-    masks: dict[int, Tensor] = field(default_factory=dict, repr=False)
+    masks: list[dict[int, Tensor]] = field(default_factory=list, repr=False)
     cache: Any = field(default=None, repr=False)
+    extra: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def images(self) -> int:
@@ -124,6 +128,40 @@ class Pass:
         stage = self.stage
         return self.length if stage is None or stage.columns is None else stage.columns.shape[1]
 
+    def text(self) -> tuple[Tensor, Tensor]:
+        """Where the prompt's text is now: positions `(batch, q)` and bool `(batch, q)`.
+
+        Rows with less text than q, and drafts, are filled up with False. q needs no look at the
+        device: it is what rows hold beside their visual tokens.
+        """
+        own = [0] * self.batch
+        for row, count in zip(self.row_of, self.lengths):
+            own[row] += count
+        text = self.at_present(self.text_mask)
+        order = text.to(torch.uint8).sort(dim=1, descending=True, stable=True).indices
+        order = order[:, : self.length - self.drafts - min(own)]
+        return order, text.gather(1, order)
+
+    @cached_property
+    def text_mask(self) -> Tensor:
+        """Bool `(batch, length)`: neither visual token, padding nor draft."""
+        text = ~self.image_mask
+        if self.valid is not None:
+            text = text & self.valid.to(text.device)
+        return text & (torch.arange(self.length, device=text.device) < self.length - self.drafts)
+
+    def at_present(self, per_place: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Bool `(n, length)` over the places of the pass: over the positions that are left.
+
+        rows: `(n,)`, the row of the batch each line belongs to; None: all rows, in order.
+        """
+        columns = None if self.stage is None else self.stage.columns
+        if columns is None:
+            return per_place
+        columns = columns.to(per_place.device)
+        columns = columns if rows is None else columns[rows.to(columns.device)]
+        return per_place.gather(1, columns.clamp(min=0)) & (columns >= 0)
+
     @property
     def visible(self) -> Tensor | None:
         """Which of the positions as the current layer sees them are visible; None: all."""
@@ -169,6 +207,21 @@ class Stage:
 
 
 @dataclass(eq=False)
+class Ahead:
+    """The layer that runs next, before the stage at work has changed what it is given.
+
+    rotary: its rotary tables for the positions as they enter the stage. keys: those it holds of
+    earlier passes `(batch, heads, held, width)`, None for none; past_valid: which of them may be
+    seen, bool `(batch, held)`, None for all.
+    """
+
+    layer: nn.Module
+    rotary: tuple[Tensor, Tensor]
+    keys: Tensor | None = None
+    past_valid: Tensor | None = None
+
+
+@dataclass(eq=False)
 class Doubt:
     """Something that must be true of every image, read back from the device after the pass."""
 
@@ -181,11 +234,16 @@ class Doubt:
 class Kept:
     """What stayed of the images of a pass, in reading order: bool `(N,)` each.
 
-    per_row: how many of them each row of the batch holds.
+    stages: `(layer, masks)` of every stage; the last one's are `masks`. per_row: how many images
+    each row of the batch holds.
     """
 
-    masks: list[Tensor]
+    stages: list[tuple[int, list[Tensor]]]
     per_row: list[int]
+
+    @property
+    def masks(self) -> list[Tensor]:
+        return self.stages[-1][1]
 
 
 class Current(threading.local):

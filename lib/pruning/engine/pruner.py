@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from ... import geometry
 from .. import registry
 from ..families import Family, resolve
+from .averages import by_layer, check_average
 from .forward import Forward
 from .hooks import Hooks, forget_compiled
 from .images import ImageTokens
-from .passes import Current
+from .passes import Current, Kept
 from .release import check
 from .sequence import Chosen
 
@@ -30,6 +31,9 @@ class VisualPruner:
     """A pruning method, used as `with Method(keep=0.5)(model) as pruner: model.generate(...)`.
 
     keep: share of the visual tokens that stays, in (0, 1].
+    average: instead of `keep`, the visual tokens that a language layer may process on average over
+        all layers: an integer counts tokens, a float is a share of the image's. What that leaves
+        behind the pruning layer follows from the model's depth.
     layer: index K of the first language layer that sees the pruned sequence; 0 prunes before the
         language model.
     mode: "inplace" removes the dropped tokens from layer K on (Algorithm 2 of the paper); "mask"
@@ -47,6 +51,7 @@ class VisualPruner:
     """
 
     keep: float = 0.5
+    average: float | None = None
     layer: int = 0
     mode: Literal["inplace", "mask"] = "inplace"
     positions: Literal["original", "contiguous"] = "original"
@@ -56,10 +61,16 @@ class VisualPruner:
     exact: ClassVar[bool] = True
     #: True: where the count varies, `most` bounds it, so that a prefill can be captured.
     bounded: ClassVar[bool] = False
+    #: False: choosing waits for the device, so that a prefill cannot be captured.
+    captures: ClassVar[bool] = True
     #: True: the method reads or changes the inside of the tower, which cannot be shared then.
     uses_own_vision: ClassVar[bool] = False
     #: True: kept tokens leave in another order than the raster; only in-place pruning can do it.
     reorders: ClassVar[bool] = False
+    #: True: some of what is kept is not as the model made it: merged or recycled tokens.
+    merges: ClassVar[bool] = False
+    #: the first language layer before which the method has seen what it looks at
+    first_layer: ClassVar[int] = 0
     #: True: what is chosen depends on the vision tower alone.
     vision_only: ClassVar[bool] = False
     #: the methods whose run time is the price of choosing (for cost measurements)
@@ -76,8 +87,14 @@ class VisualPruner:
     def __post_init__(self) -> None:
         if not 0 < self.keep <= 1:
             raise ValueError(f"keep must be in (0, 1], got {self.keep}")
+        check_average(self.average)
         if isinstance(self.layer, bool) or not isinstance(self.layer, int) or self.layer < 0:
             raise ValueError(f"layer must be an integer >= 0, got {self.layer!r}")
+        if self.layer < self.first_layer:
+            raise ValueError(
+                f"layer must be at least {self.first_layer} for {type(self).__name__}, which looks "
+                f"at what layers before it compute; got {self.layer}"
+            )
         self.one_of(mode=("inplace", "mask"), positions=("original", "contiguous"))
         if self.mode == "mask" and self.reorders:
             raise ValueError(
@@ -87,6 +104,7 @@ class VisualPruner:
         self._forward: Forward | None = None
         self.hooks: Hooks | None = None
         self.family: Family | None = None
+        self._depth: int | None = None
         self._current = Current()
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -114,6 +132,10 @@ class VisualPruner:
         """The most tokens that can stay of `tokens`, whatever the image."""
         return self.budget(tokens)
 
+    def plan(self, tokens: int) -> tuple[int, ...]:
+        """Tokens left of an image's `tokens` by every stage, in order."""
+        return (self.budget(tokens),)
+
     # ---- for callers --------------------------------------------------------------------------
 
     def one_of(self, **options: tuple[str, ...]) -> None:
@@ -123,13 +145,62 @@ class VisualPruner:
                 raise ValueError(f"{option} must be one of {allowed}, got {value!r}")
 
     def budget(self, tokens: int) -> int:
-        """Tokens kept of `tokens` at this keep rate: rounded, at least one.
+        """Tokens kept of `tokens`: at this keep rate, rounded, at least one; or within `average`.
+
+        Raises `ValueError` if the average cannot be had, `RuntimeError` if it needs a model.
 
         >>> from lib.pruning import create
-        >>> create("random", keep=0.5).budget(575)
-        288
+        >>> create("random", keep=0.5).budget(575), create("random", average=64).budget(576)
+        (288, 64)
         """
-        return geometry.kept_count(self.keep, tokens)
+        if self.average is None:
+            return geometry.kept_count(self.keep, tokens)
+        depth = self.model_depth if self.layer else 1
+        return geometry.kept_for_average(
+            self.average_of(tokens), tokens=tokens, layer=self.layer, layers=depth
+        )
+
+    def average_of(self, tokens: int) -> float:
+        """What `average` asks for, in tokens, for an image with `tokens` of them.
+
+        >>> from lib.pruning import create
+        >>> create("random", average=0.25).average_of(576)
+        144.0
+        """
+        return self.average * tokens if isinstance(self.average, float) else float(self.average)
+
+    @property
+    def model_depth(self) -> int:
+        """Layers of the language model the pruner is, or was last, bound to."""
+        if self._depth is None:
+            raise RuntimeError(
+                f"how many tokens {type(self).__name__} keeps depends on the model's depth: bind "
+                "it to the model first, or ask layer_counts with a depth"
+            )
+        return self._depth
+
+    def stage_counts(self, tokens: int, depth: int) -> list[tuple[int, int]]:
+        """Layer and tokens left of `tokens`, stage by stage, in a model of `depth` layers.
+
+        The most of them, where the count varies by image.
+
+        >>> from lib.pruning import create
+        >>> create("pyramiddrop").stage_counts(576, 32)
+        [(8, 288), (16, 144), (24, 72)]
+        """
+        twin = dataclasses.replace(self)
+        twin._depth = depth
+        plan = twin.plan(tokens) if twin.exact else (twin.most(tokens),)
+        return list(zip(twin.stages(), plan))
+
+    def layer_counts(self, tokens: int, depth: int) -> list[int]:
+        """Visual tokens that each of `depth` language layers is planned to process of `tokens`.
+
+        >>> from lib.pruning import create
+        >>> create("fastv", keep=0.25, layer=2).layer_counts(256, 4)
+        [256, 256, 64, 64]
+        """
+        return by_layer(tokens, self.stage_counts(tokens, depth), depth)
 
     def options(self) -> dict[str, Any]:
         """Name and parameters as plain JSON values, for manifests."""
@@ -141,7 +212,11 @@ class VisualPruner:
     @property
     def keeps_all(self) -> bool:
         """True if nothing is ever dropped; the model then runs untouched."""
-        return self.keep == 1
+        return (
+            self.average == 1.0
+            if isinstance(self.average, float)
+            else (self.keep == 1 and self.average is None)
+        )
 
     @property
     def active(self) -> bool:
@@ -161,10 +236,36 @@ class VisualPruner:
     @property
     def kept_masks(self) -> list[Tensor]:
         """Bool `(N,)` per image of the last prefill, True where the token stayed."""
+        return self._seen().masks
+
+    @property
+    def kept_stages(self) -> list[tuple[int, list[Tensor]]]:
+        """Language layer and kept masks of every stage of the last prefill, in order."""
+        return self._seen().stages
+
+    @property
+    def kept_counts(self) -> list[int]:
+        """Visual tokens left of each image behind the last stage, merged ones included."""
+        return [int(mask.sum()) for mask in self.kept_masks]
+
+    def average_tokens(self) -> list[float]:
+        """Visual tokens that a language layer processed, averaged over the layers, by image.
+
+        Of the last prefill. What mask mode hides counts as gone, although it is still computed.
+        """
+        stages = self._seen().stages
+        lengths, layers = [len(mask) for mask in self.kept_masks], [layer for layer, _ in stages]
+        counts = [[int(mask.sum()) for mask in masks] for _, masks in stages]
+        return [
+            sum(by_layer(total, zip(layers, own), self.model_depth)) / self.model_depth
+            for total, own in zip(lengths, zip(*counts))
+        ]
+
+    def _seen(self) -> Kept:
         kept = self._current.kept
         if kept is None:
             raise RuntimeError("nothing was pruned yet: run the model inside the with-block first")
-        return kept.masks
+        return kept
 
     @property
     def kept_per_prompt(self) -> list[Tensor]:
@@ -202,15 +303,15 @@ class VisualPruner:
                 f"{type(self).__name__} does not support {type(family.model).__name__} (model type "
                 f"{kind!r}); supported: {', '.join(sorted(self.supports))}"
             )
-        depth = len(family.layers)
+        depth = self._depth = len(family.layers)
         if (deepest := max(self.stages())) >= depth:
             raise ValueError(
                 f"layer must be below the language model's {depth} layers, got {deepest}"
             )
         if self.positions == "contiguous" and not family.plain_positions:
             raise TypeError(
-                f"{family.title} gives its tokens positions in time, height and width, which "
-                "cannot be closed up; use positions='original'"
+                f"{type(self).__name__} closes positions up, but {family.title} gives its tokens "
+                "positions in time, height and width, which cannot be; use positions='original'"
             )
         self.family = family
         return self

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .cache import Segment
 from .images import ImageTokens
@@ -23,10 +23,20 @@ class Chosen(NamedTuple):
     index: `(n, k)` int64 without repeats, the kept tokens in the order they enter the language
         model. A merged token stands in the place of one of the tokens it was made of.
     states: `(n, k, D)` that replace their hidden states; None: they stay as they are.
+    counts: `(n,)`, how many of each row stay, the first ones; None: all k.
     """
 
     index: Tensor
     states: Tensor | None = None
+    counts: Tensor | None = None
+
+    @property
+    def real(self) -> Tensor | None:
+        """Bool `(n, k)`, False for what fills a row up; None: nothing does."""
+        if self.counts is None:
+            return None
+        place = torch.arange(self.index.shape[1], device=self.index.device)
+        return place < self.counts[:, None]
 
 
 def take(states: Tensor, index: Tensor) -> Tensor:
@@ -55,7 +65,8 @@ def as_mask(choice: Tensor | Chosen, images: ImageTokens) -> Tensor:
     if isinstance(choice, Tensor):
         return choice
     mask = torch.zeros(images.columns.shape, dtype=torch.bool, device=choice.index.device)
-    return mask.scatter_(1, choice.index, True)
+    real = choice.real
+    return mask.scatter_(1, choice.index, True if real is None else real)
 
 
 def _apply(place: Tensor, images: ImageTokens, values: Tensor) -> None:
@@ -77,8 +88,10 @@ def staying(
     keys = torch.arange(length, device=device).repeat(batch, 1)
     for images, choice in zip(groups, choices):
         if isinstance(choice, Chosen):
-            index, columns = choice.index.to(device), images.columns.to(device)
-            slots = columns.gather(1, index.sort(dim=1).values)  # the places, in raster order
+            index, columns, real = choice.index.to(device), images.columns.to(device), choice.real
+            places = index if real is None else torch.where(real.to(device), index, images.tokens)
+            places = places.sort(dim=1).values.clamp(max=images.tokens - 1)
+            slots = columns.gather(1, places)  # the places, in raster order
             keys[images.rows.to(device)[:, None], columns.gather(1, index)] = slots
     return stay, keys
 
@@ -112,15 +125,20 @@ def replace_states(
     """
     if all(isinstance(choice, Tensor) or choice.states is None for choice in choices):
         return hidden
-    hidden = hidden.clone()
+    length = hidden.shape[1]
+    filled = any(isinstance(one, Chosen) and one.counts is not None for one in choices)
+    # with fillings, one place more to put them
+    hidden = nn.functional.pad(hidden, (0, 0, 0, 1)) if filled else hidden.clone()
     for images, choice in zip(groups, choices):
         if isinstance(choice, Chosen) and choice.states is not None:
             rows = images.rows.to(hidden.device)[:, None]
             columns = images.columns.to(hidden.device).gather(1, choice.index.to(hidden.device))
             if where is not None:
                 columns = where.to(hidden.device)[rows, columns]
+            if (real := choice.real) is not None:
+                columns = torch.where(real.to(columns.device), columns, length)
             hidden[rows, columns] = choice.states.to(hidden.device, hidden.dtype)
-    return hidden
+    return hidden[:, :length].contiguous()
 
 
 def left_over(
@@ -138,7 +156,7 @@ def left_over(
         device = images.columns.device
         for i, count in enumerate(kept):
             if isinstance(choice, Chosen):
-                index = choice.index[i].to(device)
+                index = choice.index[i, :count].to(device)
             else:  # the kept ones first, without asking the device how many there are
                 index = choice[i].to(device, torch.uint8).sort(descending=True, stable=True)
                 index = index.indices[:count]

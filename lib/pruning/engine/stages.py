@@ -30,6 +30,7 @@ def choose(pruner: VisualPruner, pass_: Pass, stage: Stage, hidden: Tensor) -> T
     groups, counts = pass_.groups, [
         _counts(pruner, pass_, images, choice) for images, choice in zip(pass_.groups, choices)
     ]  # fmt: skip
+    pass_.masks.append({})
     for images, choice in zip(groups, choices):
         _note(pass_, images, sequence.as_mask(choice, images))
     stay, keys = sequence.staying(groups, choices, pass_.batch, hidden.shape[1], hidden.device)
@@ -109,35 +110,43 @@ def _counts(
 ) -> list[int]:
     """Tokens kept of each image; a promised count is compared with what came."""
     who, tokens = type(pruner).__name__, images.tokens
-    single = len(pruner.stages()) == 1
-    if isinstance(choice, Chosen):
+    promised = _promised(pruner, images)
+    if isinstance(choice, Chosen) and choice.counts is None:
         kept = choice.index.shape[1]
-        if single and pruner.exact and kept != pruner.budget(tokens):
-            raise ValueError(_broken_promise(who, pruner.budget(tokens), tokens, kept, 0))
+        if promised not in (None, kept):
+            raise ValueError(_broken_promise(who, promised, images, kept, images.ordinals[0]))
         return [kept] * images.count
     if _counts_are_bounds(pruner, pass_):
         return [pruner.most(tokens)] * images.count
-    if not (pruner.exact and single):
-        counts = choice.sum(1).tolist()
+    found = choice.counts if isinstance(choice, Chosen) else choice.sum(1)
+    if promised is None:
+        counts = found.tolist()
         if not all(counts):
             raise ValueError(
                 f"{who}.select keeps nothing of image {images.ordinals[counts.index(0)]}"
             )
         return counts
-    budget = pruner.budget(tokens)
-    found = choice.sum(1)
 
     def message(i: int) -> str:
-        return _broken_promise(who, budget, tokens, int(found[i]), images.ordinals[i])
+        return _broken_promise(who, promised, images, int(found[i]), images.ordinals[i])
 
-    _must_hold(pass_, found == budget, images.ordinals, message)
-    return [budget] * images.count
+    _must_hold(pass_, found == promised, images.ordinals, message)
+    return [promised] * images.count
 
 
-def _broken_promise(who: str, budget: int, tokens: int, kept: int, ordinal: int) -> str:
+def _promised(pruner: VisualPruner, images: ImageTokens) -> int | None:
+    """How many tokens of each image the method said it would leave here; None: it did not."""
+    if not pruner.exact:
+        return None
+    plan = pruner.plan(images.total)
+    return plan[images.stage] if len(plan) == len(pruner.stages()) else None
+
+
+def _broken_promise(who: str, promised: int, images: ImageTokens, kept: int, ordinal: int) -> str:
     return (
-        f"{who} promises budget({tokens}) = {budget} tokens of each image (exact = True), but "
-        f"select keeps {kept} of image {ordinal}: set exact = False in the class, or keep that many"
+        f"{who} promises budget({images.total}) = {promised} tokens of each image (exact = True), "
+        f"but select keeps {kept} of image {ordinal}: set exact = False in the class, or keep that "
+        "many"
     )
 
 
@@ -192,12 +201,13 @@ def _note(pass_: Pass, images: ImageTokens, mask: Tensor) -> None:
     if images.origin is not None:
         first = torch.zeros(images.count, images.total, dtype=torch.bool, device=mask.device)
         mask = first.scatter_(1, images.origin.to(mask.device), mask)
-    pass_.masks |= dict(zip(images.ordinals, mask))
+    pass_.masks[-1] |= dict(zip(images.ordinals, mask))
 
 
 def kept(pass_: Pass) -> Kept:
     """The kept sets of a pass, in reading order."""
-    masks = [pass_.masks[ordinal] for ordinal in sorted(pass_.masks)]
+    found = zip(pass_.stages, pass_.masks)
+    masks = [(stage.layer, [own[i] for i in sorted(own)]) for stage, own in found]
     return Kept(masks, pass_.images_per_row)
 
 

@@ -122,6 +122,14 @@ def layouts_of(family: Family, record: VisionRecord) -> list[Layout] | None:
     return record.extra["layouts"]
 
 
+def layouts_at(images: ImageTokens, family: Family) -> list[Layout] | None:
+    """The layout of each image of a group."""
+    layouts = layouts_of(family, images.vision)
+    if layouts is None:
+        return None
+    return [layouts[images.prefill.encoded(ordinal)] for ordinal in images.ordinals]
+
+
 def patch_rows(family: Family, states: Tensor) -> Tensor:
     """`(rows, class + patches, ...)` without what the projector does not read."""
     return family.patch_rows(states)
@@ -139,14 +147,24 @@ def of_tokens(images: ImageTokens, family: Family, per_patch: Tensor) -> Tensor:
     flat = per_patch.flatten(0, 1)
     chosen = [_filled(layouts[images.prefill.encoded(ordinal)]) for ordinal in images.ordinals]
     source = torch.stack([layout.source for layout in chosen]).to(flat.device)
-    gathered = flat[source]  # (n, N, g, ...)
-    if source.shape[2] == 1:
-        return images.before(gathered[:, :, 0])
-    if chosen[0].weights is None:
-        return images.before(gathered.float().mean(2).to(flat.dtype))
-    weights = torch.stack([layout.weights for layout in chosen]).to(flat.device, torch.float32)
+    weights = None
+    if chosen[0].weights is not None:
+        weights = torch.stack([layout.weights for layout in chosen])
+    return images.before(mixed(flat[source], weights))
+
+
+def mixed(gathered: Tensor, weights: Tensor | None) -> Tensor:
+    """Values of the g patches of each token, `(n, N, g, ...)`, as one a token `(n, N, ...)`.
+
+    Their mean, or with `weights` `(n, N, g)` the sum of their shares.
+    """
+    if gathered.shape[2] == 1:
+        return gathered[:, :, 0]
+    if weights is None:
+        return gathered.float().mean(2).to(gathered.dtype)
+    weights = weights.to(gathered.device, torch.float32)
     weights = weights.reshape(*weights.shape, *[1] * (gathered.ndim - 3))
-    return images.before((gathered.float() * weights).sum(2).to(flat.dtype))
+    return (gathered.float() * weights).sum(2).to(gathered.dtype)
 
 
 def _filled(layout: Layout) -> Layout:
@@ -161,17 +179,34 @@ def _filled(layout: Layout) -> Layout:
 
 def separators(images: ImageTokens, family: Family) -> Tensor | None:
     """Bool `(n, N)`, True for separators; None if there are none."""
-    layouts = layouts_of(family, images.vision)
+    layouts = layouts_at(images, family)
     if layouts is None:
         return None
-    chosen = [layouts[images.prefill.encoded(ordinal)].source for ordinal in images.ordinals]
-    found = torch.stack([one[:, 0] < 0 for one in chosen]).to(images.columns.device)
+    found = torch.stack([one.source[:, 0] < 0 for one in layouts]).to(images.columns.device)
     return images.before(found) if bool(found.any()) else None
 
 
 def hidden_states(images: ImageTokens, family: Family, layer: int) -> Tensor:
     """Hidden state `layer` of the tower at the visual tokens, `(n, N, D)`."""
     return of_tokens(images, family, patch_rows(family, images.vision.hidden[layer]))
+
+
+def feature_layers(family: Family) -> list[int]:
+    """The hidden states of the tower that the projector reads, side by side."""
+    named = getattr(family.config, "vision_feature_layer", None)
+    if named is None or isinstance(named, int):
+        return [family.feature_layer()]
+    return [layer if layer >= 0 else len(family.blocks()) + 1 + layer for layer in named]
+
+
+def features(record: VisionRecord, family: Family, *, first: bool = False) -> Tensor:
+    """What the projector reads of every patch, `(rows, patches, D)`; first: of the class token.
+
+    The layers must be watched: `watch_hidden(pruner, feature_layers(family))`.
+    """
+    states = [record.hidden[layer] for layer in feature_layers(family)]
+    parts = [one[:, :1] if first else patch_rows(family, one) for one in states]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
 
 def received(
@@ -182,17 +217,25 @@ def received(
     *,
     heads: str = "mean",
 ) -> Tensor:
-    """What each visual token receives of the tower's attention in a block, float32 `(n, N)`.
+    """What each visual token receives of the tower's attention in a block, float32 `(n, N)`."""
+    weights = attended(images.vision, family, attention, block, heads=heads)
+    return of_tokens(images, family, patch_rows(family, weights))
+
+
+def attended(
+    record: VisionRecord, family: Family, attention: TowerAttention, block: int, *,
+    heads: str = "mean",
+) -> Tensor:  # fmt: skip
+    """What every key of the tower receives of the attention in a block, float32 `(rows, keys)`.
 
     From the class token where there is one (softmax over all keys, its own included), else the mean
     over all queries of the image. heads: "mean" or "sum" over the heads.
     """
-    record = images.vision
-    key = f"received {block} {heads}"
+    key = f"received {block} {heads} {attention.heads} {attention.scale}"
     if key not in record.extra:
         by_head = family.received(record, block, attention)  # (rows, heads, tokens)
         record.extra[key] = by_head.sum(-2) if heads == "sum" else by_head.mean(-2)
-    return of_tokens(images, family, patch_rows(family, record.extra[key]))
+    return record.extra[key]
 
 
 def attention_weights(queries: Tensor, keys: Tensor, attention: TowerAttention) -> Tensor:

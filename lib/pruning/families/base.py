@@ -183,6 +183,11 @@ class Family:
         """How each image's tokens come from the patches; None: one row each, in raster order."""
         return None
 
+    @property
+    def has_layouts(self) -> bool:
+        """True if `layouts` says how images become tokens."""
+        return type(self).layouts is not Family.layouts
+
     def grid(self) -> tuple[int, int] | None:
         """The raster of every image, if all images have the same."""
         return None

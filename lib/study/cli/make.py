@@ -16,13 +16,16 @@ def study(
     workers: Workers = None,
     stages: Annotated[
         str, typer.Option(help="only these; 'scores' needs records, but no model")
-    ] = "captions,scores,efficiency",
+    ] = "captions,divergence,scores,efficiency",
     table: Annotated[
-        bool, typer.Option("--table", help="only Table 1's five methods; print their scores")
+        bool, typer.Option("--table", help="only the paper's rows of Table 1; print their scores")
     ] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Compute what a profile needs, once: captions, scores, costs. A stopped run continues."""
+    """Compute what a profile needs, once: captions, divergences, scores, costs.
+
+    A stopped run continues.
+    """
     from .. import run as studying
     from ..methods import table_1
     from ..profiles import load_profile
@@ -30,9 +33,9 @@ def study(
     from ..stages.study import Study
 
     settings = load_profile(profile)
-    only = table_1(settings) if table else None
+    only, wanted = table_1(settings) if table else None, several(stages, str, "--stages")
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        studying.caption_share(Study(settings, device, not quiet), only=only)
+        studying.share(Study(settings, device, not quiet), stages=wanted, only=only)
         return
     how = {
         "device": device,
@@ -42,7 +45,7 @@ def study(
     if table:
         print(studying.table(settings, **how))
         return
-    document = studying.run(settings, stages=several(stages, str, "--stages"), **how)
+    document = studying.run(settings, stages=wanted, **how)
     seconds = (f"{name} {value:.0f} s" for name, value in document["seconds"].items())
     print(f"{profile}: {', '.join(seconds)}")
 

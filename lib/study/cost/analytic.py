@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ...geometry import feature_layer, kept_count
+from ...geometry import feature_layer
+from ...pruning import create
 from ...pruning.tome import schedule
-from .flops import FORMULAS, Shape, encoder_macs, prefill_flops, vision_flops
+from .flops import FORMULAS, Shape, encoder_macs, layered_flops, vision_flops
 from .scorer import scorer_flops
 
 
@@ -20,7 +21,7 @@ def analytic(
     ----------
     config : of the model.
     options : `pruner.options()`; None for the unpruned model.
-    kept : share of the visual tokens that is left.
+    kept : share of the visual tokens that is left, where the method's options do not say it.
     text : positions of the prompt that are not visual.
 
     Returns
@@ -30,19 +31,20 @@ def analytic(
     as the paper counts.
     """
     shape = Shape.of(config)
-    merged = None
-    if options and options["method"] == "tome":  # it also spares the vision tower work
+    merged, counts = None, [shape.visual_tokens * kept] * shape.layers
+    if options:
+        pruner = create(options["method"], **{k: v for k, v in options.items() if k != "method"})
         tokens = shape.visual_tokens
-        merged = schedule(tokens, kept_count(options["keep"], tokens), feature_layer(config))
-    layer = options["layer"] if options else 0
-    counts = {
-        formula: prefill_flops(
-            shape, text=text, kept=kept * shape.visual_tokens, layer=layer, formula=formula
-        )
-        for formula in FORMULAS
-    }
-    return counts | {
+        layer = pruner.stage_counts(tokens, shape.layers)[0][0]
+        counts = [float(tokens)] * layer + counts[layer:]
+        if pruner.exact:  # several stages, too
+            counts = pruner.layer_counts(tokens, shape.layers)
+        if options["method"] == "tome":  # it also spares the vision tower work
+            merged = schedule(tokens, pruner.budget(tokens), feature_layer(config))
+    return {
+        formula: layered_flops(shape, counts, text=text, formula=formula) for formula in FORMULAS
+    } | {
         "vision": vision_flops(shape, merged=merged),
-        "scorer": scorer_flops(shape, options) if options else 0.0,
+        "scorer": scorer_flops(shape, options, text) if options else 0.0,
         "encoder": encoder_macs(shape, merged=merged),
     }

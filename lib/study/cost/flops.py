@@ -7,6 +7,7 @@ Nothing here imports a model: sizes come from configurations.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -57,7 +58,7 @@ class Shape:
         )
 
 
-def layer_flops(shape: Shape, tokens: int, formula: str = "exact") -> float:
+def layer_flops(shape: Shape, tokens: float, formula: str = "exact") -> float:
     """Operations of one language layer on a sequence of `tokens`.
 
     "fastv": 4nd^2 + 2n^2d + 2ndm (arXiv 2403.06764, section 4.1; multiply-adds, MLP of two
@@ -84,9 +85,15 @@ def prefill_flops(
 
     text: positions that are not visual; kept: visual tokens left from language layer `layer` on.
     """
-    full, pruned = shape.visual_tokens + text, kept + text
-    total = layer * layer_flops(shape, full, formula)
-    total += (shape.layers - layer) * layer_flops(shape, pruned, formula)
+    counts = [float(shape.visual_tokens)] * layer + [kept] * (shape.layers - layer)
+    return layered_flops(shape, counts, text=text, formula=formula)
+
+
+def layered_flops(
+    shape: Shape, counts: Sequence[float], *, text: int, formula: str = "exact"
+) -> float:
+    """`prefill_flops` of a prefill whose layers process these numbers of visual tokens."""
+    total = math.fsum(layer_flops(shape, count + text, formula) for count in counts)
     return total + (2 * shape.width * shape.vocabulary if formula == "exact" else 0)
 
 

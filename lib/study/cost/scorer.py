@@ -6,33 +6,42 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...geometry import kept_count
+from ...pruning import create
 from ...selection import proportions
 from .flops import Shape
+from .scorers import EIGEN, SCORERS
 
 #: quadrature points of exact leave-one-out in float32, and of the adaptive rule's entropy gain
 NODES, ADAPTIVE_NODES = 24, 8
-#: rounds of k-means at most, and operations of a symmetric eigen-decomposition over n³
-LLOYD, EIGEN = 20, 9.0
+#: rounds of k-means at most
+LLOYD = 20
 #: layers that a method looks at unless told
 DEPTH = {"entropy": 4, "selection": 1}
 
 
-def scorer_flops(shape: Shape, options: Mapping[str, Any]) -> float:
+def scorer_flops(shape: Shape, options: Mapping[str, Any], text: int = 0) -> float:
     """Operations of choosing for one image; `options` are `pruner.options()`.
+
+    text: positions of the prompt that are not visual, for methods that look at them.
 
     Gram matrices of the layers it looks at, k-means in Gram space, the eigen-decomposition of each
     Gram and the quadrature of exact leave-one-out, the incremental Cholesky factors of a greedy
     rule and its coverage. FastV: one row of attention. ToMe's similarities are part of
-    `lib.study.cost.flops.vision_flops`. What costs n² once is left out.
+    `lib.study.cost.flops.vision_flops`. What costs n² once is left out. The catalogue's methods
+    have counts of their own in `lib.study.cost.scorers`.
     """
     n, method = shape.visual_tokens, options["method"]
+    pruner = create(method, **{k: v for k, v in options.items() if k != "method"})
+    schedule = pruner.stage_counts(n, shape.layers)
+    if method in SCORERS:
+        return SCORERS[method](shape, options, [n, *(count for _, count in schedule)], text)
     if method == "fastv":
         return 2.0 * n * shape.width if options["layer"] else 0.0
     if method not in DEPTH:
         return 0.0
     width = shape.width if options["source"] == "language" else shape.vision_width
     layers = _layers(options)
-    k = kept_count(options["keep"], n)
+    k = schedule[-1][1] if pruner.exact else kept_count(options["keep"], n)
     if method == "selection":
         return _strategy(options, n, k, width)
     gram = 2.0 * n**2 * width * layers

@@ -18,16 +18,13 @@ from .. import captioning
 from ..captioning.parameters import manifest_parameters
 from ..dependencies import captions_code
 from ..examples import examples
-from ..methods import Method, ablations, methods
+from ..methods import Method, methods, swept
 from ..models import full_prompt
 from ..records import MANIFEST, read_records
 from . import sharing
 from .study import Study
 
 __all__ = ["Job", "jobs", "make_captions"]
-
-#: image-captions below which one process is as fast as several
-WORTH_SHARING = 200
 
 
 @dataclass(frozen=True)
@@ -74,15 +71,15 @@ class Job:
 def make_captions(study: Study, *, only: Sequence[str] | None = None) -> bool:
     """Caption what is missing, with several processes if there is enough; False: nothing was.
 
-    only: slugs of Table 1 to caption; by default all methods and ablations.
+    only: slugs of Table 1 to caption; by default all methods and the sweep.
     """
     todo = jobs(study)
     for job in todo:
         _drop_stale(job)
     todo = restricted(todo, only)
     missing = sum(job.missing for job in todo)
-    if study.workers > 1 and missing > WORTH_SHARING:
-        sharing.caption_together(study, todo, table=bool(only))
+    if study.workers > 1 and missing > sharing.WORTH_SHARING:
+        sharing.together(study, todo, stage="captions", table=bool(only))
     for job in todo:
         job.run(study)
     return missing > 0
@@ -91,26 +88,18 @@ def make_captions(study: Study, *, only: Sequence[str] | None = None) -> bool:
 def caption_share(study: Study, *, only: Sequence[str] | None = None) -> None:
     """What one of several launched processes does: its share of the captions, nothing else."""
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    study.device = study.device or captioning.own_gpu()
-    study.progress = study.progress and rank == 0
     for job in restricted(jobs(study), only):
         job.run(study, rank=rank, world_size=world_size)
 
 
 def jobs(study: Study) -> list[Job]:
-    """Table 1's methods on all images, and the ablations on a few of them."""
-    profile, (model, processor, name) = study.profile, study.loaded
+    """Table 1's methods on all images, and the other keep rates on a few of them."""
+    profile, (model, processor, _) = study.profile, study.loaded
     prompt = full_prompt(processor, profile.prompt)
-    source = {
-        "model": Path(name).name if Path(name).is_dir() else name,
-        "revision": profile.revision,
-        "split": profile.split,
-        "random_state": profile.random_state,
-    }
-    extra = {"source": source, "code": captions_code(model.device.type)}
+    extra = {"source": study.source, "code": captions_code(model.device.type)}
     main = methods(profile)
-    # what Table 1 already captions is not captioned again for the ablations
-    rest = {k: m for k, m in ablations(profile, model.config).items() if k not in main}
+    # what Table 1 already captions is not captioned again for the sweep
+    rest = {k: m for k, m in swept(profile).items() if k not in main}
     few = examples(profile, limit=profile.few, progress=study.progress)
     everything = examples(profile, progress=study.progress)
     found = []

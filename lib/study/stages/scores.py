@@ -1,4 +1,7 @@
-"""The scores of a study's captions: `scores.json`, and those of every image in `scores/`."""
+"""The scores of a study's captions: `scores.json`, and those of every image in `scores/`.
+
+The summary of the divergences, `divergence.json`, is made with them (`readings`).
+"""
 
 from __future__ import annotations
 
@@ -12,16 +15,18 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
+from .. import comparisons
 from ..data.scenes import object_f1
 from ..dependencies import scores_code
-from ..evaluation import mean_interval, metrics, spice_missing
+from ..evaluation import equivalence, mean_interval, metrics, spice_missing
 from ..examples import examples
 from ..files import write_json
 from ..labels import OBJECT_F1, UNSCORED, percent
-from ..methods import Method, ablations, methods
+from ..methods import Method, methods, swept
 from ..models import read_config
 from ..profiles import Profile
 from ..records import canonical, digest, read_records
+from .readings import budget_of, compared, make_readings
 from .study import Study
 
 __all__ = ["make_scores", "score", "with_objects"]
@@ -40,6 +45,35 @@ class _Part:
     records: Records
     images: Sequence[Any]
     metrics: Sequence[str]
+    config: Any
+
+    def summary(self, slug: str, scores: Any) -> dict[str, Any]:
+        """What a method is, what it keeps and where, and its scores."""
+        method, records = self.table[slug], self.records[slug]
+        shares = np.array([r["kept"] / r["visual_tokens"] for r in records])
+        left, of = (float(np.mean([r[k] for r in records])) for k in ("kept", "visual_tokens"))
+        budget = budget_of(method, left, of, self.config)
+        kept = {
+            "mean": float(shares.mean()),
+            "low": float(shares.min()),
+            "high": float(shares.max()),
+            "tokens": left,
+            "of": of,
+            "average": budget["average"],
+        }
+        return {
+            "label": method.label,
+            "method": method.name or "unpruned",
+            "options": {
+                k: list(v) if isinstance(v, tuple) else v for k, v in method.options.items()
+            },
+            "groups": dict(method.groups),
+            "layer": budget["layer"],
+            "kept": kept,
+            "values": scores.values,
+            "intervals": {k: None if v is None else list(v) for k, v in scores.intervals.items()},
+            "reasons": scores.reasons,
+        }
 
     def identity(self) -> dict[str, Any]:
         """What of it decides the scores and their summary."""
@@ -61,7 +95,11 @@ class _NotScored:
 
 
 def make_scores(study: Study) -> bool:
-    """Score all records; False: neither they nor the settings or the code changed."""
+    """Score and summarise all records; False: neither they nor settings or code changed."""
+    return any([_score_captions(study), make_readings(study)])
+
+
+def _score_captions(study: Study) -> bool:
     profile, folder = study.profile, study.folder
     main, few = _read(study)
     identity = {
@@ -70,6 +108,7 @@ def make_scores(study: Study) -> bool:
         "ablations": few.identity(),
         "n_bootstrap": profile.n_bootstrap,
         "random_state": profile.random_state,
+        "margin": profile.margin,
         "spice": None if profile.random_weights else spice_missing() is None,
     }
     key, path = digest(identity), folder / "scores.json"
@@ -95,10 +134,11 @@ def _stored_key(path: Path) -> str | None:
 
 
 def _read(study: Study) -> tuple[_Part, _Part]:
-    """Table 1's methods on all images, and the ablations on a few of them."""
+    """Table 1's methods on all images, and the sweep on a few of them."""
     profile, folder = study.profile, study.folder
+    config = read_config(profile.model, revision=profile.revision)
     table = methods(profile)
-    others = ablations(profile, read_config(profile.model, revision=profile.revision))
+    others = swept(profile)
     records = {slug: read_records(folder / "captions" / slug) for slug in table}
     images = examples(profile, progress=study.progress)
     few = examples(profile, limit=profile.few, progress=study.progress)
@@ -110,8 +150,8 @@ def _read(study: Study) -> tuple[_Part, _Part]:
         for slug in others
     }
     return (
-        _Part(table, records, images, profile.metrics),
-        _Part(others, small, few, profile.ablation_metrics),
+        _Part(table, records, images, profile.metrics, config),
+        _Part(others, small, few, profile.ablation_metrics, config),
     )
 
 
@@ -121,9 +161,10 @@ def _unscored(main: _Part, few: _Part) -> dict[str, Any]:
     for part in (main, few):
         names = dict.fromkeys(part.metrics)
         none = _NotScored(names, dict.fromkeys(names, UNSCORED))
-        found.append({k: _summary(m, none, part.records[k]) for k, m in part.table.items()})
+        found.append({k: part.summary(k, none) for k in part.table})
     ablated = {slug: row | {"versus": None} for slug, row in found[1].items()}
-    return {"methods": found[0], "differences": [], "ablations": ablated}
+    none: dict[str, Any] = {"margin": None, "comparisons": {}, "equivalence": []}
+    return {"methods": found[0], **none, "ablations": ablated}
 
 
 def _scored(study: Study, main: _Part, few: _Part) -> dict[str, Any]:
@@ -134,17 +175,19 @@ def _scored(study: Study, main: _Part, few: _Part) -> dict[str, Any]:
         bar.update()
         minor = score(few.records, few.images, few.metrics, profile)
         bar.update()
+    declared = comparisons.captions(profile, main.table, scored["unpruned"].metrics)
     for slug, one in scored.items():
         one.save(study.folder / "scores" / f"{slug}.json")
     default = minor.get(f"entropy-{percent(profile.ablation_keep)}")
     versus = {slug: _gaps(one, default) for slug, one in minor.items()}
     ablated = {
-        slug: _summary(method, minor[slug], few.records[slug]) | {"versus": versus[slug]}
-        for slug, method in few.table.items()
+        slug: few.summary(slug, minor[slug]) | {"versus": versus[slug]} for slug in few.table
     }
     return {
-        "methods": {k: _summary(m, scored[k], main.records[k]) for k, m in main.table.items()},
-        "differences": _differences(profile, scored),
+        "methods": {slug: main.summary(slug, scored[slug]) for slug in main.table},
+        "margin": profile.margin,
+        "comparisons": compared(scored, declared, profile),
+        "equivalence": _equivalence(profile, scored),
         "ablations": ablated,
     }
 
@@ -185,27 +228,6 @@ def with_objects(
     )
 
 
-def _summary(method: Method, scores: Any, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    shares = np.array([r["kept"] / r["visual_tokens"] for r in records])
-    kept = {
-        "mean": float(shares.mean()),
-        "low": float(shares.min()),
-        "high": float(shares.max()),
-        "tokens": float(np.mean([r["kept"] for r in records])),
-        "of": int(records[0]["visual_tokens"]),
-    }
-    return {
-        "label": method.label,
-        "method": method.name or "unpruned",
-        "options": {k: list(v) if isinstance(v, tuple) else v for k, v in method.options.items()},
-        "groups": dict(method.groups),
-        "kept": kept,
-        "values": scores.values,
-        "intervals": {k: None if v is None else list(v) for k, v in scores.intervals.items()},
-        "reasons": scores.reasons,
-    }
-
-
 def _gaps(a: metrics.Scores, b: metrics.Scores | None) -> dict[str, list[float]] | None:
     """Paired differences of an ablation from the default setting."""
     if b is None:
@@ -214,13 +236,13 @@ def _gaps(a: metrics.Scores, b: metrics.Scores | None) -> dict[str, list[float]]
     return {metric: list(gap) for metric, gap in gaps.items()}
 
 
-def _differences(profile: Profile, scored: Mapping[str, metrics.Scores]) -> list[dict[str, Any]]:
-    """Paired differences: everything against the unpruned model, and Entropy-Prune's rivals."""
-    ours = f"entropy-{percent(profile.keep)}"
-    pairs = [(slug, "unpruned") for slug in scored if slug != "unpruned"]
-    pairs += [(ours, slug) for slug in scored if slug not in ("unpruned", ours)]
+def _equivalence(profile: Profile, scored: Mapping[str, metrics.Scores]) -> list[dict[str, Any]]:
+    """Whether two methods differ by less than the margin, by each metric."""
     found = []
-    for a, b in pairs:
-        gaps = metrics.compare(scored[a], scored[b], random_state=profile.random_state)
-        found.append({"a": a, "b": b, "metrics": {k: list(gap) for k, gap in gaps.items()}})
+    for a, b in comparisons.equal(profile):
+        if a in scored and b in scored:
+            whole = scored["unpruned"].values
+            margins = {name: profile.margin * value for name, value in whole.items() if value}
+            tests = equivalence(scored[a], scored[b], margins, random_state=profile.random_state)
+            found += [{"a": a, "b": b, **test._asdict()} for test in tests.values()]
     return found

@@ -1,4 +1,4 @@
-"""Several processes caption a share each, started as accelerate would start them."""
+"""Several processes do a share of the images each, started as accelerate would start them."""
 
 from __future__ import annotations
 
@@ -15,17 +15,22 @@ from .. import paths
 from ..profiles import Profile
 from .study import Study, threads
 
-__all__ = ["caption_together", "default_workers"]
+__all__ = ["WORTH_SHARING", "default_workers", "together"]
+
+#: images times methods below which one process is as fast as several
+WORTH_SHARING = 200
 
 
-def caption_together(study: Study, todo: Sequence[Any], *, table: bool) -> None:
-    """This process and others caption a share each; batches are the same as those of one process.
+def together(study: Study, todo: Sequence[Any], *, stage: str, table: bool = False) -> None:
+    """This process and others do a share each; batches are the same as those of one process.
 
-    On GPUs each takes the next one after this one's. table: only Table 1's five methods.
+    On GPUs each takes the next one after this one's. stage: what the others do; `todo` is this
+    process's. table: only Table 1's first part.
     """
     device, workers = study.loaded.model.device, study.workers
     each = max(1, (os.cpu_count() or 1) // workers)
-    running = [_start(study, rank, device, each, table=table) for rank in range(1, workers)]
+    options = ["--stages", stage, *["--table"] * table]
+    running = [_start(study, rank, device, each, options) for rank in range(1, workers)]
     try:
         with threads(device, each):
             for job in todo:
@@ -36,15 +41,15 @@ def caption_together(study: Study, todo: Sequence[Any], *, table: bool) -> None:
             process.kill()
     if any(failed):
         raise RuntimeError(
-            "a captioning process stopped (its message is above). All records are kept: run the "
+            "another process stopped (its message is above). All records are kept: run the "
             "same command again to continue."
         )
 
 
-def _start(study: Study, rank: int, device: torch.device, each: int, *, table: bool) -> Any:
+def _start(study: Study, rank: int, device: torch.device, each: int, options: Sequence[str]) -> Any:
     command = [sys.executable, "-m", "lib", "study", "--profile", study.profile.profile]
     command += [] if device.type == "cuda" else ["--device", str(device)]
-    command += ["--table"] * table + ["--quiet"] * (not study.progress)
+    command += [*options, *["--quiet"] * (not study.progress)]
     gpu = ((device.index or 0) + rank) % max(torch.cuda.device_count(), 1)
     environment = {
         **os.environ,

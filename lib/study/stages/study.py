@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -21,7 +22,7 @@ class Study:
     """A profile on its way through the stages.
 
     device: where the model goes; the GPU if there is one, by default. progress: show progress bars.
-    workers: processes that caption; they change no caption.
+    workers: processes that share the images; they change no result.
     """
 
     profile: Profile
@@ -45,6 +46,17 @@ class Study:
             revision=profile.revision,
             device_map=profile.device_map,
         )
+
+    @property
+    def source(self) -> dict[str, Any]:
+        """Where model and images come from, as manifests hold it."""
+        profile, name = self.profile, self.loaded.name
+        return {
+            "model": Path(name).name if Path(name).is_dir() else name,
+            "revision": profile.revision,
+            "split": profile.split,
+            "random_state": profile.random_state,
+        }
 
     @property
     def device_name(self) -> str | None:

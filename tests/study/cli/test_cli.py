@@ -117,8 +117,8 @@ def root(tmp_path_factory):
 SHARING = """
 import sys
 from lib.study.cli import main
-from lib.study.stages import captions
-captions.WORTH_SHARING = 1
+from lib.study.stages import sharing
+sharing.WORTH_SHARING = 1
 sys.exit(main(sys.argv[1:]))
 """
 

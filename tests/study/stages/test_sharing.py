@@ -1,4 +1,4 @@
-"""Processes that caption together: a GPU for each, and how many there are."""
+"""Processes that share the images: a GPU for each, and how many there are."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -35,13 +35,14 @@ def test_every_process_has_a_gpu_of_its_own(monkeypatch, first, workers, others)
     study.__dict__["loaded"] = SimpleNamespace(model=model)
     ran = []
     job = SimpleNamespace(run=lambda *_, **place: ran.append(place))
-    sharing.caption_together(study, [job], table=False)
+    sharing.together(study, [job], stage="divergence")
     assert ran == [{"rank": 0, "world_size": workers}], "this process does the first share"
     assert [env["LOCAL_RANK"] for _, env in started] == list(others)
     assert [int(env["RANK"]) for _, env in started] == list(range(1, workers))
     assert {env["WORLD_SIZE"] for _, env in started} <= {str(workers)}
     for command, _ in started:
-        assert command[1:] == ["-m", "lib", "study", "--profile", "smoke", "--quiet"]
+        assert command[1:6] == ["-m", "lib", "study", "--profile", "smoke"]
+        assert command[6:] == ["--stages", "divergence", "--quiet"]
 
 
 def test_a_process_that_stops_is_an_error_and_none_is_left_behind(monkeypatch):
@@ -60,8 +61,8 @@ def test_a_process_that_stops_is_an_error_and_none_is_left_behind(monkeypatch):
     monkeypatch.setattr(sharing.subprocess, "Popen", Process)
     study = Study(load_profile("smoke"), progress=False, workers=3)
     study.__dict__["loaded"] = SimpleNamespace(model=SimpleNamespace(device=torch.device("cpu")))
-    with pytest.raises(RuntimeError, match="a captioning process stopped"):
-        sharing.caption_together(study, [], table=False)
+    with pytest.raises(RuntimeError, match="another process stopped"):
+        sharing.together(study, [], stage="captions", table=True)
     assert killed == ["1", "2"]
 
 

@@ -1,0 +1,176 @@
+"""Rows of attention as methods see them, against the attention an eager model returns."""
+
+import pytest
+import torch
+
+from lib.pruning import VisualPruner
+from lib.pruning.engine.attention import Watch, ahead
+from tests.tiny import IMAGE, TOKENS, batch, prompt, ragged, tiny_llava
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_llava(attention="eager")
+
+
+class Looking(VisualPruner):
+    """Prunes nothing but looks at everything before layer 2, and before layer 3 behind a cut."""
+
+    look = None
+    cut = None
+
+    def stages(self):
+        return (2,) if self.cut is None else (1, 2)
+
+    def attach(self, model):
+        self.watch = Watch(self, 1, "qkv")
+
+    def plan(self, tokens):
+        return ()
+
+    def select(self, images):
+        if self.cut is not None and images.stage == 0:
+            mask = torch.zeros_like(images.columns, dtype=torch.bool)
+            mask[:, self.cut] = True
+            return mask
+        self.look(self, images)
+        return torch.ones_like(images.columns, dtype=torch.bool)
+
+
+def looked(model, look, inputs, **options):
+    pruner = Looking(keep=0.5)
+    pruner.look, pruner.cut = look, options.pop("cut", None)
+    with torch.inference_mode(), pruner(model):
+        return model(**inputs, **options)
+
+
+def test_weights_by_head_are_the_models_own(model):
+    inputs, found = ragged(), {}
+
+    def look(pruner, images):
+        attention = pruner.watch.taken(images.prefill)
+        length = attention.new_keys.shape[2]
+        places = torch.arange(length).expand(3, -1)
+        found["weights"] = attention.weights(places)
+        found["rows"], found["values"] = attention.rows(places), attention.values
+
+    with torch.inference_mode():
+        plain = model(**inputs, output_attentions=True).attentions[1]
+    looked(model, look, inputs)
+    for row, valid in enumerate(inputs["attention_mask"].bool()):
+        own = plain[row][:, valid]
+        torch.testing.assert_close(found["weights"][row][:, valid], own, atol=1e-6, rtol=1e-4)
+        torch.testing.assert_close(found["rows"][row][valid], own.mean(0), atol=1e-6, rtol=1e-4)
+        assert not found["weights"][row][:, ~valid].any()  # padding sees nothing: zeros, no NaN
+    assert found["values"].shape == (3, 2, inputs["input_ids"].shape[1], 8)
+
+
+def test_the_layer_ahead_is_what_it_then_computes(model):
+    inputs, found = ragged(), {}
+
+    def look(pruner, images):
+        last = images.prefill.last(torch.device("cpu"))
+        found["ahead"] = ahead(images.prefill, pruner.family).weights(last[:, None])[:, :, 0]
+
+    with torch.inference_mode():
+        plain = model(**inputs, output_attentions=True).attentions[2]
+    looked(model, look, inputs)
+    torch.testing.assert_close(found["ahead"], plain[:, :, -1], atol=1e-6, rtol=1e-4)
+
+
+def test_the_layer_ahead_continues_earlier_turns_and_cuts(model):
+    """Behind a cut of an earlier stage, and with keys of an earlier turn in the cache."""
+    inputs, found = ragged(), {}
+    words = torch.tensor([[1, 7, 8, 9]]).repeat(3, 1)
+    whole = {
+        "input_ids": torch.cat([words, inputs["input_ids"]], 1),
+        "attention_mask": torch.cat([torch.ones_like(words), inputs["attention_mask"]], 1),
+    }
+
+    def look(pruner, images):
+        last = images.prefill.last(torch.device("cpu"))
+        found["ahead"] = ahead(images.prefill, pruner.family).weights(last[:, None])[:, :, 0]
+        found["columns"] = images.take(found["ahead"].transpose(1, 2))
+
+    cut = [3, 4, 5, 20, 35]
+    pruner = Looking(keep=0.5)
+    pruner.look, pruner.cut = look, cut
+    with torch.inference_mode(), pruner(model):
+        first = model(input_ids=words, use_cache=True)
+        model(
+            input_ids=inputs["input_ids"], attention_mask=whole["attention_mask"],
+            pixel_values=inputs["pixel_values"], past_key_values=first.past_key_values,
+        )  # fmt: skip
+        later = found["columns"]
+        model(**whole, pixel_values=inputs["pixel_values"])
+    torch.testing.assert_close(later, found["columns"], atol=1e-6, rtol=1e-4)
+    assert later.shape == (4, len(cut), 4) and 0.01 < float(later.sum(1).mean()) < 1
+
+
+def test_text_and_what_is_behind_each_image(model):
+    inputs, seen = ragged(), {}
+
+    def look(pruner, images):
+        pass_ = images.prefill
+        places, real = pass_.text()
+        behind = pass_.at_present(images.text_behind, images.rows)
+        seen["text"] = [p[r].tolist() for p, r in zip(places, real)]
+        seen["behind"] = [b.nonzero().squeeze(1).tolist() for b in behind]
+        seen["places"], seen["columns"] = images.places, images.columns
+
+    ids, valid = inputs["input_ids"], inputs["attention_mask"].bool()
+    for cut in (None, [0, 1, 30]):
+        looked(model, look, inputs, cut=cut)
+        gone = 0 if cut is None else TOKENS - len(cut)
+        length = ids.shape[1] - gone  # rows with one image are the longest
+        image = 0
+        for row, count in enumerate((1, 2, 1)):
+            kept = torch.ones(ids.shape[1], dtype=torch.bool)
+            for block in (ids[row] == IMAGE).nonzero().squeeze(1).split(TOKENS):
+                if cut is not None:
+                    kept[block] = False
+                    kept[block[cut]] = True
+            columns = kept.nonzero().squeeze(1)
+            offset = length - len(columns)
+            text = [offset + i for i, c in enumerate(columns.tolist())
+                    if valid[row, c] and ids[row, c] != IMAGE]  # fmt: skip
+            assert seen["text"][row] == text
+            for _ in range(count):
+                last = int(seen["columns"][image].max())
+                assert seen["behind"][image] == [t for t in text if t > last]
+                first = (ids[row] == IMAGE).nonzero().squeeze(1)
+                assert set(seen["places"][image].tolist()) <= set(first.tolist())
+                image += 1
+
+
+def test_drafts_are_no_text(model):
+    """What assisted decoding guesses behind a prompt must not rate the image."""
+    found = {}
+
+    class Noting(Looking):
+        def select(self, images):
+            found["drafts"] = images.prefill.drafts
+            found["text"] = [r.sum().item() for _, r in [images.prefill.text()]]
+            return super().select(images)
+
+    pruner = Noting(keep=0.5)
+    pruner.look = lambda *_: None
+    inputs = batch([prompt(before=3, after=5)], 1)
+    with torch.inference_mode(), pruner(model):
+        model.generate(**inputs, do_sample=False, max_new_tokens=4, prompt_lookup_num_tokens=2)
+    assert found["text"] == [9]  # one, three and five words
+
+
+def test_a_layer_without_projections_is_named(model):
+    class Odd(torch.nn.Module):
+        pass
+
+    pruner = Looking()
+    with pytest.raises(TypeError, match=r"queries, keys and values of Odd cannot be read"):
+        attention = model.model.language_model.layers[1].self_attn
+        model.model.language_model.layers[1].self_attn = Odd()
+        try:
+            with pruner(model):
+                pass
+        finally:
+            model.model.language_model.layers[1].self_attn = attention
