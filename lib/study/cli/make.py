@@ -29,10 +29,10 @@ def study(
     from .. import run as studying
     from ..methods import table_1
     from ..profiles import load_profile
-    from ..stages.sharing import default_workers
+    from ..stages.sharing import default_workers, suited
     from ..stages.study import Study
 
-    settings = load_profile(profile)
+    settings = suited(load_profile(profile), device)
     only, wanted = table_1(settings) if table else None, several(stages, str, "--stages")
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         studying.share(Study(settings, device, not quiet), stages=wanted, only=only)
@@ -62,9 +62,9 @@ def reproduce(
     from ..compare import compare_run, summary
     from ..profiles import load_profile
     from ..reports import report
-    from ..stages.sharing import default_workers
+    from ..stages.sharing import default_workers, suited
 
-    settings = load_profile(profile)
+    settings = suited(load_profile(profile), device)
     workers = default_workers(settings, device)
     studying.run(settings, device=device, progress=not quiet, workers=workers)
     with paths.looking_at(paths.RUN):
@@ -76,11 +76,12 @@ def reproduce(
 
 
 def data(profile: Profile = "embedded", quiet: Quiet = False) -> None:
-    """Get the images of a profile: draw the scenes, or download COCO's."""
+    """Get the images of a profile: draw the scenes, or download those of its data set."""
     from ..examples import fetch
     from ..profiles import load_profile
+    from ..stages.sharing import suited
 
-    images = fetch(load_profile(profile), progress=not quiet)
+    images = fetch(suited(load_profile(profile), None), progress=not quiet)
     print(f"{profile}: {len(images)} images below {images[0].path.parent.parent}")
 
 
