@@ -14,7 +14,7 @@ from typing import Any
 
 from . import paths
 from .files import write_json
-from .records import canonical, read_records
+from .records import MANIFEST, canonical, read_records
 
 __all__ = ["COMPARISON", "compare_run", "load_comparison", "summary"]
 
@@ -29,7 +29,9 @@ def compare_run(profile: str) -> dict[str, Any]:
     - `captions`: `same` captions with kept counts `of` those that both have, and for each folder
       of records, such as "captions/entropy-50", the ids of images that `differ` in their caption
       or in what was `kept`, that are `missing` from the run, or `new` in it.
-    - `scores`: one row a method and metric: `reference` with its `interval`, `run`, and whether
+      Images that a smaller run did not ask for are not missing.
+    - `images`: how many of Table 1 the `reference` and the `run` have, None where unknown.
+    - `scores`: one row a method and metric, where both are of as many images: `reference` with its `interval`, `run`, and whether
       that is `inside`; counted in `inside` and `of`. Metrics without an interval must be equal.
     - `figures`: pairs of pictures by name, paths from the root, and whether they are the `same`
       file; None where one lacks the picture.
@@ -44,6 +46,7 @@ def compare_run(profile: str) -> dict[str, Any]:
     document = {
         "profile": profile,
         "made": {"reference": _made(reference.results), "run": _made(run.results)},
+        "images": {"reference": _count(reference.results), "run": _count(run.results)},
         "captions": _captions(reference.results, run.results),
         "scores": _scores(reference.results, run.results),
         "figures": _figures(reference.figures, run.figures),
@@ -67,6 +70,12 @@ def summary(document: Mapping[str, Any]) -> str:
     for folder, found in captions["folders"].items():
         counts = [f"{len(ids)} {what}" for what, ids in found.items() if ids]
         lines += [f"  {folder}: {', '.join(counts)}"] if counts else []
+    counts = document["images"]
+    if None not in counts.values() and counts["reference"] != counts["run"]:
+        lines.append(
+            f"the run took {counts['run']} images, the reference {counts['reference']}: "
+            "scores of different images are not compared"
+        )
     if scores["of"]:
         lines.append(
             f"{scores['inside']} of {scores['of']} scores lie within the reference's intervals"
@@ -104,16 +113,30 @@ def _captions(reference: Path, run: Path) -> dict[str, Any]:
         for name in sorted(names):
             old, new = _by_image(reference / part / name), _by_image(run / part / name)
             shared = sorted(old.keys() & new.keys())
+            smaller = len(new) == _asked(run / part / name) < len(old)
             found = {
                 "differ": [i for i in shared if old[i]["caption"] != new[i]["caption"]],
                 "kept": [i for i in shared if old[i]["kept"] != new[i]["kept"]],
-                "missing": sorted(old.keys() - new.keys()),
+                "missing": [] if smaller else sorted(old.keys() - new.keys()),
                 "new": sorted(new.keys() - old.keys()),
             }
             folders[f"{part}/{name}"] = found
             of += len(shared)
             same += len(shared) - len({*found["differ"], *found["kept"]})
     return {"same": same, "of": of, "folders": folders}
+
+
+def _asked(folder: Path) -> int | None:
+    """Number of images that records were asked of."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        return None
+    document = json.loads(path.read_text(encoding="utf-8"))
+    return document["parameters"].get("images", {}).get("count")
+
+
+def _count(results: Path) -> int | None:
+    return _load(results / "scores.json").get("images")
 
 
 def _by_image(folder: Path) -> dict[int, Any]:
@@ -125,7 +148,9 @@ def _by_image(folder: Path) -> dict[int, Any]:
 def _scores(reference: Path, run: Path) -> dict[str, Any]:
     old, new = (_load(place / "scores.json") for place in (reference, run))
     rows = []
-    for part in ("methods", "ablations"):
+    for part, count in (("methods", "images"), ("ablations", "ablation_images")):
+        if old.get(count) != new.get(count):
+            continue
         for slug, before in old.get(part, {}).items():
             after = new.get(part, {}).get(slug, {"values": {}})
             for metric, value in before["values"].items():

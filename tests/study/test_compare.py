@@ -6,7 +6,7 @@ import pytest
 
 from lib.study import cli, paths
 from lib.study.compare import compare_run, load_comparison, summary
-from lib.study.files import write_atomically
+from lib.study.files import write_atomically, write_json
 from tests.study import places
 
 CAPTIONS = ["a red star", "a dog", "two cats"]
@@ -82,3 +82,21 @@ def test_a_profile_of_ones_own_has_no_reference(tmp_path, monkeypatch, capsys):
     found = load_comparison("smoke")
     assert found["captions"]["of"] == 0 and found["made"]["reference"] is None
     assert found["figures"][0]["reference"] is None and found["figures"][0]["same"] is False
+
+
+def test_a_smaller_run_is_compared_on_its_own_images(both):
+    reference, run = both
+    for place, count in ((reference, 3), (run, 2)):
+        places.fill(place, CAPTIONS[:count])
+        path = place.results / "scores.json"
+        write_json(path, json.loads(path.read_text()) | {"images": count, "ablation_images": 2})
+    found = compare_run("smoke")
+    assert found["images"] == {"reference": 3, "run": 2}
+    assert (found["captions"]["same"], found["captions"]["of"]) == (6, 6)
+    assert not any(ids for one in found["captions"]["folders"].values() for ids in one.values())
+    assert found["scores"]["of"] == 0
+    assert "took 2 images, the reference 3" in summary(found)
+    records = run.results / "captions" / "fastv-50" / "records.jsonl"
+    records.write_text(records.read_text().splitlines()[0] + "\n")
+    found = compare_run("smoke")["captions"]["folders"]["captions/fastv-50"]
+    assert found["missing"] == [1, 2], "an unfinished run lacks what it was asked for"
