@@ -1,4 +1,4 @@
-"""The `photos` profile end to end: a tiny language model in a wheel, tiny photographs, our weights."""
+"""The `photos` profile end to end: a tiny language model, tiny photographs, weights of our kind."""
 
 import json
 from dataclasses import replace
