@@ -31,8 +31,9 @@ def compare_run(profile: str) -> dict[str, Any]:
       or in what was `kept`, that are `missing` from the run, or `new` in it.
       Images that a smaller run did not ask for are not missing.
     - `images`: how many of Table 1 the `reference` and the `run` have, None where unknown.
-    - `scores`: one row a method and metric, where both are of as many images: `reference` with its `interval`, `run`, and whether
-      that is `inside`; counted in `inside` and `of`. Metrics without an interval must be equal.
+    - `scores`: where both are of as many images, one row a method and metric: `reference` with its
+      `interval`, `run`, and whether that is `inside`; counted in `inside` and `of`. Metrics without
+      an interval must be equal.
     - `figures`: pairs of pictures by name, paths from the root, and whether they are the `same`
       file; None where one lacks the picture.
 
