@@ -11,6 +11,10 @@ READY := $(VENV)/.ready
 TRITON := $(VENV)/.triton
 JOBS ?= 2
 PROFILE ?= embedded
+# another model of the hub in place of the profile's: make reproduce PROFILE=paper MODEL=owner/name
+ifdef MODEL
+override PROFILE := $(PROFILE)@$(subst /,--,$(MODEL))
+endif
 LIB := $(BIN)/python -m lib
 # one thread a worker: many tiny decompositions fighting over cores take ten times longer
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
@@ -123,11 +127,14 @@ mutants: $(READY) ## Change the library line by line and list what no test notic
 # ---- the study ---------------------------------------------------------------------------------
 
 NOTEBOOKS := $(sort $(wildcard notebooks/[0-8][0-9]_*.ipynb))
-PROFILE_FILE := notebooks/profiles/$(PROFILE).yaml
+PROFILE_FILE := notebooks/profiles/$(firstword $(subst @, ,$(PROFILE))).yaml
 # what a run makes; nothing of it is committed before `make publish`
 RUN := build/reproduce/$(PROFILE)
 # a profile may name the few notebooks that make sense for it
 NAMED := $(subst ",,$(shell sed -n 's/^notebooks: *//p' $(PROFILE_FILE) 2>/dev/null))
+ifdef MODEL
+NAMED := $(or $(NAMED),06 07 08)
+endif
 CHOSEN := $(if $(NAMED),$(foreach n,$(NAMED),$(filter notebooks/$(n)_%,$(NOTEBOOKS))),$(NOTEBOOKS))
 # The same folders as in lib/study/dependencies.py, which decides what is computed again.
 COMPUTING := $(shell find lib -name '*.py' -not -path 'lib/plugins/*' -not -path 'lib/study/reports/*' -not -path 'lib/study/cli/*' -not -path 'lib/study/doctor*' -not -path 'lib/study/training*')

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from .. import pruning
 from ..geometry import feature_layer, kept_count, patches
 from ..selection import STRATEGIES, proportions
+from .fitting import fits
 from .labels import LABELS, percent
 from .methods import FASTV_LAYER, Method, swept
 from .profiles import Profile
 
 __all__ = ["ablations"]
+
+#: model types whose images all have as many tokens, so that a number of clusters fits all of them
+OF_ONE_SIZE = ("llava",)
+#: a number of tokens for the others, where shares of it are meant
+MANY = 1000
 
 
 def ablations(profile: Profile, config: Any) -> dict[str, Method]:
@@ -22,8 +27,11 @@ def ablations(profile: Profile, config: Any) -> dict[str, Method]:
     several groups.
     """
     table = _Table(profile)
-    _clusters(table, patches(config))
-    _layers(table, feature_layer(config))
+    if config.model_type in OF_ONE_SIZE:
+        _clusters(table, patches(config))
+    else:
+        _shares(table)
+    _layers(table, _last_layer(config))
     deep = min(FASTV_LAYER, config.get_text_config().num_hidden_layers - 1)
     table.vary(
         "layers", "language", f"language 0–{deep}, pruned there", source="language", layer=deep
@@ -43,18 +51,27 @@ def ablations(profile: Profile, config: Any) -> dict[str, Method]:
     return table.rows
 
 
+def _last_layer(config: Any) -> int:
+    """The hidden state of the vision tower that the visual tokens are made of."""
+    if hasattr(config, "vision_feature_layer"):
+        return feature_layer(config)
+    vision = config.vision_config
+    return getattr(vision, "depth", None) or vision.num_hidden_layers
+
+
 class _Table:
     """Ablations as they are added: a setting that is there already joins another group."""
 
     def __init__(self, profile: Profile) -> None:
+        self.profile = profile
         self.keep, self.tail = profile.ablation_keep, percent(profile.ablation_keep)
         self.rows = swept(profile)
 
     def add(self, slug: str, label: str, name: str, group: str, value: str, **options: Any) -> None:
-        """One entry, if its method is registered."""
-        if name in pruning.available():
+        """One entry, if its method runs on the model."""
+        options = {"keep": self.keep, **options}
+        if fits(self.profile, name, **options):
             groups = dict(self.rows[slug].groups) if slug in self.rows else {}
-            options = {"keep": self.keep, **options}
             self.rows[slug] = Method(label, name, options, groups | {group: value})
 
     def vary(self, group: str, slug: str | None, value: str, **options: Any) -> None:
@@ -77,6 +94,16 @@ def _clusters(table: _Table, tokens: int) -> None:
             slug = None if setting == standard else f"m{clusters}-k{cores}-t{each}"
             options = {} if setting == standard else dict(zip(names, setting))
             table.vary("clusters", slug, f"M={clusters}, k_c={cores}, t_pc={each}", **options)
+
+
+def _shares(table: _Table) -> None:
+    """Tokens from each core cluster, t_pc, for one share of images of any size."""
+    usual = proportions(MANY, kept_count(table.keep, MANY))[2]
+    for each in (1, 2, 4):
+        slug, options = f"t{each}", {"tokens_per_cluster": each}
+        if each == usual:
+            slug, options = None, {}
+        table.vary("clusters", slug, f"t_pc={each}, M and k_c by the image", **options)
 
 
 def _layers(table: _Table, last: int) -> None:

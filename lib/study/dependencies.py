@@ -7,6 +7,7 @@
 - Scores: their records and references, and `lib/study/{evaluation, data, comparisons}`.
 - Costs: the library, the decoder and kernels included, and `lib/study/{cost, models}`.
 
+The catalogue's captions and divergences are as the others', and its summary as scores and costs.
 Beside its folders a stage depends on the module in `lib/study/stages` that carries it out, but for
 captions and divergences, whose every setting is in their manifests. Comments, docstrings and empty
 lines do not count.
@@ -24,7 +25,7 @@ from pathlib import Path
 from . import paths
 from .records import digest
 
-__all__ = ["captions_code", "costs_code", "divergence_code", "scores_code"]
+__all__ = ["captions_code", "catalogue_code", "costs_code", "divergence_code", "scores_code"]
 
 STUDY, PLUGINS = "study", "plugins"
 DECODER, KERNELS = "decoding", "kernels"
@@ -45,6 +46,11 @@ def scores_code() -> str:
     """A fingerprint of the code that scores given captions."""
     made = "comparisons", "evaluation", "data", "stages/readings", "stages/scores"
     return _fingerprint(library=False, study=made)
+
+
+def catalogue_code() -> str:
+    """A fingerprint of the code that summarises the catalogue's records."""
+    return _fingerprint(library=False, study=("evaluation", "data", "grid", "stages/ranking"))
 
 
 def costs_code() -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .. import pruning
 from ..pruning.registry import method
 from ..pruning.staged import StagedPruner
+from .evaluation import Family
+from .labels import LABELS
+from .methods import Method
 
 #: average visual tokens a layer, as shares: 192, 128 and 64 of LLaVA-1.5's 576
 AVERAGES = (1 / 3, 2 / 9, 1 / 9)
@@ -32,7 +35,7 @@ def grid(depth: int, averages: Sequence[float] = AVERAGES) -> dict[str, Run]:
     """
     runs: dict[str, Run] = {}
     for average in averages:
-        tail, deepest = f"a{round(100 * average)}", int(WHOLE * average * depth + 1e-9)
+        tail, deepest = f"a{tail_of(average)}", int(WHOLE * average * depth + 1e-9)
         for name in pruning.available():
             if (place := _place(name, depth, deepest)) is not None:
                 runs[f"{name}-{tail}"] = name, {"average": average} | place
@@ -40,6 +43,15 @@ def grid(depth: int, averages: Sequence[float] = AVERAGES) -> dict[str, Run]:
         for name in CONTROLS if there else ():
             runs[f"{name}-layer{there}-{tail}"] = name, {"average": average, "layer": there}
     return runs
+
+
+def tail_of(average: float) -> str:
+    """How slugs and groups name an average.
+
+    >>> [tail_of(average) for average in AVERAGES]
+    ['33', '22', '11']
+    """
+    return str(round(100 * average))
 
 
 def _place(name: str, depth: int, deepest: int) -> dict[str, int] | None:
@@ -54,6 +66,34 @@ def _place(name: str, depth: int, deepest: int) -> dict[str, int] | None:
     if pruner.layer <= deepest:
         return {}
     return {"layer": deepest} if deepest >= max(1, kind.first_layer) else None
+
+
+def catalogue(depth: int) -> dict[str, Method]:
+    """The runs of `grid` as rows of the study; groups: "average", the share asked for in per cent.
+
+    >>> catalogue(32)["random-layer2-a11"].label
+    'RandomPrune, layer 2'
+    """
+    rows = {}
+    for slug, (name, options) in grid(depth).items():
+        label = LABELS.get(name, method(name).__name__)
+        if "layer" in options and name in CONTROLS:
+            label = f"{label}, layer {options['layer']}"
+        rows[slug] = Method(label, name, options, {"average": slug.rsplit("-a", 1)[1]})
+    return rows
+
+
+def questions(table: Mapping[str, Method], metrics: Sequence[str]) -> list[Family]:
+    """Every method against chance and against FastV, one family an average, rival and metric."""
+    found = []
+    for tail in dict.fromkeys(row.groups["average"] for row in table.values()):
+        for rival in ("random", "fastv"):
+            other = f"{rival}-a{tail}"
+            own = [slug for slug, row in table.items() if row.groups["average"] == tail]
+            pairs = tuple((slug, other) for slug in own if slug != other)
+            if other in table and pairs:
+                found += [Family(f"{other} {metric}", pairs, (metric,)) for metric in metrics]
+    return found
 
 
 def candidates() -> dict[str, Run]:

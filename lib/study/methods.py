@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .. import pruning
+from .fitting import fits
 from .labels import BEFORE, DEEP, LABELS, PAPER, SWEPT, percent
 from .profiles import Profile
 
@@ -50,7 +51,7 @@ class Method:
 
 
 def methods(profile: Profile) -> dict[str, Method]:
-    """`{slug: method}` of Table 1, part by part, those that are registered.
+    """`{slug: method}` of Table 1, part by part, those that run on the profile's model.
 
     `PAPER`: the paper's rows, each where it was published to prune. "Entropy-Prune as printed" is
     Algorithm 1 with the paper's numbers, M = 32, k_c = 16, t_pc = 2, which keep 8 to 9 % of 256
@@ -61,7 +62,7 @@ def methods(profile: Profile) -> dict[str, Method]:
     table = {"unpruned": Method("Unpruned", None, {}, {"table": PAPER})}
 
     def add(slug: str, label: str, name: str, part: str, **options: Any) -> None:
-        if name in pruning.available():
+        if fits(profile, name, **options):
             table[slug] = Method(label, name, options, {"table": part})
 
     for name in ("random", "tome", "fastv"):
@@ -121,7 +122,7 @@ def swept(profile: Profile) -> dict[str, Method]:
         )
         for keep in rates
         for name in SWEPT
-        if name in pruning.available()
+        if fits(profile, name, keep=keep)
     }
 
 

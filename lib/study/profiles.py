@@ -62,6 +62,8 @@ class Profile:
     places, budgets: language layers before which criteria are compared, and the keep rates there;
         on as many images as the ablations. Layers that a model does not have are left out.
     divergence_limit: images on which Table 1's divergence is measured; by default all.
+    catalogue_limit, catalogue_captions: images on which every registered method is compared, and
+        how many of them it captions; 0 is none.
     margin: what "equal" means, stated beforehand: less than this share of the unpruned score.
     efficiency: how the cost is measured.
     notebooks: numbers of the notebooks to run, such as "06 08"; all by default.
@@ -91,6 +93,8 @@ class Profile:
     places: tuple[int, ...] = (0, 1, 2, 4, 8, 15)
     budgets: tuple[float, ...] = (0.5, 0.25, 0.125, 0.0625)
     divergence_limit: int | None = Field(None, ge=1)
+    catalogue_limit: int = Field(0, ge=0)
+    catalogue_captions: int = Field(0, ge=0)
     margin: float = Field(0.05, gt=0)
     metrics: tuple[str, ...] = ("BLEU-4", "METEOR", "ROUGE-L", "CIDEr", "SPICE")
     ablation_metrics: tuple[str, ...] = ("BLEU-4", "CIDEr")
@@ -154,6 +158,11 @@ class Profile:
         limits = [n for n in (self.divergence_limit, self.limit) if n is not None]
         return min(limits) if limits else None
 
+    @property
+    def captioned(self) -> int:
+        """Number of images that the catalogue's methods caption: of those they are compared on."""
+        return min(self.catalogue_captions, self.catalogue_limit)
+
     def as_dict(self) -> dict[str, Any]:
         """Every parameter, as plain values."""
         return dataclasses.asdict(self)
@@ -167,9 +176,26 @@ class Profile:
         return {k: list(v) if isinstance(v := values[k], tuple) else v for k in names}
 
 
+def with_model(profile: str, model: str) -> str:
+    """The name of a profile with another model of the hub in place of its own.
+
+    What it computes has a place of its own, too.
+
+    >>> with_model("paper", "Qwen/Qwen2.5-VL-7B-Instruct")
+    'paper@Qwen--Qwen2.5-VL-7B-Instruct'
+
+    Raises `ValueError` for anything but a hub id.
+    """
+    if not is_hub_name(model):
+        raise ValueError(
+            f"MODEL must be a hub id such as 'Qwen/Qwen2.5-VL-7B-Instruct', got {model!r}"
+        )
+    return f"{profile}@{model.replace('/', '--')}"
+
+
 def profile_path(name: str) -> Path:
-    """The file of a profile, there or not."""
-    return paths.profiles_dir() / f"{paths.checked(name)}.yaml"
+    """The file of a profile, there or not; `with_model` names share their profile's."""
+    return paths.profiles_dir() / f"{paths.checked(name).partition('@')[0]}.yaml"
 
 
 def profile_names() -> list[str]:
@@ -178,7 +204,7 @@ def profile_names() -> list[str]:
 
 
 def load_profile(name: str) -> Profile:
-    """Read `notebooks/profiles/<name>.yaml`.
+    """Read `notebooks/profiles/<name>.yaml`; a name of `with_model` has another model in it.
 
     Raises `ValueError` for an unknown profile, an unknown or misspelt entry, a value of another
     type or out of range; the message names the file and the entry.
@@ -192,9 +218,21 @@ def load_profile(name: str) -> Profile:
         raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(document, dict):
         raise ValueError(f"{path} is not a mapping of parameters")
-    if document.get("profile") != name:
-        raise ValueError(f"{path} must say 'profile: {name}', got {document.get('profile')!r}")
-    return profile_of(document, path)
+    base, _, model = name.partition("@")
+    if document.get("profile") != base:
+        raise ValueError(f"{path} must say 'profile: {base}', got {document.get('profile')!r}")
+    return profile_of(_replaced(document, model) if model else document, path)
+
+
+def _replaced(document: dict[str, Any], model: str) -> dict[str, Any]:
+    """The entries of a profile with the model that a `with_model` name names.
+
+    The figures' notebooks look into LLaVA; the tables' take any model.
+    """
+    model = model.replace("--", "/", 1)
+    changes = {"profile": with_model(document["profile"], model), "model": model, "revision": None}
+    about = f"{model}; otherwise {document['profile']}"
+    return {"notebooks": "06 07 08", **document, **changes, "description": about}
 
 
 def profile_of(document: dict[str, Any], source: Path | str) -> Profile:

@@ -73,7 +73,7 @@ def _check_finished(profile: str, run: paths.Place) -> None:
 
 
 def _publish_results(run: Path, reference: Path) -> None:
-    for part in ("captions", "ablations", "divergence", "scores", "figures"):
+    for part in ("captions", "ablations", "divergence", "catalogue", "scores", "figures"):
         shutil.rmtree(reference / part, ignore_errors=True)
     for manifest in sorted(run.glob(f"*/*/{MANIFEST}")):
         source = manifest.parent
@@ -81,7 +81,7 @@ def _publish_results(run: Path, reference: Path) -> None:
         write_atomically(target / RECORDS, lean_records(source))
         document = json.loads(manifest.read_text(encoding="utf-8"))
         write_json(target / MANIFEST, lean_manifest(document))
-    for name in (*SUMMARIES, "divergence.json", *MEASURED):
+    for name in (*SUMMARIES, "divergence.json", "catalogue.json", *MEASURED):
         if (run / name).is_file():
             write_atomically(reference / name, (run / name).read_bytes())
     if (run / "figures").is_dir():

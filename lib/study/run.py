@@ -5,10 +5,11 @@
 Everything lands in `build/reproduce/<profile>/results/`: `captions/<slug>/` and `ablations/<slug>/`
 (the sweep of keep rates; records and manifest, see `lib.study.records`), `divergence/<part>/` (see
 `lib.study.stages.divergence`), `scores/<slug>.json` (scores of every image), `scores.json` (the
-summary that tables and figures read), `efficiency.json` and `study.json` (environment, timings).
-What is committed of the profile, its reference, stays as it is; `python -m lib compare` says what
-differs from it, and `python -m lib publish` makes a run the reference. A killed run continues where
-it stopped. What other settings, weights or code made is computed again, and only that (see
+summary that tables and figures read), `efficiency.json`, `catalogue/<part>/` and `catalogue.json`
+(see `lib.study.stages.catalogue`), and `study.json` (environment, timings). What is committed of
+the profile, its reference, stays as it is; `python -m lib compare` says what differs from it, and
+`python -m lib publish` makes a run the reference. A killed run continues where it stopped. What
+other settings, weights or code made is computed again, and only that (see
 `lib.study.dependencies`).
 
 Every GPU of the machine does its share of the images. For several machines with one folder let
@@ -34,6 +35,7 @@ from .methods import methods, table_1
 from .profiles import Profile, load_profile, profile_names
 from .records import environment, read_records
 from .stages.captions import caption_share, make_captions
+from .stages.catalogue import catalogue_share, make_catalogue
 from .stages.costs import make_costs
 from .stages.divergence import divergence_share, make_divergence
 from .stages.scores import make_scores, score
@@ -65,6 +67,7 @@ STAGES = {
     "divergence": make_divergence,
     "scores": make_scores,
     "efficiency": make_costs,
+    "catalogue": make_catalogue,
 }
 
 
@@ -116,6 +119,8 @@ def share(
         caption_share(study, only=only)
     if "divergence" in stages and not only:
         divergence_share(study)
+    if "catalogue" in stages and not only:
+        catalogue_share(study)
 
 
 def _known(stages: Sequence[str]) -> None:

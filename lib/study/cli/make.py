@@ -16,7 +16,7 @@ def study(
     workers: Workers = None,
     stages: Annotated[
         str, typer.Option(help="only these; 'scores' needs records, but no model")
-    ] = "captions,divergence,scores,efficiency",
+    ] = "captions,divergence,scores,efficiency,catalogue",
     table: Annotated[
         bool, typer.Option("--table", help="only the paper's rows of Table 1; print their scores")
     ] = False,

@@ -10,6 +10,7 @@ import typer
 from .options import Device, Methods, Model, Quiet, several
 
 Batches = Annotated[str, typer.Option(help="batch sizes, with commas between them")]
+OwnModel = Annotated[str | None, typer.Option("--model", help="another model than the profile's")]
 NewTokens = Annotated[int, typer.Option(min=1, help="length of a caption")]
 
 
@@ -75,7 +76,7 @@ def caption(
 
 def benchmark(
     profile: Annotated[str, typer.Option(help="whose run to write to")] = "embedded",
-    model: Model = "embedded",
+    model: OwnModel = None,
     methods: Annotated[
         str | None, typer.Option(help="with commas between them; '' for none; default all")
     ] = None,
@@ -105,7 +106,7 @@ def benchmark(
         return list(METHODS) if text is None else several(text, str, option)
 
     plan = Plan(
-        model=model,
+        model=model or _model_of(profile),
         methods=named(methods, "--methods"),
         batches=several(batches, int, "--batches"),
         keep=several(keep, float, "--keep"),
@@ -125,7 +126,7 @@ def benchmark(
 
 def scaling(
     profile: Annotated[str, typer.Option(help="whose run to write to")] = "embedded",
-    model: Model = "embedded",
+    model: OwnModel = None,
     processes: Annotated[str, typer.Option(help="counts, with commas between them")] = "1,2,4",
     images: Annotated[int, typer.Option(min=1)] = 1000,
     split: str = "test",
@@ -139,7 +140,7 @@ def scaling(
     from ..cost.scaling import Scaling, measure
 
     options = Scaling(
-        model=model,
+        model=model or _model_of(profile),
         processes=several(processes, int, "--processes"),
         images=images,
         split=split,
@@ -158,6 +159,13 @@ def bench(
     from ..cost.ratios import report
 
     report(record)
+
+
+def _model_of(profile: str) -> str:
+    """The model of a profile; a folder of results need not be a profile's."""
+    from ..profiles import load_profile, profile_path
+
+    return load_profile(profile).model if profile_path(profile).is_file() else "embedded"
 
 
 COMMANDS = (caption, benchmark, scaling, bench)

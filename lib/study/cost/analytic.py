@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from ...geometry import feature_layer
 from ...pruning import create
@@ -12,8 +12,24 @@ from .flops import FORMULAS, Shape, encoder_macs, layered_flops, vision_flops
 from .scorer import scorer_flops
 
 
+class Visual(NamedTuple):
+    """What an image is to a model whose images differ.
+
+    tokens: visual tokens of an image. parts: tiles or frames with a budget of their own. vision:
+    operations of the tower and the projector, counted.
+    """
+
+    tokens: int
+    parts: int
+    vision: float
+
+
 def analytic(
-    config: Any, options: Mapping[str, Any] | None, kept: float, text: int
+    config: Any,
+    options: Mapping[str, Any] | None,
+    kept: float,
+    text: int,
+    visual: Visual | None = None,
 ) -> dict[str, float]:
     """Operations of a method for one image.
 
@@ -23,6 +39,7 @@ def analytic(
     options : `pruner.options()`; None for the unpruned model.
     kept : share of the visual tokens that is left, where the method's options do not say it.
     text : positions of the prompt that are not visual.
+    visual : of the image, where the tower is no plain CLIP or SigLIP with an image a row.
 
     Returns
     -------
@@ -30,21 +47,49 @@ def analytic(
     tower and the projector; `scorer`, choosing; and `encoder`, the visual encoder's multiply-adds,
     as the paper counts.
     """
+    if visual is not None:
+        return _of_parts(config, options, kept, text, visual)
     shape = Shape.of(config)
-    merged, counts = None, [shape.visual_tokens * kept] * shape.layers
-    if options:
-        pruner = create(options["method"], **{k: v for k, v in options.items() if k != "method"})
+    pruner, counts = _per_layer(shape, options, kept)
+    merged = None
+    if pruner is not None and pruner.name == "tome":  # it also spares the vision tower work
         tokens = shape.visual_tokens
-        layer = pruner.stage_counts(tokens, shape.layers)[0][0]
-        counts = [float(tokens)] * layer + counts[layer:]
-        if pruner.exact:  # several stages, too
-            counts = pruner.layer_counts(tokens, shape.layers)
-        if options["method"] == "tome":  # it also spares the vision tower work
-            merged = schedule(tokens, pruner.budget(tokens), feature_layer(config))
-    return {
-        formula: layered_flops(shape, counts, text=text, formula=formula) for formula in FORMULAS
-    } | {
+        merged = schedule(tokens, pruner.budget(tokens), feature_layer(config))
+    return _prefill(shape, counts, text) | {
         "vision": vision_flops(shape, merged=merged),
         "scorer": scorer_flops(shape, options, text) if options else 0.0,
         "encoder": encoder_macs(shape, merged=merged),
+    }
+
+
+def _of_parts(
+    config: Any, options: Mapping[str, Any] | None, kept: float, text: int, visual: Visual
+) -> dict[str, float]:
+    """The same with the tower's operations counted, and choosing done in every part."""
+    shape = Shape.of(config, visual.tokens)
+    part = Shape.of(config, max(1, visual.tokens // visual.parts))
+    choosing = visual.parts * scorer_flops(part, options, text) if options else 0.0
+    return _prefill(shape, _per_layer(shape, options, kept)[1], text) | {
+        "vision": visual.vision, "scorer": choosing, "encoder": visual.vision / 2,
+    }  # fmt: skip
+
+
+def _per_layer(
+    shape: Shape, options: Mapping[str, Any] | None, kept: float
+) -> tuple[Any, list[float]]:
+    """The pruner of some options, and the visual tokens that each language layer processes."""
+    tokens = shape.visual_tokens
+    counts = [tokens * kept] * shape.layers
+    if not options:
+        return None, counts
+    pruner = create(options["method"], **{k: v for k, v in options.items() if k != "method"})
+    if pruner.exact:  # several stages, too
+        return pruner, pruner.layer_counts(tokens, shape.layers)
+    layer = pruner.stage_counts(tokens, shape.layers)[0][0]
+    return pruner, [float(tokens)] * layer + counts[layer:]
+
+
+def _prefill(shape: Shape, counts: list[float], text: int) -> dict[str, float]:
+    return {
+        formula: layered_flops(shape, counts, text=text, formula=formula) for formula in FORMULAS
     }

@@ -29,7 +29,7 @@ from .analytic import analytic
 from .growth import growth
 from .latency import latency
 from .plan import METHODS, Measurements, Plan, pruner_of
-from .probe import Probe
+from .probe import Probe, visual_of
 from .prompts import random_prompts
 from .timing import machine, measure
 
@@ -72,8 +72,13 @@ def benchmark(model: Any, record: Measurements, plan: Plan) -> None:
             generate_repeats=min(3, plan.repeats) if name in plan.generate else 0,
         )
         chosen = pruner.options() if pruner else None
-        text = inputs["input_ids"].shape[1] - patches(model.config)
-        row |= {"options": chosen, "flops": analytic(model.config, chosen, row["kept"], text)}
+        visual = visual_of(model, {name: Probe(model, inputs, pruner, plan.new_tokens)})
+        tokens = patches(model.config) if visual is None else visual.tokens
+        text = inputs["input_ids"].shape[1] - tokens
+        row |= {
+            "options": chosen,
+            "flops": analytic(model.config, chosen, row["kept"], text, visual),
+        }
         record.put("rows", row, "method", "keep", "batch")
         print(line(row), flush=True)
 

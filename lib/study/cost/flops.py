@@ -40,9 +40,14 @@ class Shape:
     visual_tokens: int  # of one image
 
     @classmethod
-    def of(cls, config: Any) -> Shape:
-        """From a `LlavaConfig`."""
+    def of(cls, config: Any, tokens: int | None = None) -> Shape:
+        """From a configuration; tokens: visual ones of an image, where they differ by image.
+
+        For towers that merge patches, `vision_flops` and `encoder_macs` do not apply.
+        """
         text, vision = config.text_config, config.vision_config
+        blocks = getattr(vision, "depth", None) or vision.num_hidden_layers
+        patch = vision.patch_size if isinstance(vision.patch_size, int) else vision.patch_size[0]
         return cls(
             text.hidden_size,
             text.intermediate_size,
@@ -52,9 +57,9 @@ class Shape:
             text.vocab_size,
             vision.hidden_size,
             vision.intermediate_size,
-            vision.num_hidden_layers,
-            vision.patch_size,
-            patches(config),
+            blocks,
+            patch,
+            patches(config) if tokens is None else tokens,
         )
 
 

@@ -12,6 +12,7 @@ import torch
 
 from ...pruning.engine.release import cache_of
 from ...pruning.families import resolve
+from .analytic import Visual
 from .flops import counted_flops
 
 
@@ -92,3 +93,19 @@ class Probe:
             "cache_bytes": held,
             "flops_counted": counted_flops(self.prefill) / self.batch,
         }
+
+
+def visual_of(model: Any, probes: Mapping[str, Probe]) -> Visual | None:
+    """What an image is on average of the probes' prompts; None for LLaVA, where its size says it.
+
+    The probes have run already.
+    """
+    if model.config.model_type == "llava":
+        return None
+    probe = next(iter(probes.values()))
+    visual = int((probe.inputs["input_ids"] == model.config.image_token_id).sum())
+    pruners = [one.pruner for one in probes.values() if one.pruner is not None]
+    parts = len(pruners[0].kept_masks) if pruners else probe.batch
+    with torch.inference_mode():
+        vision = counted_flops(probe.vision)
+    return Visual(visual // probe.batch, max(1, parts // probe.batch), vision / probe.batch)

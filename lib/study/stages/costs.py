@@ -12,7 +12,7 @@ from ...decoding import StaticDecoder
 from ...geometry import patches
 from ..cost.analytic import analytic
 from ..cost.latency import fast_path
-from ..cost.probe import Probe
+from ..cost.probe import Probe, visual_of
 from ..cost.prompts import study_prompts
 from ..cost.rounds import in_rounds
 from ..cost.timing import machine
@@ -111,7 +111,8 @@ def _measured(
                 fast = fast_path(probe, repeats=rounds[slug])
                 peaks = [row["peak_bytes"] for row in (timed[slug], fast)]
                 timed[slug] |= fast | {"peak_bytes": None if None in peaks else max(peaks)}
-    text = inputs["input_ids"].shape[1] - patches(model.config)
+    visual, seen = visual_of(model, probes), int(inputs["attention_mask"].sum()) // batch
+    text = seen - (patches(model.config) if visual is None else visual.tokens)
     rows = []
     for slug, method in table.items():
         chosen = pruners[slug].options() if pruners[slug] is not None else None
@@ -123,6 +124,6 @@ def _measured(
             "table": slug in main,
             "text": text,
         }
-        flops = analytic(model.config, chosen, timed[slug]["kept"], text)
+        flops = analytic(model.config, chosen, timed[slug]["kept"], text, visual)
         rows.append(about | timed[slug] | {"flops": flops})
     return rows, where

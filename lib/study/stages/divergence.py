@@ -32,7 +32,15 @@ from ..records import MANIFEST, RecordFolder, environment, read_records
 from . import sharing
 from .study import Study
 
-__all__ = ["PARTS", "REFERENCES", "divergence_share", "make_divergence", "tables"]
+__all__ = [
+    "PARTS",
+    "REFERENCES",
+    "Part",
+    "divergence_share",
+    "drop_stale",
+    "make_divergence",
+    "tables",
+]
 
 #: captions of an image that are read
 REFERENCES = 2
@@ -104,7 +112,7 @@ def make_divergence(study: Study) -> bool:
         return False
     todo = parts(study)
     for part in todo:
-        _drop_stale(part)
+        drop_stale(part)
     missing = sum(part.missing for part in todo)
     if study.workers > 1 and missing > sharing.WORTH_SHARING:
         sharing.together(study, todo, stage="divergence")
@@ -157,7 +165,7 @@ def _code(model: Any) -> str:
     return divergence_code(model.device.type)
 
 
-def _drop_stale(part: Part) -> None:
+def drop_stale(part: Part) -> None:
     """Delete the records of other settings, weights, methods or code."""
     stored = part.folder / MANIFEST
     if not stored.is_file():

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import yaml
 
 from lib.pruning import create
 from lib.study import cli, paths
@@ -51,16 +52,31 @@ def test_the_scorer_of_a_growing_model_sees_every_token(tiny):
     assert len(pruner.kept_masks[0]) == 64 and len(pruner.kept[0]) == 32
 
 
-@pytest.mark.parametrize("name", ["shape:tiny-qwen2.5-vl", "shape:tiny-qwen3-vl"])
-def test_towers_for_images_of_any_size_grow_as_they_are(name, monkeypatch, tmp_path):
-    model = load(name, device="cpu").model
-    monkeypatch.setattr(benchmark, "load", lambda name, **_: Loaded(model, None, name))
+@pytest.mark.parametrize("name", ["qwen2_5-vl", "qwen3-vl"])
+def test_the_command_of_qwens_profiles_with_a_tiny_shape(name, monkeypatch, tmp_path):
+    """Their towers take images of any size as they are; the model is the profile's."""
+    document = yaml.safe_load((paths.profiles_dir() / f"shape-{name}.yaml").read_text())
+    assert (
+        f"shape:{'qwen2.5-vl-7b' if name == 'qwen2_5-vl' else 'qwen3-vl-8b'}" == document["model"]
+    )
+    tiny = f"shape:tiny-{name.replace('_', '.')}"
+    profile = tmp_path / "notebooks" / "profiles" / f"shape-{name}.yaml"
+    profile.parent.mkdir(parents=True)
+    profile.write_text(yaml.safe_dump(document | {"model": tiny}))
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "embedded").symlink_to(paths.embedded_dir())
     monkeypatch.setattr(paths, "ROOT", tmp_path)
-    assert cli.main([*SHORT, "--growth", "16,64", "--keep", "0.25"]) == 0
-    rows = json.loads((paths.run("tiny").results / "benchmark.json").read_text())["growth"]
+    command = ["benchmark", "--profile", f"shape-{name}", "--methods", "", "--batches", "1"]
+    assert cli.main([*command, "--growth", "16,64", "--repeats", "1", "--keep", "0.25"]) == 0
+    path = paths.run(f"shape-{name}").results / "benchmark.json"
+    record = json.loads(path.read_text())
+    rows = record["growth"]
+    assert record["model"] == tiny and record["machine"]["device"]
     assert [(r["tokens"], r["method"]) for r in rows] == [(n, m) for n in (16, 64) for m in GROWING]
     for row in rows:
         assert row["kept"] == (1.0 if row["method"] == "unpruned" else 0.25)
         assert (row["scorer_share"] > 0) == (row["method"] != "unpruned")
+        assert row["static_prefill"]["median"] > 0 and "peak_bytes" in row
+    model = load(tiny, device="cpu").model
     with pytest.raises(ValueError, match="must be a square, got 50"):
         random_prompts(model, 1, tokens=50)

@@ -80,7 +80,7 @@ def test_another_method_or_order_measures_its_part_again(study, capsys):
     path.write_text(json.dumps(document))
     assert make_divergence(study)
     assert list(manifest(folders()["places"])["methods"]) == list(methods)
-    assert "places: made with other settings" in capsys.readouterr().err.replace("\n", "")
+    assert "places: made with other settings" in capsys.readouterr().out
 
 
 def test_launched_processes_measure_their_share(study, monkeypatch):

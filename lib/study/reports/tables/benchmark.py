@@ -1,4 +1,4 @@
-"""Times and memory of LLaVA-1.5-7B's shape on a GPU, from `benchmark.json` and `scaling.json`."""
+"""Times and memory of a model's shape on a GPU, from `benchmark.json` and `scaling.json`."""
 
 from __future__ import annotations
 
@@ -48,7 +48,11 @@ PARTS = {
     "leave_one_out": "--methods '' --leave-one-out",
 }
 #: shapes by the names of their models
-SHAPES = {"llava-1.5-7b": "LLaVA-1.5-7B"}
+SHAPES = {
+    "llava-1.5-7b": "LLaVA-1.5-7B",
+    "qwen2.5-vl-7b": "Qwen2.5-VL-7B",
+    "qwen3-vl-8b": "Qwen3-VL-8B",
+}
 #: times of a row, in columns of these names; `static_` ones are of the fast path
 TIMES = (
     "vision",

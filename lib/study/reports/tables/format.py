@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
-__all__ = ["DASH", "cell", "dashed", "html", "interval", "latex", "markdown"]
+__all__ = [
+    "DASH",
+    "cell",
+    "dashed",
+    "html",
+    "interval",
+    "latex",
+    "markdown",
+    "nats",
+    "p_values",
+]
 
 #: what stands where nothing was measured
 DASH = "–"
@@ -39,6 +49,44 @@ def interval(value: float | None, bounds: Sequence[float] | None, *, digits: int
     if bounds is None:
         return shown
     return f"{shown} [{100 * bounds[0]:.{digits}f}, {100 * bounds[1]:.{digits}f}]"
+
+
+def nats(value: float, bounds: Sequence[float] | None = None, *, sign: bool = False) -> str:
+    """A divergence in nats, with its interval; two digits that count, more below a thousandth.
+
+    >>> nats(0.02071, (0.0185, 0.0229)), nats(-0.00123, sign=True), nats(0.0)
+    ('.021 [.018, .023]', '-.0012', '0')
+    """
+    smallest = abs(value) if value else 1.0
+    digits = 3 if smallest >= 0.0095 else 4 if smallest >= 0.00095 else 5
+    form = f"{{:{'+' if sign else ''}.{digits}f}}"
+
+    def one(number: float) -> str:
+        if number == 0:
+            return "0"
+        return form.format(number).replace("0.", ".", 1) if abs(number) < 1 else form.format(number)
+
+    shown = one(value)
+    return shown if bounds is None else f"{shown} [{one(bounds[0])}, {one(bounds[1])}]"
+
+
+def p_values(comparison: Mapping[str, float]) -> str:
+    """The p-value of a comparison and the corrected one; the larger of bootstrap and sign flips.
+
+    >>> p_values({"p_value": 0.0123, "flip_p": 0.01, "p_holm": 0.2, "flip_holm": 0.00001})
+    'p .012, .20'
+    """
+    plain = max(comparison["p_value"], comparison["flip_p"])
+    corrected = max(comparison["p_holm"], comparison["flip_holm"])
+    return f"p {_p(plain)}, {_p(corrected)}"
+
+
+def _p(value: float) -> str:
+    if value >= 0.995:
+        return "1"
+    if value < 0.001:
+        return "< .001"
+    return f"{value:.2f}".removeprefix("0") if value >= 0.1 else f"{value:.3f}".removeprefix("0")
 
 
 def dashed(values: pd.Series, digits: int) -> pd.Series:

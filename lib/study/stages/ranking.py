@@ -1,0 +1,172 @@
+"""What the catalogue's records say: `catalogue.json`, with comparisons against chance and FastV."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...geometry import patches
+from ...selection import coverage
+from ..cost.parts import Parts
+from ..cost.probe import Probe
+from ..cost.prompts import study_prompts
+from ..cost.timing import Timing, machine
+from ..dependencies import catalogue_code, costs_code
+from ..evaluation import Scores, mean_interval, score_many
+from ..files import write_json
+from ..grid import AVERAGES, questions, tail_of
+from ..labels import DIVERGENCE
+from ..methods import Method
+from ..records import canonical, digest, read_records
+from .divergence import REFERENCES, Part
+from .readings import compared, readings
+from .study import Study, threads
+
+__all__ = ["make_ranking", "spoken"]
+
+METRIC = "CIDEr"
+#: of the scorer's times: prefills of one image, and the images whose coverage is measured
+REPEATS, COVERED = 5, 8
+
+
+def make_ranking(study: Study, divergence: Part, captions: Part | None = None) -> bool:
+    """Summarise the records and time the scorers; False: nothing changed since."""
+    profile, path = study.profile, study.folder / "catalogue.json"
+    read = [part for part in (divergence, captions) if part is not None]
+    table = divergence.table
+    key = digest({
+        "code": catalogue_code(),
+        "costs": costs_code(),
+        "records": [canonical(read_records(part.folder)) for part in read],
+        "methods": {k: [m.label, m.settings, dict(m.groups)] for k, m in table.items()},
+        "references": [[list(e.references) for e in part.images] for part in read],
+        "n_bootstrap": profile.n_bootstrap,
+        "random_state": profile.random_state,
+    })  # fmt: skip
+    if _stored_key(path) == key:
+        return False
+    config = study.loaded.model.config
+    tokens, depth = patches(config), config.get_text_config().num_hidden_layers
+    scores, kept = readings(divergence.folder)
+    pruned = {slug: method for slug, method in table.items() if method.name}
+    comparisons = compared(scores, questions(pruned, (DIVERGENCE,)), profile)
+    found: dict[str, Any] = {
+        slug: _row(method, kept[slug], depth) | _values(scores[slug], profile)
+        for slug, method in table.items()
+    }
+    if captions is not None:
+        said = score_many(
+            spoken(captions.folder), captions.images, metrics=(METRIC,),
+            n_bootstrap=profile.n_bootstrap, random_state=profile.random_state,
+        )  # fmt: skip
+        for slug, one in said.items():
+            more = {"values": one.values, "intervals": _plain(one.intervals)}
+            found[slug] = {k: v | more[k] if k in more else v for k, v in found[slug].items()}
+        comparisons |= compared(said, questions(pruned, (METRIC,)), profile)
+    costs, where = _costs(study, divergence, pruned)
+    write_json(path, {
+        "key": key,
+        "images": len(divergence.images),
+        "captioned": 0 if captions is None else len(captions.images),
+        "references": REFERENCES,
+        "tokens": tokens,
+        "depth": depth,
+        "machine": where,
+        "methods": {slug: row | costs.get(slug, {}) for slug, row in found.items()},
+        "comparisons": comparisons,
+    })  # fmt: skip
+    return True
+
+
+def spoken(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """The captions of a folder, `{slug: records}`."""
+    rows = read_records(folder)
+    document = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    return {
+        slug: [
+            {"image_id": row["image_id"], "caption": row["captions"][row["which"][place]]}
+            for row in rows
+        ]
+        for place, slug in enumerate(document["parameters"]["methods"])
+    }
+
+
+def _stored_key(path: Path) -> str | None:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))["key"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _row(method: Method, kept: tuple[float, float], depth: int) -> dict[str, Any]:
+    """What a method is, and its budget: asked for, planned over the layers, and what is left."""
+    left, of = kept
+    pruner = method.create()
+    counts = [round(of)] * depth if pruner is None else pruner.layer_counts(round(of), depth)
+    stages = [] if pruner is None else pruner.stage_counts(round(of), depth)
+    return {
+        "label": method.label,
+        "method": method.name or "unpruned",
+        "options": dict(method.options),
+        "groups": dict(method.groups),
+        "layers": [layer for layer, _ in stages],
+        "kept": left,
+        "of": of,
+        "average": sum(counts) / depth,
+    }
+
+
+def _values(scores: Scores, profile: Any) -> dict[str, Any]:
+    how = {"n_bootstrap": profile.n_bootstrap, "random_state": profile.random_state}
+    intervals = dict.fromkeys(scores.per_image)
+    if profile.n_bootstrap:
+        intervals = {name: mean_interval(v, **how) for name, v in scores.per_image.items()}
+    return {"values": dict(scores.values), "intervals": _plain(intervals)}
+
+
+def _plain(intervals: Mapping[str, Sequence[float] | None]) -> dict[str, list[float] | None]:
+    return {name: None if pair is None else list(pair) for name, pair in intervals.items()}
+
+
+def _costs(
+    study: Study, part: Part, table: Mapping[str, Method]
+) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    """Seconds of choosing and of the prefill, and coverage, at the middle average; the machine."""
+    profile, (model, processor, _) = study.profile, study.loaded
+    one, several = (
+        study_prompts(model, processor, part.images, profile.prompt, count)
+        for count in (1, min(COVERED, len(part.images)))
+    )
+    middle = tail_of(AVERAGES[len(AVERAGES) // 2])
+    rows = {}
+    with threads(model.device, 1), torch.inference_mode():
+        encoded = Probe(model, several, None, 1).vision().pooler_output
+        tokens = torch.stack([features.float() for features in encoded])
+        for slug, method in table.items():
+            if method.groups["average"] == middle:
+                pruner = method.create()
+                rows[slug] = _timed(Probe(model, one, pruner, 1))
+                if not pruner.merges:
+                    with pruner(model):
+                        model(**several, use_cache=True, logits_to_keep=1)
+                    mask = torch.stack(pruner.kept_masks).to(tokens.device)
+                    rows[slug]["coverage"] = float(coverage(tokens, mask).mean())
+        return rows, machine()
+
+
+def _timed(probe: Probe) -> dict[str, Any]:
+    """Choosing and the whole prefill of one image; the first one warms up."""
+    found = []
+    for _ in range(1 + REPEATS):
+        parts = Parts(probe.device)
+        with probe.active(), parts.watching(probe.model, probe.pruner):
+            probe.prefill()
+        found.append(parts.seconds())
+    return {
+        name: asdict(Timing.of([one[name] for one in found[1:]])) for name in ("scorer", "prefill")
+    }
