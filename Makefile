@@ -94,7 +94,7 @@ contract-5.24.0 := transformers==5.24.0
 contract: $(CONTRACT:%=build/contract/%/.ready) ## The contract tests on the oldest and newest transformers
 	@failed=; for release in $(CONTRACT); do echo "transformers $$release"; \
 	  OMP_NUM_THREADS=1 build/contract/$$release/bin/python -m pytest -n $(JOBS) -q -p no:cacheprovider \
-	    tests/pruning/test_contract.py || failed="$$failed $$release"; done; \
+	    tests/pruning/test_contract.py tests/pruning/families/test_contract.py || failed="$$failed $$release"; done; \
 	if [ -n "$$failed" ]; then echo "FAILED on transformers$$failed" >&2; exit 1; fi
 
 build/contract/%/.ready: $(READY)
@@ -168,6 +168,7 @@ $(RUN)/reports/index.html: $(RUN)/.executed | $(READY)
 .PHONY: publish
 publish: $(READY) ## Make the run of PROFILE the committed reference (for maintainers)
 	@$(LIB) publish --profile $(PROFILE)
+	@$(LIB) report readme
 
 .PHONY: table
 table: $(READY) ## Caption with the five methods of Table 1 alone and print their scores
@@ -195,7 +196,7 @@ data: $(READY) ## Get the images of PROFILE: draw the scenes, or download COCO's
 
 .PHONY: doctor
 doctor: ## Say what is missing for which profile (or for PROFILE), and how to get it
-	@$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m lib doctor $(if $(filter command line environment,$(origin PROFILE)),--profile $(PROFILE))
+	@$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m lib doctor $(if $(filter command line environment override,$(origin PROFILE)),--profile $(PROFILE))
 
 .PHONY: spice
 spice: $(READY) ## Install CoreNLP, which SPICE needs (536 MB)

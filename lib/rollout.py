@@ -13,6 +13,39 @@ VARIANTS = ("literal", "scaled", "scores")
 
 
 @full_precision
+def attention_rollout(attentions: Tensor | Iterable[Tensor]) -> Tensor:
+    """Rollout of attention, (..., N, N): how much of each token reaches each other one.
+
+    The product of ½ A + ½ I over layers, later ones from the left, where A is a layer's attention
+    (..., N, N) averaged over heads and the residual connection counts half; rows sum to one
+    (Abnar & Zuidema 2020, arXiv 2005.00928). Where a class token stands for the image, its row
+    ranks the others. Eq. 6 has the same form, with entropy operators in place of attention.
+
+    Raises:
+        ValueError: no layer, or layers of different or unsuitable shapes.
+
+    >>> attention_rollout([torch.tensor([[0.0, 1.0], [0.0, 1.0]])]).tolist()
+    [[0.5, 0.5], [0.0, 1.0]]
+    """
+    merged = None
+    for layer in _checked(attentions, "literal"):
+        merged = attention_step(merged, layer)
+    return merged
+
+
+def attention_step(before: Tensor | None, attention: Tensor) -> Tensor:
+    """One layer more of `attention_rollout`; `before` is None where there was none.
+
+    >>> attention_step(None, torch.eye(2)).tolist()
+    [[1.0, 0.0], [0.0, 1.0]]
+    """
+    eye = torch.eye(attention.shape[-1], device=attention.device, dtype=attention.dtype)
+    mixed = attention + eye
+    mixed = mixed / mixed.sum(-1, keepdim=True)
+    return mixed if before is None else mixed @ before
+
+
+@full_precision
 def rollout(operators: Tensor | Iterable[Tensor], variant: str = "literal") -> Tensor:
     """Merge the entropy operators of layers l1 … l2, shallow first, into one (..., M, M).
 

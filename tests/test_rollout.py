@@ -6,7 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lib.entropy import entropy_operator, leave_one_out
-from lib.rollout import importance, rolled_importance, rollout
+from lib.rollout import (
+    attention_rollout,
+    attention_step,
+    importance,
+    rolled_importance,
+    rollout,
+)
 from tests.reference import make_tokens, spearman
 
 F64 = torch.float64
@@ -135,3 +141,24 @@ def test_importance_refuses_what_the_rollout_refuses():
         rolled_importance([])
     with pytest.raises(ValueError, match="same shape"):
         rolled_importance([torch.eye(2), torch.eye(3)])
+
+
+def test_rollout_of_attention_is_the_product_of_half_the_attention_and_half_the_residual():
+    layers = torch.randn(3, 2, 5, 5, generator=torch.Generator().manual_seed(0)).softmax(-1)
+    product = torch.eye(5, dtype=torch.float64)
+    for layer in layers.double():
+        product = (0.5 * layer + 0.5 * torch.eye(5)) @ product
+    merged = attention_rollout(layers)
+    torch.testing.assert_close(merged.double(), product, atol=1e-6, rtol=0)
+    torch.testing.assert_close(merged.sum(-1), torch.ones(2, 5))
+    stepwise = None
+    for layer in layers:
+        stepwise = attention_step(stepwise, layer)
+    torch.testing.assert_close(stepwise, merged)
+
+
+def test_rollout_of_attention_refuses_nothing_and_other_shapes():
+    with pytest.raises(ValueError, match="at least one layer"):
+        attention_rollout([])
+    with pytest.raises(ValueError, match="same shape"):
+        attention_rollout([torch.eye(2), torch.eye(3)])

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from ..rollout import attention_step
 from ..selection import top_k
 from .engine import tower
 from .engine.pieces import Piece
@@ -64,21 +65,10 @@ class Rollout(TowerRule, name="rollout"):
             [tower.attention_weights(q, k, attention).mean(1)[0]
              for q, k in zip(queries.split(1), keys.split(1))]
         )  # fmt: skip
-        return step(before, weights)
+        return attention_step(before, weights)
 
     def pick(self, piece: Piece) -> Tensor:
         product = piece.record.extra["rollout"]
         rows = product[:, 0] if self.family.class_tokens else product.mean(1)
         scores = piece.of_patches(tower.patch_rows(self.family, rows))
         return top_k(by_attention(scores), piece.quota, check=False)
-
-
-def step(before: Tensor | None, weights: Tensor) -> Tensor:
-    """(½ A + ½ I) times the product of earlier blocks (None: there are none), rows sum to one.
-
-    >>> step(None, torch.tensor([[0.0, 1.0], [0.0, 1.0]])).tolist()
-    [[0.5, 0.5], [0.0, 1.0]]
-    """
-    eye = torch.eye(weights.shape[-1], device=weights.device, dtype=weights.dtype)
-    mixed = (weights + eye) / (weights + eye).sum(-1, keepdim=True)
-    return mixed if before is None else mixed @ before

@@ -5,6 +5,8 @@
   decoder never, since captions are made through `generate` (a test says so).
 - Divergences: the same, and `lib/study/divergence.py`.
 - Scores: their records and references, and `lib/study/{evaluation, data, comparisons}`.
+- Populations: the unpruned model's captions, the library without its GPU kernels and decoder, and
+  `lib/study/{models, data, captioning, inspection}`.
 - Costs: the library, the decoder and kernels included, and `lib/study/{cost, models}`.
 
 The catalogue's captions and divergences are as the others', and its summary as scores and costs.
@@ -25,7 +27,14 @@ from pathlib import Path
 from . import paths
 from .records import digest
 
-__all__ = ["captions_code", "catalogue_code", "costs_code", "divergence_code", "scores_code"]
+__all__ = [
+    "captions_code",
+    "catalogue_code",
+    "costs_code",
+    "divergence_code",
+    "population_code",
+    "scores_code",
+]
 
 STUDY, PLUGINS = "study", "plugins"
 DECODER, KERNELS = "decoding", "kernels"
@@ -40,6 +49,15 @@ def captions_code(device: str) -> str:
 def divergence_code(device: str) -> str:
     """A fingerprint of the code that decides the divergences measured on a device."""
     return _fingerprint(library=True, study=(*CAPTIONING, "divergence"), without=_unused(device))
+
+
+def population_code() -> str:
+    """A fingerprint of the code that measures what the figures show of one image on many."""
+    return _fingerprint(
+        library=True,
+        study=("models", "data", "captioning", "inspection", "stages/population"),
+        without={DECODER, KERNELS},
+    )
 
 
 def scores_code() -> str:

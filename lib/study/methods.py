@@ -97,7 +97,9 @@ def placed(layer: int) -> dict[str, dict[str, Any]]:
     criteria |= {"selection": {}, "weighted": dict(OURS)}
     if layer == 0:
         del criteria["fastv"]
-        criteria["weighted"] |= {"attention": "tower", "source": "vision"}
+        looks = OURS.get("attention") != "none"
+        criteria["weighted"] |= {"attention": "tower"} if looks else {}
+        criteria["weighted"] |= {"source": "vision"}
     return {
         name: options if layer == own_layer(name) else {"layer": layer} | options
         for name, options in criteria.items()

@@ -172,6 +172,8 @@ class Profile:
         values = self.as_dict()
         if self.json_path:  # the figures show an image of the profile's own data
             values["data"] = self.json_path
+        if self.random_weights:  # a shape's own benchmark
+            values["large_profile"] = self.profile
         names = [name for name in known if name in values]
         return {k: list(v) if isinstance(v := values[k], tuple) else v for k in names}
 

@@ -38,6 +38,7 @@ from .stages.captions import caption_share, make_captions
 from .stages.catalogue import catalogue_share, make_catalogue
 from .stages.costs import make_costs
 from .stages.divergence import divergence_share, make_divergence
+from .stages.population import make_population
 from .stages.scores import make_scores, score
 from .stages.study import Study
 from .stored import load_efficiency, load_scores, load_study, mark
@@ -66,6 +67,7 @@ STAGES = {
     "captions": make_captions,
     "divergence": make_divergence,
     "scores": make_scores,
+    "population": make_population,
     "efficiency": make_costs,
     "catalogue": make_catalogue,
 }

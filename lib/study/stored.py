@@ -9,7 +9,14 @@ from . import paths
 from .labels import RANDOM
 from .profiles import load_profile
 
-__all__ = ["load_divergence", "load_efficiency", "load_scores", "load_study", "mark"]
+__all__ = [
+    "load_divergence",
+    "load_efficiency",
+    "load_population",
+    "load_scores",
+    "load_study",
+    "mark",
+]
 
 
 def load_scores(profile: str) -> dict[str, Any]:
@@ -38,6 +45,11 @@ def load_divergence(profile: str) -> dict[str, Any]:
 def load_efficiency(profile: str) -> dict[str, Any]:
     """`efficiency.json` of a profile."""
     return _load(profile, "efficiency.json")
+
+
+def load_population(profile: str) -> dict[str, Any]:
+    """`population.json` of a profile: what the figures show of one image, of many."""
+    return _load(profile, "population.json")
 
 
 def _load(profile: str, name: str) -> dict[str, Any]:

@@ -3,7 +3,13 @@
 import pytest
 
 from lib.study import paths
-from lib.study.dependencies import captions_code, costs_code, scores_code, statements
+from lib.study.dependencies import (
+    captions_code,
+    costs_code,
+    population_code,
+    scores_code,
+    statements,
+)
 
 FILES = (
     "entropy.py", "selection/greedy.py", "kernels/gram.py", "kernels.py", "decoding.py",
@@ -12,6 +18,7 @@ FILES = (
     "study/data/coco.py", "study/captioning/loop.py", "study/evaluation/metrics.py",
     "study/cost/flops.py", "study/reports/tables.py", "study/cli/make.py", "study/run.py",
     "study/stages/scores.py", "study/stages/costs.py", "study/stages/captions.py",
+    "study/stages/population.py", "study/inspection/states.py",
 )  # fmt: skip
 
 
@@ -28,12 +35,13 @@ def codes():
     return {
         "captions": captions_code("cpu"),
         "captions on a GPU": captions_code("cuda"),
+        "population": population_code(),
         "scores": scores_code(),
         "costs": costs_code(),
     }
 
 
-LIBRARY = {"captions", "captions on a GPU", "costs"}
+LIBRARY = {"captions", "captions on a GPU", "costs", "population"}
 KERNELS = {"captions on a GPU", "costs"}
 EXPECTED = {
     "entropy.py": LIBRARY,
@@ -45,12 +53,14 @@ EXPECTED = {
     "decoding/static.py": {"costs"},
     "plugins/lmms_eval/model.py": set(),
     "study/models/loading.py": LIBRARY,
-    "study/data/coco.py": {"captions", "captions on a GPU", "scores"},
-    "study/captioning/loop.py": {"captions", "captions on a GPU"},
+    "study/data/coco.py": {"captions", "captions on a GPU", "scores", "population"},
+    "study/captioning/loop.py": {"captions", "captions on a GPU", "population"},
     "study/evaluation/metrics.py": {"scores"},
     "study/cost/flops.py": {"costs"},
     "study/stages/scores.py": {"scores"},
     "study/stages/costs.py": {"costs"},
+    "study/stages/population.py": {"population"},
+    "study/inspection/states.py": {"population"},
     "study/stages/captions.py": set(),
     "study/reports/tables.py": set(),
     "study/cli/make.py": set(),

@@ -231,7 +231,7 @@ def test_a_changed_number_in_the_entropy_fails_the_check(tmp_path):
     status, said = nbval(root, package=package)
     assert status == 0, said
     # every entropy comes out a tenth too large
-    (measures,) = package.glob("lib/study/reports/measures.py")
+    (measures,) = package.glob("lib/study/inspection/measures.py")
     text = measures.read_text()
     assert text.count("float(matrix_entropy(") == 1
     measures.write_text(text.replace("float(matrix_entropy(", "1.1 * float(matrix_entropy("))

@@ -27,13 +27,17 @@ def study(
     A stopped run continues.
     """
     from .. import run as studying
+    from ..fitting import check
     from ..methods import table_1
     from ..profiles import load_profile
     from ..stages.sharing import default_workers, suited
     from ..stages.study import Study
 
     settings = suited(load_profile(profile), device)
-    only, wanted = table_1(settings) if table else None, several(stages, str, "--stages")
+    wanted = several(stages, str, "--stages")
+    if wanted != ["scores"]:
+        check(settings)
+    only = table_1(settings) if table else None
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         studying.share(Study(settings, device, not quiet), stages=wanted, only=only)
         return
@@ -60,11 +64,13 @@ def reproduce(
     from .. import paths
     from .. import run as studying
     from ..compare import compare_run, summary
+    from ..fitting import check
     from ..profiles import load_profile
     from ..reports import report
     from ..stages.sharing import default_workers, suited
 
     settings = suited(load_profile(profile), device)
+    check(settings)
     workers = default_workers(settings, device)
     studying.run(settings, device=device, progress=not quiet, workers=workers)
     with paths.looking_at(paths.RUN):

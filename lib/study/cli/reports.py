@@ -100,9 +100,17 @@ def reference(folder: Path) -> None:
     print(report.reference_root(folder.resolve()))
 
 
+def readme() -> None:
+    """Make the tables of README.md anew from the committed results (for maintainers)."""
+    from ..reports import readme as page
+
+    with paths.looking_at("reference"):
+        print(_shown(page.write()))
+
+
 def _shown(path: Path, here: Path | None = None) -> str:
     here = here or Path.cwd()
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
-COMMANDS = (run, html, figures, update, refresh, reference)
+COMMANDS = (run, html, figures, update, refresh, reference, readme)

@@ -37,7 +37,8 @@ def analytic(
     ----------
     config : of the model.
     options : `pruner.options()`; None for the unpruned model.
-    kept : share of the visual tokens that is left, where the method's options do not say it.
+    kept : share of the visual tokens that is left, where the method's options do not say it. What
+        `mode="mask"` only hides is computed all the same.
     text : positions of the prompt that are not visual.
     visual : of the image, where the tower is no plain CLIP or SigLIP with an image a row.
 
@@ -83,6 +84,8 @@ def _per_layer(
     if not options:
         return None, counts
     pruner = create(options["method"], **{k: v for k, v in options.items() if k != "method"})
+    if pruner.mode == "mask":  # hidden, but computed
+        return pruner, [float(tokens)] * shape.layers
     if pruner.exact:  # several stages, too
         return pruner, pruner.layer_counts(tokens, shape.layers)
     layer = pruner.stage_counts(tokens, shape.layers)[0][0]

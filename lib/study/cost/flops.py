@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from ...geometry import patches
@@ -129,11 +132,16 @@ def encoder_macs(shape: Shape, *, merged: Sequence[int] | None = None) -> float:
     return total
 
 
-def counted_flops(function: Callable[[], Any]) -> float:
+def counted_flops(function: Callable[[], Any], *, device: torch.device | str = "cpu") -> float:
     """Operations of matrix products and attention in one call, by PyTorch's counter.
 
-    Element-wise work, eigen-decompositions and Cholesky factors are not counted by it.
+    On a CPU attention is computed product by product meanwhile: the counter does not know the
+    fused one. Element-wise work, eigen-decompositions and Cholesky factors are not counted by it.
     """
-    with FlopCounterMode(display=False) as counter:
+    on_cpu = torch.device(device).type == "cpu"
+    with (
+        sdpa_kernel(SDPBackend.MATH) if on_cpu else nullcontext(),
+        FlopCounterMode(display=False) as counter,
+    ):
         function()
     return float(counter.get_total_flops())

@@ -91,7 +91,7 @@ class Probe:
             "new_tokens": self.new_tokens,
             "kept": sum(shares) / len(shares) if shares else 1.0,
             "cache_bytes": held,
-            "flops_counted": counted_flops(self.prefill) / self.batch,
+            "flops_counted": counted_flops(self.prefill, device=self.device) / self.batch,
         }
 
 
@@ -107,5 +107,5 @@ def visual_of(model: Any, probes: Mapping[str, Probe]) -> Visual | None:
     pruners = [one.pruner for one in probes.values() if one.pruner is not None]
     parts = len(pruners[0].kept_masks) if pruners else probe.batch
     with torch.inference_mode():
-        vision = counted_flops(probe.vision)
+        vision = counted_flops(probe.vision, device=probe.device)
     return Visual(visual // probe.batch, max(1, parts // probe.batch), vision / probe.batch)

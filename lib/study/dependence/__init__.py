@@ -4,7 +4,7 @@ Each is tried where the answer is known (correlated Gaussians) before it is appl
 images and captions.
 """
 
-from .estimators import binned, matrix_based, mine
+from .estimators import binned, gaussian_gram, matrix_based, mine
 from .features import caption_features, image_features, pairing
 from .gaussians import Gaussians, gaussian_pair, sweep
 
@@ -12,6 +12,7 @@ __all__ = [
     "Gaussians",
     "binned",
     "caption_features",
+    "gaussian_gram",
     "gaussian_pair",
     "image_features",
     "matrix_based",

@@ -80,11 +80,11 @@ def mine(
         x, y = ((side - side.mean(0)) / side.std(0).clamp_min(1e-12) for side in (x, y))
         x, y = x.float()[order], y.float()[order]
         critic = Critic(x.shape[1] + y.shape[1], hidden)
-        optimizer = torch.optim.Adam(critic.parameters(), lr=learning_rate)
+        optimizer = torch.optim.Adam(critic.parameters(), lr=learning_rate, fused=True)
         for _ in range(steps):
             pick = torch.randint(cut, (min(batch, cut),))
-            other = torch.randint(cut, (len(pick),))
-            bound = _donsker_varadhan(critic(x[pick], y[pick]), critic(x[pick], y[other]))
+            both = torch.cat([pick, torch.randint(cut, (len(pick),))])
+            bound = _donsker_varadhan(*critic(x[pick].repeat(2, 1), y[both]).chunk(2))
             optimizer.zero_grad()
             (-bound).backward()
             optimizer.step()

@@ -42,30 +42,43 @@ def caption_features(
 
 
 def pairing(
-    images: Tensor, captions: Tensor, *, nulls: int = 50, permutations: int = 16,
-    random_state: int = 0,
+    images: Tensor, captions: Tensor, *, nulls: int = 50, halves: int = 50,
+    permutations: int = 16, random_state: int = 0,
 ) -> Mapping[str, Any]:  # fmt: skip
-    """DiME of the true pairs beside that of pairs shuffled at random.
+    """DiME of the true pairs, with an interval, beside that of pairs shuffled at random.
 
     images `(n, D)`, captions `(n, E)`. `nulls` shufflings give the distribution that no dependence
-    would give; `p` is the share of them at or above the true value, itself counted.
+    would give; `p` is the share of them at or above the true value, itself counted. `low` and
+    `high` are a 95 % interval for other images of the same kind: 1.96 standard deviations of the
+    value over random halves of the pairs, drawn without replacement (the delete-half jackknife; a
+    bootstrap would repeat pairs, and a repeated pair is dependence).
 
-    Raises `ValueError` if the two differ in number.
+    Raises `ValueError` if the two differ in number, or for fewer than four pairs.
     """
     if len(images) != len(captions):
         raise ValueError(f"every image needs one caption, got {len(images)} and {len(captions)}")
+    if (size := len(images)) < 4:
+        raise ValueError(f"a half of the pairs needs two of them at least, got {size} pairs")
     kx, ky = gaussian_gram(images), gaussian_gram(captions)
-    options = {"permutations": permutations, "random_state": random_state, "gram": True}
-    true = float(dime(kx, ky, **options))
     generator = torch.Generator().manual_seed(random_state + 1)
-    shuffled = []
-    for _ in range(nulls):
-        order = torch.randperm(len(ky), generator=generator)
-        shuffled.append(float(dime(kx, ky[order][:, order], **options)))
-    above = sum(value >= true for value in shuffled)
+
+    def value(rows: Tensor, others: Tensor) -> float:
+        x, y = kx[rows][:, rows], ky[others][:, others]
+        return float(dime(x, y, permutations, random_state, gram=True))
+
+    def drawn(count: int) -> Tensor:
+        return torch.randperm(size, generator=generator)[:count]
+
+    every = torch.arange(size)
+    true = value(every, every)
+    shuffled = [value(every, drawn(size)) for _ in range(nulls)]
+    half = torch.tensor([value(rows, rows) for rows in (drawn(size // 2) for _ in range(halves))])
+    spread = 1.96 * float(half.double().std())
     return {
-        "pairs": len(images),
+        "pairs": size,
         "paired": true,
+        "low": true - spread,
+        "high": true + spread,
         "shuffled": shuffled,
-        "p": (above + 1) / (nulls + 1),
+        "p": (sum(one >= true for one in shuffled) + 1) / (nulls + 1),
     }

@@ -21,6 +21,15 @@ class Gaussians:
     dimensions: int
     correlation: float
 
+    @classmethod
+    def of_information(cls, nats: float, *, samples: int, dimensions: int) -> Gaussians:
+        """The pairs whose mutual information is `nats`, spread evenly over the coordinates.
+
+        >>> round(Gaussians.of_information(1.0, samples=50, dimensions=3).information, 6)
+        1.0
+        """
+        return cls(samples, dimensions, math.sqrt(1 - math.exp(-2 * nats / dimensions)))
+
     @property
     def information(self) -> float:
         """The mutual information in nats, -d/2 log(1 - rho²).
@@ -28,7 +37,7 @@ class Gaussians:
         >>> round(Gaussians(100, 2, 0.5).information, 4)
         0.2877
         """
-        return -0.5 * self.dimensions * math.log(1 - self.correlation**2)
+        return 0.5 * self.dimensions * math.log(1 / (1 - self.correlation**2))
 
 
 def gaussian_pair(case: Gaussians, *, random_state: int = 0) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -9,6 +10,7 @@ from typing import NamedTuple
 import torch
 from huggingface_hub import try_to_load_from_cache
 
+from ...pruning.families import supported
 from .. import paths
 from ..hub import is_hub_name
 from ..models import photos
@@ -119,10 +121,18 @@ def _check_cache(profile: Profile, cache_dir: Path | None) -> Finding:
     problem = _folder_problem(snapshot)
     if problem is None and not any(snapshot.glob("tokenizer*")):
         problem = f"{name} has no tokenizer in {snapshot}"
+    if unknown := _unknown(Path(config)):
+        return Finding("model", False, f"{name}: {unknown}", "choose another model")
     if problem:
         left = max(total - _size(snapshot), 0)
         return Finding("model", False, problem, remedy, left)
     return Finding("model", True, f"{name} at {snapshot.name[:12]}, {_size(snapshot) / 1e9:.2f} GB")
+
+
+def _unknown(config: Path) -> str | None:
+    """That there is no adapter for a configuration's model type; None if there is one."""
+    kind = json.loads(config.read_text(encoding="utf-8")).get("model_type")
+    return None if kind in (None, *supported()) else f"nothing here prunes models of type {kind!r}"
 
 
 def _folder_problem(folder: Path) -> str | None:

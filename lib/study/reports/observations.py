@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
-from .attention import PARTS
+from ..inspection.attention import PARTS
 
 __all__ = ["Attention", "Centroids", "Description", "Tokens"]
 
@@ -21,6 +21,7 @@ class Tokens(NamedTuple):
         layers: the indices of the L hidden states (0: the embeddings).
         grid: rows and columns of patches, N = rows · columns.
         image_id: of the data set.
+        raw: (L, N, D) float32, the tokens as they are; Algorithm 1 clusters these.
     """
 
     image: np.ndarray
@@ -28,6 +29,7 @@ class Tokens(NamedTuple):
     layers: list[int]
     grid: tuple[int, int]
     image_id: int
+    raw: Tensor
 
 
 class Centroids(NamedTuple):

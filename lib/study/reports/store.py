@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import zipfile
@@ -11,7 +12,25 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["stored_arrays"]
+from .. import paths
+from ..models.photos import NAMES, photos_dir
+
+__all__ = ["published_weights", "stored_arrays"]
+
+
+def published_weights(model: str) -> str | None:
+    """What tells a model's weights from others of the same name; None where nothing is published.
+
+    A random-weight shape has the embedded model's tokenizer.
+    """
+    if model in NAMES:
+        folder = photos_dir()
+    elif model == "embedded" or model.startswith("shape:"):
+        folder = paths.embedded_dir()
+    else:
+        folder = Path(model)
+    sums = folder / "SHA256SUMS"
+    return hashlib.sha256(sums.read_bytes()).hexdigest()[:16] if sums.is_file() else None
 
 
 def stored_arrays(

@@ -10,7 +10,6 @@ Everything runs with batch one in the model's own precision; results are float32
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,20 +19,20 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers.utils import logging
 
-from ...clustering import centroid_gram, kmeans
 from ...entropy import unit_tokens
 from ...geometry import feature_layer
 from .. import models, paths
 from ..captioning.images import load_image
 from ..data.coco import Example, coco_dir, karpathy_json, read_karpathy
 from ..data.scenes import ensure_scenes
+from ..inspection import states
+from ..inspection.attention import attention_shares, generate
+from ..inspection.measures import cluster_on_tokens, unit_centroids
 from ..profiles import load_profile, profile_names
-from . import states
-from .attention import attention_shares, generate
 from .observations import Attention, Centroids, Description, Tokens
-from .store import stored_arrays
+from .quiet import loaded_quietly
+from .store import published_weights, stored_arrays
 
 __all__ = ["QUESTION", "SYSTEM", "Subject"]
 
@@ -44,7 +43,7 @@ SYSTEM = (
 )
 QUESTION = "Describe all the objects in the image"
 
-_FORMAT = 1  # raise it when a stored array changes its meaning
+_FORMAT = 2  # raise it when a stored array changes its meaning
 _NAMES = {
     "embedded": "embedded model",
     "shape:llava-1.5-7b": "LLaVA-1.5-7B's shape with random weights",
@@ -104,10 +103,10 @@ class Subject:
         if not isinstance(self.model, str):
             return self.model
         options = {"revision": self.revision}
-        if self.profile in profile_names():
+        if self.profile.partition("@")[0] in profile_names():
             settings = load_profile(self.profile)
             options |= {"dtype": settings.dtype, "device_map": settings.device_map}
-        return _without_progress_bar(lambda: models.load(self.model, **options))
+        return loaded_quietly(self.model, **options)
 
     @cached_property
     def example(self) -> Example:
@@ -164,26 +163,26 @@ class Subject:
     def tokens(self) -> Tokens:
         """Visual tokens in the vision layers Entropy-Prune merges.
 
-        Stored as unit tokens in float16; Figures 2, 4 and 5 share the file.
+        Stored in float16; Figures 2, 4 and 5 share the file.
         """
 
         def compute() -> dict[str, Any]:
             model, inputs = self.loaded.model, self.inputs()
             layers = states.default_layers(model.config)
-            found = states.vision_states(model, inputs["pixel_values"], layers)
-            units = torch.stack([unit_tokens(state) for state in found])
-            return {"tokens": units.cpu().half(), "layers": list(layers), **self._scene(inputs)}
+            found = torch.stack(states.vision_states(model, inputs["pixel_values"], layers))
+            return {"tokens": found.cpu().half(), "layers": list(layers), **self._scene(inputs)}
 
         stored = self._stored("tokens", compute)
-        tokens = torch.stack([unit_tokens(t) for t in torch.from_numpy(stored["tokens"])])
+        raw = torch.from_numpy(stored["tokens"]).float()
         image, grid, image_id = _scene(stored)
-        return Tokens(image, tokens, stored["layers"].tolist(), grid, image_id)
+        return Tokens(image, unit_tokens(raw), stored["layers"].tolist(), grid, image_id, raw)
 
     def centroids(self, n_clusters: int = 32, *, random_state: int = 0) -> Centroids:
         """Gram matrices of one clustering's unit centroids in every layer of both networks.
 
-        The tokens are clustered where the projector reads them; every other layer uses that one
-        assignment, so the M x M matrices line up (the way Entropy-Prune merges layers).
+        The tokens are clustered, as they are, where the projector reads them; every other layer
+        uses that one assignment, so the M x M matrices line up (the way Entropy-Prune merges
+        layers).
         """
 
         def compute() -> dict[str, Any]:
@@ -191,12 +190,13 @@ class Subject:
             layers = range(feature_layer(states.checked(model.config)) + 1)
             vision = states.vision_states(model, inputs["pixel_values"], layers)
             language = states.language_states(model, inputs)
-            labels = kmeans(vision[-1], n_clusters, random_state=random_state).labels
-            grams = [centroid_gram(s.float(), labels, n_clusters) for s in vision + language]
+            vision, language = ([s.float() for s in each] for each in (vision, language))
+            labels = cluster_on_tokens(vision[-1], n_clusters, random_state=random_state).labels
+            units = [unit_centroids(s, labels, n_clusters) for s in vision + language]
             names = [f"vision {i}" for i in range(len(vision))]
             names += [f"language {i}" for i in range(len(language))]
-            units = torch.stack([states.unit_gram(gram).cpu() for gram in grams])
-            return {"labels": labels.cpu(), "grams": units, "stages": names, **self._scene(inputs)}
+            grams = torch.stack([unit.cpu() for unit in units])
+            return {"labels": labels.cpu(), "grams": grams, "stages": names, **self._scene(inputs)}
 
         stored = self._stored(
             "centroids", compute, n_clusters=n_clusters, random_state=random_state
@@ -209,7 +209,7 @@ class Subject:
         """Attention of the generated tokens to system, image, instruction and earlier output.
 
         The answer is generated greedily, then read once more in a single pass; see
-        `lib.study.reports.attention`.
+        `lib.study.inspection.attention`.
         """
 
         def compute() -> dict[str, Any]:
@@ -261,12 +261,9 @@ class Subject:
     def _stored(
         self, name: str, compute: Callable[[], Mapping[str, Any]], **settings: Any
     ) -> dict[str, np.ndarray]:
-        ours = self.name == "embedded" or self.name.startswith("shape:")
-        sums = (paths.embedded_dir() if ours else Path(self.name)) / "SHA256SUMS"
-        weights = hashlib.sha256(sums.read_bytes()).hexdigest()[:16] if sums.is_file() else None
         asked = {
             "model": self.name,
-            "weights": weights,
+            "weights": published_weights(self.name),
             "data": self.data_name,
             "image": self.image,
             **settings,
@@ -281,14 +278,3 @@ class Subject:
 def _scene(stored: Mapping[str, np.ndarray]) -> tuple[np.ndarray, tuple[int, int], int]:
     """Image, grid and id of a stored file."""
     return stored["image"], tuple(stored["grid"].tolist()), int(stored["image_id"])
-
-
-def _without_progress_bar(call: Callable[[], Any]) -> Any:
-    """The result of a call without transformers' progress bar, which a notebook would keep."""
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        return call()
-    finally:
-        if shown:
-            logging.enable_progress_bar()

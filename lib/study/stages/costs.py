@@ -120,7 +120,8 @@ def _measured(
             "slug": slug,
             "label": method.label,
             "method": method.name or "unpruned",
-            "keep": dict(method.options).get("keep", 1.0),
+            "keep": dict(method.options).get("keep", timed[slug]["kept"]),
+            "layer": (chosen or {}).get("layer", 0),
             "table": slug in main,
             "text": text,
         }

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lib.pruning import create
-from lib.pruning.rollout import step
+from lib.rollout import attention_step
 from tests.pruning.methods.reference import Tower, kept_by, tiny_siglip, top
 from tests.tiny import TOKENS, one, ragged
 
@@ -45,4 +45,4 @@ def test_rows_sum_to_one_and_projections_are_not_kept(model):
 
 def test_attention_that_mixes_nothing_leaves_the_identity():
     eye = torch.eye(3)
-    assert torch.equal(step(step(None, eye), eye), eye)
+    assert torch.equal(attention_step(attention_step(None, eye), eye), eye)

@@ -28,6 +28,8 @@ def test_every_formula_counts_the_tokens_that_are_left(config):
     deep = analytic(config, create("fastv").options(), 0.5, 12)
     assert deep["exact"] == prefill_flops(shape, text=12, kept=288, layer=2)
     assert deep["exact"] > half["exact"]
+    hidden = analytic(config, create("fastv", mode="mask").options(), 0.5, 12)
+    assert hidden["exact"] == full["exact"], "a hidden token is computed all the same"
 
 
 def test_tome_spares_the_tower_work(config):

@@ -57,6 +57,13 @@ def test_the_exact_prefill_count_is_what_pytorch_counts(model, layer, kept):
     assert total - vision == pytest.approx(expected, rel=1e-3)
 
 
+def test_fused_attention_is_counted_as_its_products_are(model):
+    fused = tiny_llava(attention="sdpa")
+    with torch.inference_mode():
+        found, expected = (counted_flops(lambda m=m: m(**one())) for m in (fused, model))
+    assert found == expected
+
+
 @pytest.mark.parametrize("keep", [1.0, 0.5])
 def test_the_vision_count_is_what_pytorch_counts(model, keep):
     plan = schedule(TOKENS, round(keep * TOKENS), 4)

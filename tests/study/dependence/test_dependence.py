@@ -101,3 +101,23 @@ def test_pairing_tells_true_pairs_from_shuffled_ones():
     assert none["p"] > 0.05
     with pytest.raises(ValueError, match="one caption, got 80 and 79"):
         pairing(x, y[1:])
+
+
+def test_pairs_of_a_wanted_information_have_it_in_any_dimension():
+    for dimensions in (1, 4, 25):
+        case = Gaussians.of_information(0.7, samples=9, dimensions=dimensions)
+        assert case.information == pytest.approx(0.7) and case.samples == 9
+    nothing = Gaussians.of_information(0.0, samples=9, dimensions=2)
+    assert nothing.information == 0 and math.copysign(1, nothing.information) == 1
+
+
+def test_the_interval_of_a_pairing_is_as_wide_as_other_samples_vary():
+    """The delete-half jackknife against the spread over fresh samples."""
+    case = Gaussians(60, 2, 0.8)
+    found = [pairing(*gaussian_pair(case, random_state=seed), nulls=1) for seed in range(12)]
+    spread = np.std([one["paired"] for one in found], ddof=1)
+    widths = [(one["high"] - one["low"]) / 2 / 1.96 for one in found]
+    assert 0.5 * spread < np.median(widths) < 2 * spread
+    assert all(one["low"] < one["paired"] < one["high"] for one in found)
+    with pytest.raises(ValueError, match="got 3 pairs"):
+        pairing(torch.randn(3, 2), torch.randn(3, 2))

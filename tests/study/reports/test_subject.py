@@ -14,8 +14,9 @@ from lib.entropy import gram, unit_tokens
 from lib.pruning import create
 from lib.study import models, paths
 from lib.study.data.coco import Example
+from lib.study.inspection import states
 from lib.study.profiles import load_profile
-from lib.study.reports import states, subject
+from lib.study.reports import subject
 from lib.study.reports.subject import Subject
 
 CAPTIONS = ["a red circle above a blue star on a plain background"] * 20
@@ -73,6 +74,8 @@ def test_tokens_are_the_vision_towers(loaded, picture, profile):
     assert found.layers == [0, 1, 2] and found.grid == (6, 6)
     for tokens, state in zip(found.tokens, tower.hidden_states[:3]):
         torch.testing.assert_close(tokens, unit_tokens(state[0, 1:]), atol=1e-3, rtol=0)
+    torch.testing.assert_close(found.raw[-1], tower.hidden_states[2][0, 1:], atol=1e-3, rtol=2e-3)
+    for tokens, state in zip(found.tokens, tower.hidden_states[:3]):
         torch.testing.assert_close(gram(tokens), gram(state[0, 1:]), atol=1e-3, rtol=0)
     assert found.image.shape == (42, 42, 3) and found.image.dtype == np.uint8
 
@@ -84,7 +87,7 @@ def test_centroids_line_up_over_both_networks(loaded, picture, profile):
     torch.testing.assert_close(
         found.grams.diagonal(dim1=1, dim2=2), torch.ones(6, 6), atol=1e-5, rtol=0
     )
-    tokens = of(loaded, picture).tokens().tokens[-1]
+    tokens = of(loaded, picture).tokens().raw[-1]
     means = torch.stack([tokens[found.labels == j].mean(0) for j in range(6)])
     torch.testing.assert_close(found.grams[2], gram(means), atol=2e-3, rtol=0)
 

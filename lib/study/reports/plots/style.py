@@ -31,6 +31,7 @@ LOOK = {
     "Entropy-Prune at layer 2": (SKY, "P"),
     "Entropy-Prune, token level": (PINK, "X"),
     "Entropy + coverage (ours)": (RED, "v"),
+    "Attention-weighted coverage (ours)": (DARK, "X"),
 }
 
 
@@ -43,8 +44,8 @@ def subplots(
 
 
 def look(method: str) -> tuple[str, str]:
-    """Colour and marker of a method, or those of any other."""
-    return LOOK.get(method, (PINK, "o"))
+    """Colour and marker of a method, at whatever layer, or those of any other."""
+    return LOOK.get(method) or LOOK.get(method.partition(", ")[0], (PINK, "o"))
 
 
 def line_style(methods: Iterable[str]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""One choice at a time, and every method at every budget, from `scores.json`."""
+"""The captions of every method at every budget, from `scores.json`."""
 
 from __future__ import annotations
 
@@ -9,47 +9,9 @@ import pandas as pd
 
 from ...stored import load_scores
 from . import cost
-from .format import DASH, interval
+from .format import DASH
 
-__all__ = ["axes", "budgets", "differences", "measured", "sweep", "table"]
-
-_HEADINGS = {"place": "where it prunes"}
-
-
-def table(profile: str, group: str) -> pd.DataFrame:
-    """One ablation: a row a setting, with kept share, scores and intervals.
-
-    Raises `ValueError` for an unknown group.
-    """
-    found = load_scores(profile)["ablations"]
-    rows = {}
-    for row in found.values():
-        if group in row["groups"]:
-            cells = {"kept (%)": f"{100 * row['kept']['mean']:.1f}"}
-            cells |= {n: interval(v, row["intervals"].get(n)) for n, v in row["values"].items()}
-            rows[row["groups"][group]] = cells
-    if not rows:
-        groups = sorted({name for row in found.values() for name in row["groups"]})
-        raise ValueError(f"no ablation {group!r}; there are {', '.join(groups)}")
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(group)
-
-
-def differences(profile: str, *, metric: str = "CIDEr") -> dict[str, pd.DataFrame]:
-    """{ablation: frame with value, low, high}: each setting minus Entropy-Prune's default, paired.
-
-    In points of the metric; the sweep is left out, and so is what was not scored.
-    """
-    groups: dict[str, dict[str, list[float]]] = {}
-    for row in load_scores(profile)["ablations"].values():
-        for group, setting in row["groups"].items():
-            if group != "sweep" and row["versus"]:
-                rows = groups.setdefault(_HEADINGS.get(group, group), {})
-                rows[setting] = row["versus"][metric][:3]
-    columns = ["value", "low", "high"]
-    return {
-        name: 100 * pd.DataFrame.from_dict(rows, orient="index", columns=columns)
-        for name, rows in groups.items()
-    }
+__all__ = ["axes", "budgets", "measured", "sweep"]
 
 
 def sweep(profile: str) -> pd.DataFrame:

@@ -62,7 +62,8 @@ def table(profile: str) -> pd.DataFrame:
             "loss of the references": f"{loss:.3f}",
             "minus unpruned": DASH if base is None else f"{loss - base:+.3f}",
         }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("Method")
+    name = f"Method, {part(profile, 'table').get('images', 0)} images"
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(name)
 
 
 def _unpruned(profile: str) -> float | None:
@@ -96,7 +97,8 @@ def ablation(profile: str, group: str) -> pd.DataFrame:
             )
             cells["p, Holm"] = p_values(gap) if gap else DASH
             rows[row["groups"][group]] = cells
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(group)
+    name = f"{group}, {found.get('images', 0)} images"
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(name)
 
 
 def _by_first(found: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

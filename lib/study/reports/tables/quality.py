@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,49 +13,74 @@ import pandas as pd
 from ... import paths
 from ...data import scenes
 from ...data.scenes import object_f1
-from ...labels import OBJECT_F1, TABLE_1
+from ...labels import DIVERGENCE, OBJECT_F1, TABLE_1, percent
 from ...profiles import load_profile
 from ...records import read_records
 from ...stored import load_scores
-from .format import DASH, interval
+from . import divergence
+from .format import DASH, interval, nats
 
-__all__ = ["QUALITY", "differences", "losses", "methods", "object_scores", "table"]
+__all__ = ["QUALITY", "losses", "methods", "object_scores", "parts", "table"]
 
 QUALITY = ("BLEU-4", "METEOR", "ROUGE-L", "CIDEr", "SPICE", OBJECT_F1)
 
 
 def methods(profile: str, *, extra: bool = True) -> dict[str, Mapping[str, Any]]:
-    """`{slug: row}` of `scores.json`: Table 1's methods in the paper's order, then this study's."""
+    """`{slug: row}` of `scores.json` in the order of Table 1; extra: with what the paper has not.
+
+    Without, the paper's five methods, each as it was published to prune.
+    """
     found = load_scores(profile)["methods"]
-    first = [slug for name in TABLE_1 for slug, row in found.items() if _is(row, slug, name)]
-    rest = [slug for slug in found if slug not in first] if extra else []
-    return {slug: found[slug] for slug in (*first, *rest)}
-
-
-def _is(row: Mapping[str, Any], slug: str, name: str) -> bool:
-    """Is this the plain form of a method? A variant's slug says in what it differs."""
-    return row["method"] == name and slug.count("-") <= 1
+    if extra:
+        return dict(found)
+    tail = percent(load_scores(profile)["keep"])
+    slugs = [name if name == "unpruned" else f"{name}-{tail}" for name in TABLE_1]
+    return {slug: found[slug] for slug in slugs if slug in found}
 
 
 def table(profile: str, *, extra: bool = True) -> pd.DataFrame:
-    """Kept share as measured and every metric with its 95 % interval, one row a method.
+    """Place, kept shares and every score with its 95 % interval, one row a method.
 
-    `attrs["notes"]` says why columns show dashes. extra: with this study's variants.
+    "Kept" is the share left at the end, "Average" that over the language layers, as measured; the
+    divergence, in nats a token, may rest on fewer images. `attrs["notes"]` says why columns show
+    dashes. extra: with what the paper's table has not.
     """
     rows, reasons = {}, {}
-    for row in methods(profile, extra=extra).values():
-        cells = {"Kept (%)": f"{100 * row['kept']['mean']:.1f}"}
+    moved = divergence.part(profile, "table").get("methods", {})
+    for slug, row in methods(profile, extra=extra).items():
+        cells = _place(row)
         for name in QUALITY:
             if name in row["values"]:
                 cells[name] = interval(row["values"][name], row["intervals"].get(name))
+        if slug in moved:
+            found = (moved[slug][key][DIVERGENCE] for key in ("values", "intervals"))
+            cells["Divergence"] = nats(*found)
         rows[row["label"]] = cells
         reasons |= row["reasons"]
-    frame = pd.DataFrame.from_dict(rows, orient="index").fillna(DASH).rename_axis("Method")
+    frame = pd.DataFrame.from_dict(rows, orient="index").fillna(DASH)
+    frame = frame.rename_axis(f"Method, {load_scores(profile)['images']} images")
     frame.attrs["notes"] = {
         ", ".join(name for name, why in reasons.items() if why == reason): reason
         for reason in dict.fromkeys(reasons.values())
     }
     return frame
+
+
+def _place(row: Mapping[str, Any]) -> dict[str, str]:
+    kept = row["kept"]
+    cells = {"Layer": f"{row['layer']}"} if "layer" in row else {}
+    cells["Kept (%)"] = f"{100 * kept['mean']:.1f}"
+    if "average" in kept:
+        cells["Average (%)"] = f"{100 * kept['average'] / kept['of']:.1f}"
+    return cells
+
+
+def parts(profile: str) -> list[tuple[str, list[str]]]:
+    """The parts of Table 1 with the labels of their rows: the paper's, and one place each."""
+    found: dict[str, list[str]] = {}
+    for row in methods(profile).values():
+        found.setdefault(row["groups"].get("table", ""), []).append(row["label"])
+    return [(name, labels) for name, labels in found.items() if name]
 
 
 def object_scores(profile: str, label: str) -> np.ndarray:
@@ -85,33 +110,12 @@ def _objects(profile: str) -> dict[int, list[dict[str, Any]]]:
     return {image["cocoid"]: image["objects"] for image in images if "objects" in image}
 
 
-def differences(
-    profile: str, *, metrics: Sequence[str] = ("BLEU-4", "CIDEr", OBJECT_F1)
-) -> pd.DataFrame:
-    """Paired bootstrap differences in points: value, 95 % interval, and a star where p < 0.05.
-
-    Empty where nothing was scored, as all that follows from scores.
-    """
-    scores = load_scores(profile)
-    label = {slug: row["label"] for slug, row in scores["methods"].items()}
-    rows = {}
-    for pair in scores["differences"]:
-        cells = {}
-        for name in metrics:
-            if name in pair["metrics"]:
-                value, low, high, p = pair["metrics"][name]
-                star = " *" if p < 0.05 else ""
-                cells[name] = f"{100 * value:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]{star}"
-        rows[f"{label[pair['a']]} − {label[pair['b']]}"] = cells
-    return pd.DataFrame.from_dict(rows, orient="index").fillna(DASH).rename_axis("Difference")
-
-
 def losses(profile: str, *, metric: str = "CIDEr") -> pd.DataFrame:
-    """Each method minus the unpruned model, in points: value, low, high."""
+    """Each method minus the unpruned model, in points: value, low, high; empty if not scored."""
     scores = load_scores(profile)
     rows = {
-        scores["methods"][pair["a"]]["label"]: pair["metrics"][metric][:3]
-        for pair in scores["differences"]
-        if pair["b"] == "unpruned"
+        scores["methods"][one["a"]]["label"]: [one[name] for name in ("value", "low", "high")]
+        for one in scores.get("comparisons", {}).get("pruning", ())
+        if one["metric"] == metric
     }
     return 100 * pd.DataFrame.from_dict(rows, orient="index", columns=["value", "low", "high"])

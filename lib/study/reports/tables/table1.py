@@ -11,10 +11,10 @@ import pandas as pd
 
 from ... import paths
 from ...files import write_atomically
-from ...labels import RANDOM, UNSCORED
+from ...labels import DIVERGENCE, RANDOM, UNSCORED
 from ...profiles import load_profile
 from ...stored import load_efficiency, load_scores, mark
-from . import cost, paper, quality
+from . import cost, divergence, paper, quality
 from .format import DASH, html, latex, markdown
 
 __all__ = ["about", "blocks", "html_blocks", "numbers", "write"]
@@ -30,13 +30,17 @@ def about(profile: str) -> str:
     if settings.random_weights:
         first = mark(profile)
         return f"{said}. {first[0].upper()}{first[1:]}: {UNSCORED}; the cost is measured."
-    return f"{said}, 95 % bootstrap intervals in brackets."
+    if found := divergence.part(profile, "table"):
+        said += f", divergence on {found['images']} of them"
+    return f"{said}; 95 % bootstrap intervals in brackets."
 
 
 def blocks(profile: str) -> list[tuple[str, pd.DataFrame]]:
     """[(heading, frame)]: our quality, FLOPs, time and memory, and the paper's table."""
     marked = f" ({RANDOM})" if mark(profile) else ""
-    found = [("Ours: quality", quality.table(profile))]
+    whole = quality.table(profile)
+    found = [(f"Ours: quality, {name}", whole.loc[rows]) for name, rows in quality.parts(profile)]
+    found = found or [("Ours: quality", whole)]
     with contextlib.suppress(FileNotFoundError):
         machine = cost.machine_name(load_efficiency(profile)["machine"])
         bill, flops = cost.table(profile), list(cost.FLOPS)
@@ -54,13 +58,18 @@ def numbers(profile: str) -> pd.DataFrame:
         costs = cost.rows(profile)
     except FileNotFoundError:
         costs = {}
-    found = {}
+    found, moved = {}, divergence.part(profile, "table").get("methods", {})
     for slug, row in quality.methods(profile).items():
-        cells: dict[str, Any] = {"method": row["label"], "kept": round(row["kept"]["mean"], 4)}
+        kept = row["kept"]
+        cells: dict[str, Any] = {"method": row["label"], "kept": round(kept["mean"], 4)}
+        cells["average"] = round(kept.get("average", kept["tokens"]) / kept["of"], 4)
+        cells["layer"] = row.get("layer")
         for name, value in row["values"].items():
             low, high = row["intervals"].get(name) or (None, None)
             for key, number in ((name, value), (f"{name} low", low), (f"{name} high", high)):
                 cells[key] = None if number is None else round(100 * number, 2)
+        if slug in moved:
+            cells["divergence"] = round(moved[slug]["values"][DIVERGENCE], 5)
         found[slug] = cells | (_costs(costs[slug]) if slug in costs else {})
     return pd.DataFrame.from_dict(found, orient="index").rename_axis("slug")
 

@@ -6,22 +6,58 @@ from collections.abc import Mapping
 
 import pandas as pd
 
+from ...labels import DIVERGENCE
 from .cost import FAST_FIRST, FAST_WHOLE
+from .format import nats
 
-__all__ = ["of_groups", "of_growth", "of_lines", "of_points", "of_split", "of_sweep"]
+__all__ = [
+    "of_groups",
+    "of_growth",
+    "of_lines",
+    "of_places",
+    "of_points",
+    "of_rates",
+    "of_split",
+    "of_sweep",
+]
 
 
-def of_points(frame: pd.DataFrame) -> str:
+def of_points(frame: pd.DataFrame, *, digits: int = 1) -> str:
     """Points with their intervals: `value`, `low`, `high` of each row."""
     return "; ".join(
-        f"{name} {row['value']:.1f} ({row['low']:.1f} to {row['high']:.1f})"
+        f"{name} {row['value']:.{digits}f} ({row['low']:.{digits}f} to {row['high']:.{digits}f})"
         for name, row in frame.iterrows()
     )
 
 
-def of_groups(groups: Mapping[str, pd.DataFrame]) -> str:
+def of_groups(groups: Mapping[str, pd.DataFrame], *, digits: int = 1) -> str:
     """Several groups of points, each by its name."""
-    return ". ".join(f"{name}: {of_points(frame)}" for name, frame in groups.items())
+    return ". ".join(f"{name}: {of_points(frame, digits=digits)}" for name, frame in groups.items())
+
+
+def of_places(frame: pd.DataFrame) -> str:
+    """The divergence of each criterion, layer by layer, at each budget."""
+    parts = []
+    for budget, rows in frame.groupby("budget", sort=False) if len(frame) else ():
+        for name, line in rows.groupby("label", sort=False):
+            points = ", ".join(
+                f"{nats(value)} before layer {layer}"
+                for layer, value in zip(line["layer"], line[DIVERGENCE])
+            )
+            parts.append(f"{budget:g} % kept, {name}: {points}")
+    return "; ".join(parts) or "not measured"
+
+
+def of_rates(frame: pd.DataFrame) -> str:
+    """The divergence of each method by its kept share."""
+    parts = []
+    for name, rows in frame.groupby("label", sort=False) if len(frame) else ():
+        points = ", ".join(
+            f"{nats(value)} at {100 * kept:.0f} %"
+            for kept, value in zip(rows["kept"], rows[DIVERGENCE])
+        )
+        parts.append(f"{name}: {points}")
+    return "; ".join(parts) or "not measured"
 
 
 def of_sweep(frame: pd.DataFrame, metric: str) -> str:

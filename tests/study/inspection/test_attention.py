@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lib.study.reports.attention import attention_shares, generate
+from lib.study.inspection.attention import attention_shares, generate
 from tests import tiny
 
 

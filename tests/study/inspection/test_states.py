@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 
 from lib.study import models
-from lib.study.reports import states
+from lib.study.inspection import states
 from tests import tiny
 
 

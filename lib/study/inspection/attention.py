@@ -17,7 +17,7 @@ from ...pruning.engine.attention import from_projections
 from ...pruning.families import resolve
 from ..captioning import repeatable_attention, until_end
 
-__all__ = ["PARTS", "attention_shares", "generate"]
+__all__ = ["PARTS", "attention_shares", "generate", "parts", "watch_rows"]
 
 #: What an output token can look at, in the order of the sequence.
 PARTS = ("system", "image", "instruction", "output")
@@ -51,7 +51,7 @@ def attention_shares(
     full = torch.cat([ids, answer[None, :-1]], 1)
     rows = torch.arange(length - 1, length - 1 + count)
     spots = (full[0] == model.config.image_token_id).nonzero().squeeze(1).cpu()
-    part = _parts(full.shape[1], spots, length)
+    part = parts(full.shape[1], spots, length)
     indicator = torch.nn.functional.one_hot(part, len(PARTS)).float()
     found: list[tuple[Tensor, Tensor]] = []
 
@@ -62,7 +62,7 @@ def attention_shares(
     family = resolve(model)
     with ExitStack() as stack:
         for layer in model.model.language_model.layers:
-            _watch(stack, family, layer.self_attn, rows, reduce)
+            watch_rows(stack, family, layer.self_attn, rows, reduce)
         model(
             input_ids=full,
             attention_mask=torch.ones_like(full),
@@ -75,7 +75,7 @@ def attention_shares(
     return shares, [*counts[:3], count], maps
 
 
-def _parts(size: int, spots: Tensor, length: int) -> Tensor:
+def parts(size: int, spots: Tensor, length: int) -> Tensor:
     """The number in `PARTS` of each of `size` positions; the prompt has `length` of them."""
     position = torch.arange(size)
     part = torch.where(position < spots[0], 0, 2)
@@ -84,10 +84,13 @@ def _parts(size: int, spots: Tensor, length: int) -> Tensor:
     return part
 
 
-def _watch(
+def watch_rows(
     stack: ExitStack, family: Any, module: Any, rows: Tensor, use: Callable[[Tensor], None]
 ) -> None:
-    """Hand `use` the attention (rows, positions) of one layer, averaged over heads."""
+    """Hand `use` the attention (rows, positions) of one layer, averaged over heads.
+
+    Raises `TypeError` for a layer without plain q and k projections.
+    """
     if not hasattr(module, "q_proj") or hasattr(module, "q_norm"):
         raise TypeError(f"cannot read queries and keys of {type(module).__name__}")
     made: dict[str, Tensor] = {}
