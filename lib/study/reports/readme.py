@@ -49,7 +49,12 @@ def results(profile: str) -> str:
 
 def verdicts(names: list[str]) -> str:
     """Every claim of the paper with its verdict and the profile that gives it."""
-    lines = [claims.summary(names), "", "| Claim of the paper | Verdict | Profile |", "|---|---|---|"]
+    lines = [
+        claims.summary(names),
+        "",
+        "| Claim of the paper | Verdict | Profile |",
+        "|---|---|---|",
+    ]
     for claim, name, verdict in claims.judging.leading(names):
         lines.append(f"| {claim.name} ({claim.where}) | {verdict.verdict} | {name} |")
     return "\n".join(lines)

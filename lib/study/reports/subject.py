@@ -25,6 +25,7 @@ from ...geometry import feature_layer
 from .. import models, paths
 from ..captioning.images import load_image
 from ..data.coco import Example, coco_dir, karpathy_json, read_karpathy
+from ..data.samples import SAMPLES, sample_photograph
 from ..data.scenes import ensure_scenes
 from ..inspection import states
 from ..inspection.attention import attention_shares, generate
@@ -46,8 +47,12 @@ QUESTION = "Describe all the objects in the image"
 _FORMAT = 2  # raise it when a stored array changes its meaning
 _NAMES = {
     "embedded": "embedded model",
+    "photos": "photograph model",
+    "photos-dropout": "photograph model, trained with drop-out",
     "shape:llava-1.5-7b": "LLaVA-1.5-7B's shape with random weights",
 }
+#: how the name of a sample photograph begins, such as "sample:flower"
+SAMPLE = "sample:"
 _KINDS = {"scenes": "generated test scene", "coco": "COCO Karpathy test image"}
 
 
@@ -60,7 +65,8 @@ class Subject:
         a loaded model.
     data: "scenes" (drawn on first use), "coco" or the path of a JSON in Karpathy's layout; by
         default "coco" for models of the hub and "scenes" for the others.
-    image: a number in the test split, or a path to a file.
+    image: a number in the test split, a path to a file, or "sample:flower", one of
+        `lib.study.data.samples`.
     image_root: the folder of the images, where they lie neither beside that JSON nor where COCO is
         downloaded to.
     """
@@ -93,7 +99,8 @@ class Subject:
         folder = Path(self.name)
         name = _NAMES.get(self.name, folder.name if folder.is_dir() else self.name)
         if isinstance(self.image, str):
-            return f"{name}, {Path(self.image).name}, 1 image"
+            sample = self.image.startswith(SAMPLE) and SAMPLES.get(self.image[len(SAMPLE) :])
+            return f"{name}, {sample or Path(self.image).name}, 1 image"
         kind = _KINDS.get(self.data_name) or f"image of {Path(self.data_name).name}, number"
         return f"{name}, {kind} {self.image}, 1 image"
 
@@ -117,7 +124,10 @@ class Subject:
             FileNotFoundError: a file is missing; "coco" needs the download `make doctor` names.
         """
         if isinstance(self.image, str):
-            path = Path(self.image).expanduser()
+            if self.image.startswith(SAMPLE):
+                path = sample_photograph(self.image[len(SAMPLE) :])
+            else:
+                path = Path(self.image).expanduser()
             if not path.is_file():
                 raise FileNotFoundError(f"no image at {path}")
             return Example(image_id=0, path=path, references=())
@@ -144,7 +154,7 @@ class Subject:
         Models of ours get the question they were trained on. Others get the paper's question for
         Figure 1 after LLaVA-1.5's system prompt.
         """
-        ours = self.name == "embedded" or self.name.startswith("shape:")
+        ours = models.ships(self.name) or self.name.startswith("shape:")
         asked = question or (models.PROMPT if ours else QUESTION)
         text = models.format_prompt(self.loaded.processor, asked)
         return text if ours else f"{SYSTEM} {text}"

@@ -13,6 +13,7 @@ from PIL import Image
 from lib.entropy import gram, unit_tokens
 from lib.pruning import create
 from lib.study import models, paths
+from lib.study.captioning.images import load_image
 from lib.study.data.coco import Example
 from lib.study.inspection import states
 from lib.study.profiles import load_profile
@@ -179,3 +180,13 @@ def test_a_profile_says_in_which_precision_and_where_its_model_is_loaded(monkeyp
         ("some/model", {"revision": "abc", "dtype": "float16", "device_map": "auto"}),
         ("embedded", {"revision": None}),
     ]
+
+
+def test_a_sample_photograph_stands_for_those_that_may_not_be_shown():
+    subject = Subject(profile="p", model="photos", image="sample:flower")
+    assert load_image(subject.example.path).size == (640, 427)
+    assert subject.source == (
+        "photograph model, flower.jpg of scikit-learn, photograph by vultilion (CC BY 2.0), 1 image"
+    )
+    with pytest.raises(ValueError, match="no sample photograph 'tree': there are china, flower"):
+        _ = Subject(profile="p", image="sample:tree").example

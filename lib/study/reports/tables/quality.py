@@ -105,7 +105,8 @@ def _objects(profile: str) -> dict[int, list[dict[str, Any]]]:
     if settings.json_path:
         listing = json.loads(Path(settings.json_path).expanduser().read_text(encoding="utf-8"))
     else:
-        listing = {"images": []} if settings.on_coco else scenes.karpathy()
+        drawn = settings.images_of == "scenes"
+        listing = scenes.karpathy() if drawn else {"images": []}
     images = listing["images"]
     return {image["cocoid"]: image["objects"] for image in images if "objects" in image}
 
