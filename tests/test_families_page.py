@@ -10,7 +10,7 @@ from PIL import Image
 
 from lib.pruning import available, support_markdown, support_table
 from lib.pruning.families import supported
-from lib.study import models
+from lib.study import families, models
 from lib.study.paths import ROOT
 from tests.pruning.families.tiny import ALL
 from tests.study.models.families import save
@@ -47,11 +47,19 @@ def test_snippets_run_as_they_stand(name, tmp_path, monkeypatch, capsys):
 
 
 def test_the_table_is_what_the_methods_say():
+    """On tiny models with weights; what writes the page asks large ones without."""
     table = support_table([tiny.model() for tiny in ALL.values()])
-    block = re.search(r"<!-- support -->\n(.*?)\n<!-- /support -->", PAGE, re.S)[1]
-    assert block == support_markdown(table)
+    assert families.page(PAGE) == PAGE, "run 'python -m lib.study.families'"
+    assert families.table() == support_markdown(table)
     assert list(table) == available()
     for name, row in table.items():
-        for reason in row.values():
-            assert reason is None or len(reason) > 20, (name, reason)
-    assert all(reason is None for reason in table["fastv"].values())
+        for support in row.values():
+            assert support.reason is None or len(support.reason) > 20, (name, support)
+    assert all(support.reason is None for support in table["fastv"].values())
+    assert {support.mark for support in table["tome"].values()} == {"✓", "–"}
+    assert table["grid"]["Qwen2.5-VL"].mark == "o"
+
+
+def test_the_page_must_have_its_marks():
+    with pytest.raises(ValueError, match="one table between its 'support' marks, it has 0"):
+        families.page("no table")

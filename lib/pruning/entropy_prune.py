@@ -23,7 +23,8 @@ class EntropyPrune(StatePruner, name="entropy"):
     count: "exact" keeps `budget(N)` tokens, filled from the core clusters by their distance to
         the centroid; "adaptive" is the paper's dynamic count, at most k_c * t_pc.
     n_clusters, core_clusters, tokens_per_cluster: M, k_c and t_pc; those left out follow from the
-        number of tokens and the budget, see `lib.selection.proportions`.
+        number of tokens and the budget, see `lib.selection.proportions`. An image with fewer tokens
+        than M has as many clusters.
     rollout: "literal" (eq. 6), "scaled" (I + H/L) or "scores"; see `lib.rollout`.
     cluster_on: "raw", the tokens themselves (eq. 4), or "unit"; see `lib.selection.hierarchical`.
     weighting: how a centroid counts, see `lib.selection.hierarchical`.
@@ -83,10 +84,11 @@ class EntropyPrune(StatePruner, name="entropy"):
         return graphs((type(self), options, budget), select, states)
 
     def _numbers(self, size: int, keep: int) -> tuple[int, int, int]:
-        return proportions(
+        clusters, cores, each = proportions(
             size, keep, n_clusters=self.n_clusters, core_clusters=self.core_clusters,
             tokens_per_cluster=self.tokens_per_cluster,
         )  # fmt: skip
+        return min(clusters, size), min(cores, size), each
 
     def _select(self, states: list[Tensor], *, keep: int | None = None) -> Tensor:
         keep = keep or self.budget(states[-1].shape[-2])

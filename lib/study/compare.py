@@ -31,9 +31,9 @@ def compare_run(profile: str) -> dict[str, Any]:
       or in what was `kept`, that are `missing` from the run, or `new` in it.
       Images that a smaller run did not ask for are not missing.
     - `images`: how many of Table 1 the `reference` and the `run` have, None where unknown.
-    - `scores`: where both are of as many images, one row a method and metric: `reference` with its
-      `interval`, `run`, and whether that is `inside`; counted in `inside` and `of`. Metrics without
-      an interval must be equal.
+    - `scores`: where both are of as many images, one row a method and metric, divergences among
+      them: `reference` with its `interval`, `run`, and whether that is `inside`; counted in
+      `inside` and `of`. Metrics without an interval must be equal.
     - `figures`: pairs of pictures by name, paths from the root, and whether they are the `same`
       file; None where one lacks the picture.
 
@@ -147,13 +147,14 @@ def _by_image(folder: Path) -> dict[int, Any]:
 
 
 def _scores(reference: Path, run: Path) -> dict[str, Any]:
-    old, new = (_load(place / "scores.json") for place in (reference, run))
+    old, new = (_parts(place) for place in (reference, run))
     rows = []
-    for part, count in (("methods", "images"), ("ablations", "ablation_images")):
-        if old.get(count) != new.get(count):
-            continue
-        for slug, before in old.get(part, {}).items():
-            after = new.get(part, {}).get(slug, {"values": {}})
+    for part, (images, methods) in old.items():
+        count, mine = new.get(part, (images, {}))
+        if count != images:
+            continue  # scores of other images
+        for slug, before in methods.items():
+            after = mine.get(slug, {"values": {}})
             for metric, value in before["values"].items():
                 found = after["values"].get(metric)
                 if value is None or found is None:
@@ -165,6 +166,21 @@ def _scores(reference: Path, run: Path) -> dict[str, Any]:
                     "interval": interval, "run": found, "inside": low <= found <= high,
                 })  # fmt: skip
     return {"inside": sum(row["inside"] for row in rows), "of": len(rows), "rows": rows}
+
+
+def _parts(results: Path) -> dict[str, tuple[int | None, Any]]:
+    """`{part: (number of images, methods)}` of the captions' scores, and of the divergences."""
+    scores = _load(results / "scores.json")
+    found = {
+        part: (scores.get(count), scores.get(part, {}))
+        for part, count in (("methods", "images"), ("ablations", "ablation_images"))
+    }
+    read = _load(results / "divergence.json")
+    return found | {
+        f"divergence, {part}": (one.get("images"), one["methods"])
+        for part, one in read.items()
+        if isinstance(one, dict)
+    }
 
 
 def _load(path: Path) -> dict[str, Any]:

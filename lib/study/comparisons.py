@@ -21,7 +21,7 @@ __all__ = ["QUESTIONS", "ablated", "captions", "divergences", "equal", "placed"]
 #: `{family: what it asks}`
 QUESTIONS = {
     "pruning": "what does each method cost against the unpruned model?",
-    "paper": "does Entropy-Prune beat the paper's rivals, each where it was published to prune?",
+    "paper": "how do the paper's methods rank, each where it was published to prune?",
     "printed": "does Algorithm 1 as printed beat as many random tokens?",
     BEFORE: "which criterion is best before the language model?",
     DEEP: "which criterion is best at FastV's layer?",
@@ -87,10 +87,11 @@ def equal(profile: Profile) -> list[tuple[str, str]]:
 def _questions(profile: Profile, table: Mapping[str, Method]) -> dict[str, list[tuple[str, str]]]:
     tail = percent(profile.keep)
     entropy, fastv = f"entropy-{tail}", f"fastv-{tail}"
-    rivals = [f"{name}-{tail}" for name in ("random", "tome", "fastv")]
+    random, tome = f"random-{tail}", f"tome-{tail}"
+    rows = [(entropy, random), (entropy, tome), (entropy, fastv), (tome, random), (fastv, random)]
     found = {
-        "paper": [(entropy, slug) for slug in rivals],
-        "printed": [("entropy-printed", "random-printed")],
+        "paper": [(a, b) for a, b in rows if a in table and b in table],
+        "printed": [("entropy-printed", "random-printed")] if "entropy-printed" in table else [],
         BEFORE: list(_against(table, BEFORE, f"random-{tail}", entropy)),
         DEEP: list(_against(table, DEEP, fastv, f"random-layer{FASTV_LAYER}-{tail}")),
         "place": [],
@@ -99,8 +100,13 @@ def _questions(profile: Profile, table: Mapping[str, Method]) -> dict[str, list[
         for layer in (0, FASTV_LAYER):
             one, other = f"{name}-layer{layer}-{tail}", f"{name}-{tail}"
             if one in table and layer != own_layer(name):
-                found["place"].append((one, other))
-    return found
+                found["place"].append((one, other) if layer else (other, one))
+    return {name: _there(pairs, table) for name, pairs in found.items()}
+
+
+def _there(pairs: list[tuple[str, str]], table: Mapping[str, Method]) -> list[tuple[str, str]]:
+    """The pairs whose methods run on the model: one that refuses it is in no table."""
+    return [pair for pair in pairs if set(pair) <= table.keys()]
 
 
 def _against(

@@ -51,8 +51,8 @@ class Profile:
     model, revision, dtype, device_map: see `lib.study.models.load`; the notebooks load the same.
     dataset, json_path, image_root, split, limit: the images, see `lib.study.data`; without a
         `dataset` and a `json_path`, a hub model captions COCO and any other one generated scenes.
-    image: what the figures of one image show, see `lib.study.reports.subject`; by default what the
-        notebooks say.
+    image: what the figures show: a number in the test split, a path, or a photograph that comes
+        with scikit-learn, see `lib.study.reports.subject.SAMPLES`.
     cpu: what is different where there is no GPU, such as a lower limit; see `on_cpu`.
     prompt: the question, put into the model's chat template. The published scores of a model belong
         to one kind of prompt, so `paper` has its own; every manifest records the whole text.
@@ -83,6 +83,7 @@ class Profile:
     limit: int | None = Field(200, ge=1)
     json_path: str | None = None
     image_root: str | None = None
+    image: int | str = 15
     prompt: str = "Describe the image briefly."
     batch_size: int = Field(16, ge=1)
     max_new_tokens: int = Field(64, ge=1)
@@ -103,7 +104,6 @@ class Profile:
     n_bootstrap: int = Field(1000, ge=0)
     efficiency: Efficiency = Field(default_factory=Efficiency)
     notebooks: str = ""
-    image: int | str | None = None
     cpu: dict[str, Any] = Field(default_factory=dict)
 
     @field_validator("sweep", "places", "budgets", "metrics", "ablation_metrics", mode="before")
@@ -177,8 +177,6 @@ class Profile:
             values["data"] = self.json_path
         if self.random_weights:  # a shape's own benchmark
             values["large_profile"] = self.profile
-        if self.image is None:
-            del values["image"]
         names = [name for name in known if name in values]
         return {k: list(v) if isinstance(v := values[k], tuple) else v for k in names}
 

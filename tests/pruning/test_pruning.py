@@ -257,6 +257,17 @@ def test_entropy_prune_at_token_level_and_with_the_papers_clusters(model):
     assert all(len(k) <= 12 for k in pruner.kept)
 
 
+def test_an_image_with_fewer_tokens_than_clusters_has_as_many_clusters(model):
+    """36 tokens: each is a cluster of its own, and the core clusters are single tokens."""
+    inputs = one()
+    (tokens,) = vision_states(model, inputs, 4, 4)
+    large = {"n_clusters": 50, "core_clusters": 20, "tokens_per_cluster": 2}
+    with EntropyPrune(layers=(4, 4), count="adaptive", **large)(model) as pruner:
+        model(**inputs)
+    assert [k.tolist() for k in pruner.kept] == as_lists(hierarchical(tokens, 36, 20, 2).mask)
+    assert len(pruner.kept[0]) == 20
+
+
 def test_entropy_prune_on_language_layers(model):
     inputs = one()
     states = model(**inputs, output_hidden_states=True).hidden_states

@@ -84,6 +84,17 @@ def test_a_profile_of_ones_own_has_no_reference(tmp_path, monkeypatch, capsys):
     assert found["figures"][0]["reference"] is None and found["figures"][0]["same"] is False
 
 
+def test_divergences_are_held_against_the_reference_s_intervals(both):
+    for place, value in zip(both, (0.02, 0.05)):
+        row = {"values": {"divergence": value}, "intervals": {"divergence": [0.01, 0.03]}}
+        document = {"key": "x", "references": 2, "table": {"methods": {"fastv-50": row}}}
+        (place.results / "divergence.json").write_text(json.dumps(document))
+    found = compare_run("smoke")
+    (row,) = [row for row in found["scores"]["rows"] if row["metric"] == "divergence"]
+    assert (row["part"], row["slug"], row["inside"]) == ("divergence, table", "fastv-50", False)
+    assert "fastv-50, divergence: 0.05 is not [0.01, 0.03]" in summary(found)
+
+
 def test_a_smaller_run_is_compared_on_its_own_images(both):
     reference, run = both
     for place, count in ((reference, 3), (run, 2)):

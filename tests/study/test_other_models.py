@@ -18,10 +18,11 @@ import torch
 import yaml
 
 from lib.study import paths
+from lib.study.ablations import ablations
 from lib.study.data import scenes
 from lib.study.doctor.models import check_model
 from lib.study.fitting import check, fits
-from lib.study.methods import ablations, methods
+from lib.study.methods import methods
 from lib.study.models import read_config
 from lib.study.paths import ROOT
 from lib.study.profiles import load_profile, with_model
@@ -29,7 +30,8 @@ from lib.study.records import read_records
 from lib.study.reports import notebooks
 from tests.study.models.families import save
 
-QWEN, INTERN, OTHER = "Qwen/Qwen2.5-VL-7B-Instruct", "OpenGVLab/InternVL3-8B-hf", "owner/other"
+QWEN, INTERN = "Qwen/Qwen2.5-VL-7B-Instruct", "OpenGVLab/InternVL3-8B-hf"
+OTHER = "owner/other"
 REVISION = "a" * 40
 IMAGES = 3
 
@@ -58,7 +60,8 @@ def root(tmp_path_factory):
     document |= {
         "json_path": str(listing), "image_root": str(drawn), "limit": IMAGES, "batch_size": 2,
         "max_new_tokens": 3, "ablation_limit": 2, "sweep": [0.5], "metrics": ["BLEU-4", "CIDEr"],
-        "n_bootstrap": 20, "efficiency": {"new_tokens": 2, "repeats": 1, "fast_path": True},
+        "n_bootstrap": 20, "places": [0, 2], "budgets": [0.25], "catalogue_limit": 1,
+        "efficiency": {"new_tokens": 2, "repeats": 1, "fast_path": True},
     }  # fmt: skip
     (profiles / "paper.yaml").write_text(yaml.safe_dump(document))
     with warnings.catch_warnings():
@@ -111,6 +114,8 @@ def checked_study(root, profile):
     prompt = json.loads((folder / "captions" / "unpruned" / "manifest.json").read_text())
     asked = prompt["parameters"]["prompt"]
     assert "Provide a one-sentence caption" in asked and "<image>" not in asked
+    read = json.loads((folder / "divergence" / "table" / "manifest.json").read_text())
+    assert set(read["parameters"]["methods"]) == slugs
     rows = json.loads((folder / "efficiency.json").read_text())["rows"]
     assert {row["slug"] for row in rows if row["table"]} == slugs
     unpruned, half = (next(r for r in rows if r["slug"] == s) for s in ("unpruned", "entropy-50"))
@@ -133,8 +138,10 @@ def test_one_command_reproduces_a_profile_with_qwen(root, lib):
     assert pages == {"index", "comparison", "06_table1", "07_ablations", "08_efficiency"}
     assert QWEN in (run / "reports" / "06_table1.html").read_text()
     assert "does not apply" in (run / "notebooks" / "06_table1.ipynb").read_text()
-    ablated = {path.name for path in (run / "results" / "ablations").iterdir()}
-    assert {"entropy-t1-25", "selection-greedy-25"} <= ablated
+    ablated = json.loads((run / "results/divergence/ablations/manifest.json").read_text())
+    assert {"entropy-t1-25", "selection-greedy-25"} <= ablated["parameters"]["methods"].keys()
+    ranked = json.loads((run / "results" / "catalogue.json").read_text())["methods"]
+    assert {"fastv", "pyramiddrop"} <= {row["method"] for row in ranked.values()}
 
 
 @pytest.mark.slow

@@ -80,7 +80,7 @@ def test_everything_is_there_afterwards_and_the_reference_is_not_touched(root):
         assert 0 < row["kept"]["mean"] <= 1
     assert scored["methods"]["entropy-50"]["kept"]["mean"] == 0.5
     against = {(d["a"], d["b"]) for d in scored["comparisons"]["paper"]}
-    assert against == {("entropy-50", name) for name in ("random-50", "tome-50", "fastv-50")}
+    assert against >= {("entropy-50", name) for name in ("random-50", "tome-50", "fastv-50")}
     same = {(e["a"], e["b"]): e for e in scored["equivalence"] if e["metric"] == "BLEU-4"}
     assert same["fastv-mask-50", "fastv-50"]["equivalent"] or not scored["margin"]
     assert scored["methods"]["entropy-layer2-50"]["kept"]["average"] == (2 * 36 + 2 * 18) / 4

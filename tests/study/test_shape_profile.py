@@ -22,8 +22,7 @@ from lib.study.paths import ROOT
 from lib.study.profiles import Profile, load_profile
 from lib.study.records import read_records
 from lib.study.reports import notebooks, report
-from lib.study.reports.tables import ablations as choices
-from lib.study.reports.tables import cost, format, paper, quality
+from lib.study.reports.tables import comparisons, cost, divergence, format, paper, quality
 from lib.study.stored import load_study, mark
 
 IMAGE = 2  # the last of the three that are drawn
@@ -119,15 +118,16 @@ def test_table_1_measures_the_cost_and_refuses_the_quality(root):
     pd.testing.assert_series_equal(
         latency, (100 * five / five.iloc[0]).round(1), check_names=False, check_index=False
     )
-    assert quality.differences("shape").empty and quality.losses("shape").empty
-    assert choices.differences("shape") == {}
+    assert comparisons.families("shape") == {} and quality.losses("shape").empty
+    assert comparisons.equal("shape").empty and divergence.choices("shape") == {}
+    assert "random weights mean nothing" in divergence.about("shape")
     assert np.isnan(quality.object_scores("shape", "Entropy-Prune")).all()
     assert not [c for c in paper.ratios("shape").columns if "CIDEr, ours" in c]
     text = (paths.figures_dir("shape") / "table1.md").read_text()
     first = text.splitlines()[0]
     assert "Random weights, a CPU: captions of random weights mean nothing" in first
     titles = re.findall(r"^Ours: .*", text, re.MULTILINE)
-    assert len(titles) == 3 and all("(random weights)" in title for title in titles)
+    assert len(titles) == 5 and all("(random weights)" in title for title in titles)
 
 
 def test_scoring_elsewhere_needs_no_model(root, monkeypatch):

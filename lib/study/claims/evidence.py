@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from ..profiles import load_profile
 
 __all__ = ["ALPHA", "Evidence"]
 
+#: measured by commands of their own: a run that has none looks at the reference's
+MEASURED = ("bench.json", "benchmark.json")
 #: a difference is believed below this, corrected for its family
 ALPHA = 0.05
 
@@ -30,6 +32,7 @@ class Evidence:
 
     profile: str
     folder: Path
+    _read: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def of(cls, profile: str) -> Evidence:
@@ -56,11 +59,15 @@ class Evidence:
         """How slugs name the ablations' keep rate."""
         return percent(load_profile(self.profile).ablation_keep)
 
-    @functools.cache  # noqa: B019  (a handful of objects, as long as the process)
     def document(self, name: str) -> Mapping[str, Any]:
         """A summary such as "scores.json"; empty where it is missing."""
-        path = self.folder / name
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        if name not in self._read:
+            path = self.folder / name
+            if name in MEASURED and not path.is_file():
+                path = paths.reference(self.profile).results / name
+            there = path.is_file()
+            self._read[name] = json.loads(path.read_text(encoding="utf-8")) if there else {}
+        return self._read[name]
 
     # ---- captions and divergence ----------------------------------------------------------------
 

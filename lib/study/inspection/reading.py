@@ -14,7 +14,7 @@ from ...pruning.families import Family, resolve
 from .attention import watch_rows
 from .states import checked
 
-__all__ = ["Reading", "read"]
+__all__ = ["Reading", "read", "tower_attention"]
 
 
 class Reading(NamedTuple):
@@ -78,6 +78,17 @@ def read(model: Any, inputs: Mapping[str, Tensor], answer: Tensor) -> Reading:
         (full[0] == model.config.image_token_id).nonzero().squeeze(1).cpu(),
         length,
     )
+
+
+@torch.inference_mode()
+def tower_attention(model: Any, pixels: Tensor) -> Tensor:
+    """Attention (V - 1, T, T) of the tower's blocks for one image, as in `Reading.tower`."""
+    family = resolve(model)
+    tower: list[Tensor] = []
+    with ExitStack() as stack:
+        _watch_tower(stack, family, [], tower)
+        family.tower(pixels)
+    return torch.stack(tower)
 
 
 def _watch_tower(

@@ -39,8 +39,8 @@ def words(name: str, **numbers: Any) -> Words:
         ValueError: no such figure, a number its words need is missing, or one is given that they
             do not use.
 
-    >>> words("figure4_cluster_scores", alone=11, core_clusters=16, n_clusters=32, source="s").title
-    '11 of the 16 kept clusters hold a single token'
+    >>> words("walkthrough_budgets", tokens=256, source="s").title
+    'What Algorithm 1 keeps of 256 patches'
     """
     if name not in known():
         raise ValueError(f"{FILE.name} has no figure {name!r}; there are {', '.join(known())}")

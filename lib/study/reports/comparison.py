@@ -9,7 +9,9 @@ from typing import Any
 
 from .. import paths
 from ..compare import load_comparison
+from ..labels import DIVERGENCE, LOSS
 from .pages import page
+from .tables.format import nats
 
 __all__ = ["comparison_page"]
 
@@ -59,6 +61,8 @@ def _ids(ids: list[int]) -> str:
 
 def _score(row: Mapping[str, Any]) -> dict[str, Any]:
     interval = row["interval"]
+    if row["metric"] in (DIVERGENCE, LOSS):  # nats, not shares
+        return {**row, "reference": nats(row["reference"], interval), "run": nats(row["run"])}
     shown = f"{100 * row['reference']:.1f}"
     if interval:
         shown += f" [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]"

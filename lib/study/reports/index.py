@@ -12,12 +12,14 @@ import nbformat
 import yaml
 from markupsafe import Markup
 
-from .. import paths
+from .. import claims, paths
 from ..profiles import load_profile
 from ..stored import load_study
+from .grounds import grounds
 from .notebooks import title_of
 from .pages import banner, figures, page
 from .tables import table1
+from .tables.format import html
 
 __all__ = ["deviations", "index_page"]
 
@@ -37,6 +39,7 @@ def index_page(profile: str, folder: Path, executed: Sequence[Path], *, drawn: P
     executed: the notebooks whose pages lie there. drawn: the folder of the profile's figures.
     """
     documents = {path: nbformat.read(str(path), as_version=4) for path in executed}
+    judging = claims.profiles(profile)
     scored = (paths.results_dir(profile) / "scores.json").is_file()
     return page(
         "index.html.j2",
@@ -49,6 +52,9 @@ def index_page(profile: str, folder: Path, executed: Sequence[Path], *, drawn: P
             {"name": f"{path.stem}.html", "title": title_of(document)}
             for path, document in documents.items()
         ],
+        grounds=grounds(profile),
+        claims=Markup(html(claims.table(judging).reset_index(), index=False)) if judging else "",
+        verdicts=claims.summary(judging) if judging else "",
         table1=Markup(table1.html_blocks(profile)) if scored else "",
         figures=[_figure(figure, folder) for figure in figures(drawn)],
         deviations=deviations(),

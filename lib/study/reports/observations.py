@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..inspection.attention import PARTS
 
-__all__ = ["Attention", "Centroids", "Description", "Tokens"]
+__all__ = ["Attention", "Centroids", "Description", "Tokens", "Tower"]
 
 
 class Tokens(NamedTuple):
@@ -30,6 +30,18 @@ class Tokens(NamedTuple):
     grid: tuple[int, int]
     image_id: int
     raw: Tensor
+
+
+class Tower(NamedTuple):
+    """How the vision tower's blocks mix the patches.
+
+    Attributes:
+        attention: (B, T, T) float32, averaged over heads; the blocks before the projector's layer.
+        skipped: tokens in front of the patches: 1 for a class token, or 0.
+    """
+
+    attention: Tensor
+    skipped: int
 
 
 class Centroids(NamedTuple):

@@ -8,7 +8,7 @@ import pandas as pd
 
 from ..stored import load_population
 
-__all__ = ["beside", "by_layer", "summaries"]
+__all__ = ["band", "beside", "by_layer", "numbers", "summaries"]
 
 _COLUMNS = {"mean": "mean", "sd": "sd", "low": "2.5 %", "high": "97.5 %", "n": "images"}
 
@@ -43,3 +43,15 @@ def by_layer(
     """Means, or "low" and "high", of measures that have one value a layer; a row a layer."""
     measures = load_population(profile)["measures"][group]
     return pd.DataFrame({name: measures[name][value] for name in names}).rename_axis("layer")
+
+
+def numbers(profile: str, group: str, name: str) -> dict[str, float]:
+    """Mean, sd and n of a plain measure, as the words of a figure take them."""
+    one = load_population(profile)["measures"][group][name]
+    return {key: one[key] for key in ("n", "mean", "sd")}
+
+
+def band(profile: str, group: str, name: str) -> pd.DataFrame:
+    """The "mean", "low" and "high" (95 % of the images) of a measure that has one value a layer."""
+    one = load_population(profile)["measures"][group][name]
+    return pd.DataFrame({key: one[key] for key in ("mean", "low", "high")}).rename_axis("layer")

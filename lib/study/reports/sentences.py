@@ -14,7 +14,7 @@ from ..stored import load_efficiency
 from .tables import divergence
 from .tables.format import nats
 
-__all__ = ["ablated", "efficient", "placed", "table_1"]
+__all__ = ["ablated", "efficient", "placed", "table_1", "uneven"]
 
 ALPHA = 0.05
 
@@ -99,6 +99,21 @@ def ablated(profile: str) -> list[str]:
         )
         said += [f"Less than {what}: {'; '.join(better)}."] if better else []
         said += [f"More than {what}: {'; '.join(worse)}."] if worse else []
+    return said
+
+
+def uneven(profile: str) -> list[str]:
+    """Methods that diverge more with more tokens, each where it was published to prune."""
+    frame, said = divergence.sweep(profile), []
+    for name, rows in frame.groupby("label", sort=False) if len(frame) else ():
+        ordered = rows.sort_values("keep")
+        values, keeps = ordered[DIVERGENCE].tolist(), ordered["keep"].tolist()
+        said += [
+            f"{name} diverges more with {100 * more:g} % of the tokens ({nats(b)}) than with "
+            f"{100 * fewer:g} % ({nats(a)})."
+            for fewer, more, a, b in zip(keeps, keeps[1:], values, values[1:])
+            if b > a
+        ]
     return said
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +26,18 @@ from ...geometry import feature_layer
 from .. import models, paths
 from ..captioning.images import load_image
 from ..data.coco import Example, coco_dir, karpathy_json, read_karpathy
-from ..data.samples import SAMPLES, sample_photograph
 from ..data.scenes import ensure_scenes
 from ..inspection import states
 from ..inspection.attention import attention_shares, generate
 from ..inspection.measures import cluster_on_tokens, unit_centroids
+from ..inspection.reading import tower_attention
+from ..models.names import ships
 from ..profiles import load_profile, profile_names
-from .observations import Attention, Centroids, Description, Tokens
+from .observations import Attention, Centroids, Description, Tokens, Tower
 from .quiet import loaded_quietly
 from .store import published_weights, stored_arrays
 
-__all__ = ["QUESTION", "SYSTEM", "Subject"]
+__all__ = ["QUESTION", "SAMPLES", "SYSTEM", "Subject"]
 
 #: The system prompt LLaVA-1.5 was tuned with, and the question of the paper's Figure 1.
 SYSTEM = (
@@ -51,9 +53,12 @@ _NAMES = {
     "photos-dropout": "photograph model, trained with drop-out",
     "shape:llava-1.5-7b": "LLaVA-1.5-7B's shape with random weights",
 }
-#: how the name of a sample photograph begins, such as "sample:flower"
-SAMPLE = "sample:"
 _KINDS = {"scenes": "generated test scene", "coco": "COCO Karpathy test image"}
+#: photographs that come with scikit-learn, with whom to thank (CC BY 2.0)
+SAMPLES = {
+    "china.jpg": "photograph by danielbuechele, CC BY 2.0",
+    "flower.jpg": "photograph by vultilion, CC BY 2.0",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +70,7 @@ class Subject:
         a loaded model.
     data: "scenes" (drawn on first use), "coco" or the path of a JSON in Karpathy's layout; by
         default "coco" for models of the hub and "scenes" for the others.
-    image: a number in the test split, a path to a file, or "sample:flower", one of
-        `lib.study.data.samples`.
+    image: a number in the test split, a path to a file, or one of `SAMPLES` by its name.
     image_root: the folder of the images, where they lie neither beside that JSON nor where COCO is
         downloaded to.
     """
@@ -99,8 +103,8 @@ class Subject:
         folder = Path(self.name)
         name = _NAMES.get(self.name, folder.name if folder.is_dir() else self.name)
         if isinstance(self.image, str):
-            sample = self.image.startswith(SAMPLE) and SAMPLES.get(self.image[len(SAMPLE) :])
-            return f"{name}, {sample or Path(self.image).name}, 1 image"
+            shown = SAMPLES.get(self.image) or Path(self.image).name
+            return f"{name}, {shown}, 1 image"
         kind = _KINDS.get(self.data_name) or f"image of {Path(self.data_name).name}, number"
         return f"{name}, {kind} {self.image}, 1 image"
 
@@ -124,12 +128,7 @@ class Subject:
             FileNotFoundError: a file is missing; "coco" needs the download `make doctor` names.
         """
         if isinstance(self.image, str):
-            if self.image.startswith(SAMPLE):
-                path = sample_photograph(self.image[len(SAMPLE) :])
-            else:
-                path = Path(self.image).expanduser()
-            if not path.is_file():
-                raise FileNotFoundError(f"no image at {path}")
+            path = _file(self.image)
             return Example(image_id=0, path=path, references=())
         root = Path(self.image_root).expanduser() if self.image_root else None
         data = self.data_name
@@ -154,7 +153,7 @@ class Subject:
         Models of ours get the question they were trained on. Others get the paper's question for
         Figure 1 after LLaVA-1.5's system prompt.
         """
-        ours = models.ships(self.name) or self.name.startswith("shape:")
+        ours = ships(self.name) or self.name.startswith("shape:")
         asked = question or (models.PROMPT if ours else QUESTION)
         text = models.format_prompt(self.loaded.processor, asked)
         return text if ours else f"{SYSTEM} {text}"
@@ -186,6 +185,21 @@ class Subject:
         raw = torch.from_numpy(stored["tokens"]).float()
         image, grid, image_id = _scene(stored)
         return Tokens(image, unit_tokens(raw), stored["layers"].tolist(), grid, image_id, raw)
+
+    def tower(self) -> Tower:
+        """Attention of the vision tower's blocks, which rollout of attention merges.
+
+        Stored in float16, whose rounding keeps the order of anything above 1e-7.
+        """
+
+        def compute() -> dict[str, Any]:
+            found = tower_attention(self.loaded.model, self.inputs()["pixel_values"])
+            return {"attention": found.half()}
+
+        stored = self._stored("tower", compute)
+        attention = torch.from_numpy(stored["attention"]).float()
+        rows, columns = self.tokens().grid
+        return Tower(attention, attention.shape[-1] - rows * columns)
 
     def centroids(self, n_clusters: int = 32, *, random_state: int = 0) -> Centroids:
         """Gram matrices of one clustering's unit centroids in every layer of both networks.
@@ -283,6 +297,16 @@ class Subject:
             asked["revision"] = self.revision
         path = paths.results_dir(self.profile) / "figures" / f"{name}.npz"
         return stored_arrays(path, asked, compute)
+
+
+def _file(image: str) -> Path:
+    """The file of an image that is named; raises `FileNotFoundError`."""
+    path = Path(image).expanduser()
+    if not path.is_file() and image in SAMPLES:
+        path = Path(str(resources.files("sklearn.datasets") / "images" / image))
+    if not path.is_file():
+        raise FileNotFoundError(f"no image at {path}")
+    return path
 
 
 def _scene(stored: Mapping[str, np.ndarray]) -> tuple[np.ndarray, tuple[int, int], int]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -87,9 +86,8 @@ def make_captions(study: Study, *, only: Sequence[str] | None = None) -> bool:
 
 def caption_share(study: Study, *, only: Sequence[str] | None = None) -> None:
     """What one of several launched processes does: its share of the captions, nothing else."""
-    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    for job in restricted(jobs(study), only):
-        job.run(study, rank=rank, world_size=world_size)
+    for number, job in enumerate(restricted(jobs(study), only)):
+        job.run(study, **sharing.launched(number))
 
 
 def jobs(study: Study) -> list[Job]:

@@ -8,7 +8,6 @@ random weights, there is no catalogue.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +20,7 @@ from ..captioning.loop import cut
 from ..captioning.parameters import manifest_parameters
 from ..dependencies import captions_code, divergence_code
 from ..examples import examples
+from ..fitting import fits
 from ..grid import catalogue
 from ..methods import Method
 from ..models import full_prompt
@@ -90,8 +90,8 @@ def make_catalogue(study: Study) -> bool:
 
 def catalogue_share(study: Study) -> None:
     """What one of several launched processes does: its share of the images."""
-    for part in parts(study) if _wanted(study) else ():
-        part.run(study, rank=int(os.environ["RANK"]), world_size=int(os.environ["WORLD_SIZE"]))
+    for number, part in enumerate(parts(study) if _wanted(study) else ()):
+        part.run(study, **sharing.launched(number))
 
 
 def _wanted(study: Study) -> bool:
@@ -102,7 +102,8 @@ def parts(study: Study) -> list[Part]:
     """The divergences, and the captions of as many of the images as the profile says."""
     profile, (model, processor, _) = study.profile, study.loaded
     table = {"unpruned": Method("Unpruned", None)}
-    table |= catalogue(model.config.get_text_config().num_hidden_layers)
+    runs = catalogue(model.config.get_text_config().num_hidden_layers)
+    table |= {s: m for s, m in runs.items() if fits(profile, m.name, **m.options)}
     everything = examples(profile, limit=profile.catalogue_limit, progress=study.progress)
     prompt, settings = full_prompt(processor, profile.prompt), {}
     for slug, method in table.items():

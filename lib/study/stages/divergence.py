@@ -8,7 +8,6 @@ random weights has none, since there is nothing in its predictions to move.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -124,8 +123,8 @@ def make_divergence(study: Study) -> bool:
 def divergence_share(study: Study) -> None:
     """What one of several launched processes does: its share of the images."""
     if not study.profile.random_weights:
-        for part in parts(study):
-            part.run(study, rank=int(os.environ["RANK"]), world_size=int(os.environ["WORLD_SIZE"]))
+        for number, part in enumerate(parts(study)):
+            part.run(study, **sharing.launched(number))
 
 
 def tables(study: Study, config: Any) -> dict[str, tuple[dict[str, Method], list[Any]]]:

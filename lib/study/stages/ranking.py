@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from ...geometry import patches
 from ...selection import coverage
 from ..cost.parts import Parts
 from ..cost.probe import Probe
@@ -51,7 +50,7 @@ def make_ranking(study: Study, divergence: Part, captions: Part | None = None) -
     if _stored_key(path) == key:
         return False
     config = study.loaded.model.config
-    tokens, depth = patches(config), config.get_text_config().num_hidden_layers
+    depth = config.get_text_config().num_hidden_layers
     scores, kept = readings(divergence.folder)
     pruned = {slug: method for slug, method in table.items() if method.name}
     comparisons = compared(scores, questions(pruned, (DIVERGENCE,)), profile)
@@ -74,7 +73,7 @@ def make_ranking(study: Study, divergence: Part, captions: Part | None = None) -
         "images": len(divergence.images),
         "captioned": 0 if captions is None else len(captions.images),
         "references": REFERENCES,
-        "tokens": tokens,
+        "tokens": round(kept["unpruned"][1]),  # on average, where images differ
         "depth": depth,
         "machine": where,
         "methods": {slug: row | costs.get(slug, {}) for slug, row in found.items()},
@@ -146,7 +145,6 @@ def _costs(
     rows = {}
     with threads(model.device, 1), torch.inference_mode():
         encoded = Probe(model, several, None, 1).vision().pooler_output
-        tokens = torch.stack([features.float() for features in encoded])
         for slug, method in table.items():
             if method.groups["average"] == middle:
                 pruner = method.create()
@@ -154,8 +152,11 @@ def _costs(
                 if not pruner.merges:
                     with pruner(model):
                         model(**several, use_cache=True, logits_to_keep=1)
-                    mask = torch.stack(pruner.kept_masks).to(tokens.device)
-                    rows[slug]["coverage"] = float(coverage(tokens, mask).mean())
+                    covered = [
+                        float(coverage(features.float(), mask.to(features.device)))
+                        for features, mask in zip(encoded, pruner.kept_masks, strict=True)
+                    ]
+                    rows[slug]["coverage"] = sum(covered) / len(covered)
         return rows, machine()
 
 

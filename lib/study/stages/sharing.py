@@ -15,7 +15,15 @@ from .. import paths
 from ..profiles import Profile
 from .study import Study, threads
 
-__all__ = ["WHOLE", "WORTH_SHARING", "default_workers", "suited", "together"]
+__all__ = [
+    "WHOLE",
+    "WORTH_SHARING",
+    "default_workers",
+    "launched",
+    "suited",
+    "together",
+    "turn",
+]
 
 #: the variable that keeps a profile whole on a CPU
 WHOLE = "ENTROPY_PRUNE_WHOLE"
@@ -35,8 +43,8 @@ def together(study: Study, todo: Sequence[Any], *, stage: str, table: bool = Fal
     running = [_start(study, rank, device, each, options) for rank in range(1, workers)]
     try:
         with threads(device, each):
-            for job in todo:
-                job.run(study, rank=0, world_size=workers)
+            for number, job in enumerate(todo):
+                job.run(study, **turn(number, 0, workers))
         failed = [process.wait() for process in running]
     finally:
         for process in running:
@@ -46,6 +54,22 @@ def together(study: Study, todo: Sequence[Any], *, stage: str, table: bool = Fal
             "another process stopped (its message is above). All records are kept: run the "
             "same command again to continue."
         )
+
+
+def turn(number: int, rank: int, world_size: int) -> dict[str, int]:
+    """Which rank a process is in the job of this number: another one each time.
+
+    Batches may not divide evenly; so nobody gets the larger share of every job.
+
+    >>> [turn(number, 0, 2)["rank"] for number in range(3)]
+    [0, 1, 0]
+    """
+    return {"rank": (rank + number) % world_size, "world_size": world_size}
+
+
+def launched(number: int) -> dict[str, int]:
+    """The same of a launched process, by its environment."""
+    return turn(number, int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
 
 
 def _start(study: Study, rank: int, device: torch.device, each: int, options: Sequence[str]) -> Any:

@@ -8,7 +8,7 @@ Three stages follow LLaVA's recipe in small.
 3. The tower is frozen, as LLaVA's is; projector and language model go on with *random visual-token
    drop-out*: each image keeps a share of its tokens drawn uniformly from [0.1, 1] (some images
    keep all), the kept ones chosen uniformly at random. The others are removed before the language
-   model; positions stay as they were. No pruning method is favoured.
+   model; positions stay as they were. That is random pruning's own distribution.
 """
 
 from __future__ import annotations

@@ -13,7 +13,6 @@ from PIL import Image
 from lib.entropy import gram, unit_tokens
 from lib.pruning import create
 from lib.study import models, paths
-from lib.study.captioning.images import load_image
 from lib.study.data.coco import Example
 from lib.study.inspection import states
 from lib.study.profiles import load_profile
@@ -182,11 +181,20 @@ def test_a_profile_says_in_which_precision_and_where_its_model_is_loaded(monkeyp
     ]
 
 
-def test_a_sample_photograph_stands_for_those_that_may_not_be_shown():
-    subject = Subject(profile="p", model="photos", image="sample:flower")
-    assert load_image(subject.example.path).size == (640, 427)
-    assert subject.source == (
-        "photograph model, flower.jpg of scikit-learn, photograph by vultilion (CC BY 2.0), 1 image"
-    )
-    with pytest.raises(ValueError, match="no sample photograph 'tree': there are china, flower"):
-        _ = Subject(profile="p", image="sample:tree").example
+def test_the_towers_attention_is_what_it_says_of_itself(loaded, picture, profile):
+    found = of(loaded, picture).tower()
+    pixels = of(loaded, picture).inputs()["pixel_values"]
+    tower = copy.deepcopy(loaded.model.model.vision_tower)
+    tower.set_attn_implementation("eager")
+    with torch.inference_mode():
+        said = tower(pixels, output_attentions=True).attentions
+    want = torch.stack(said)[:2, 0].mean(1)
+    torch.testing.assert_close(found.attention, want, atol=1e-3, rtol=1e-3)
+    assert found.skipped == 1
+
+
+def test_a_photograph_of_scikit_learn_is_found_by_its_name(loaded):
+    shown = of(loaded, "china.jpg")
+    assert shown.example.path.is_file() and "CC BY" in shown.source
+    with pytest.raises(FileNotFoundError, match="no image at"):
+        of(loaded, "japan.jpg").example  # noqa: B018

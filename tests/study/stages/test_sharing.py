@@ -35,8 +35,9 @@ def test_every_process_has_a_gpu_of_its_own(monkeypatch, first, workers, others)
     study.__dict__["loaded"] = SimpleNamespace(model=model)
     ran = []
     job = SimpleNamespace(run=lambda *_, **place: ran.append(place))
-    sharing.together(study, [job], stage="divergence")
-    assert ran == [{"rank": 0, "world_size": workers}], "this process does the first share"
+    sharing.together(study, [job, job], stage="divergence")
+    assert ran[0] == {"rank": 0, "world_size": workers}, "this process does the first share"
+    assert ran[1] == {"rank": 1 % workers, "world_size": workers}, "and then another one"
     assert [env["LOCAL_RANK"] for _, env in started] == list(others)
     assert [int(env["RANK"]) for _, env in started] == list(range(1, workers))
     assert {env["WORLD_SIZE"] for _, env in started} <= {str(workers)}
@@ -64,6 +65,15 @@ def test_a_process_that_stops_is_an_error_and_none_is_left_behind(monkeypatch):
     with pytest.raises(RuntimeError, match="another process stopped"):
         sharing.together(study, [], stage="captions", table=True)
     assert killed == ["1", "2"]
+
+
+def test_launched_processes_take_turns_with_the_larger_shares(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    taken = []
+    for rank in "012":
+        monkeypatch.setenv("RANK", rank)
+        taken.append([sharing.launched(number)["rank"] for number in range(4)])
+    assert taken == [[0, 1, 2, 0], [1, 2, 0, 1], [2, 0, 1, 2]]
 
 
 def test_a_launched_process_takes_its_gpu(monkeypatch):

@@ -22,17 +22,26 @@ _DARK_GREY = "#6f6f6f"
 
 
 def attention_by_layer(
-    shares: np.ndarray, counts: Sequence[int], parts: Sequence[str], *, quoted: float | None = None
-) -> Figure:
+    shares: np.ndarray, counts: Sequence[int], parts: Sequence[str], *,
+    quoted: float | None = None, band: pd.DataFrame | None = None,
+) -> Figure:  # fmt: skip
     """Stacked shares of attention by layer, and lines of what an average token of a part gets.
 
     `shares` (L, 4) sum to one in each layer; `counts` are the tokens of each part. `quoted` is a
-    ratio of a system token's attention to draw for comparison.
+    ratio of a system token's attention to draw for comparison. `band` has the shares of the image
+    on many images: columns `mean`, `low` and `high`, a row a layer.
     """
     fig, (left, right) = subplots(1, 2, figsize=(WIDTH, 2.9), width_ratios=(1.15, 1))
     _stacked(left, shares, parts)
     per_token = pd.DataFrame(shares / np.maximum(np.asarray(counts), 1), columns=list(parts))
     _lines(right, per_token[["system", "instruction", "image"]], quoted)
+    if band is not None:
+        tokens = counts[list(parts).index("image")]
+        right.fill_between(
+            band.index, band["low"] / tokens, band["high"] / tokens, color=BLUE, alpha=0.2,
+            linewidth=0,
+        )  # fmt: skip
+        right.plot(band.index, band["mean"] / tokens, color=BLUE, linewidth=0.8, linestyle="--")
     for ax in (left, right):
         ax.set_xlabel("language layer")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -13,9 +13,9 @@ from matplotlib.patches import ConnectionPatch
 from matplotlib.ticker import MaxNLocator
 
 from .images import heat, picture
-from .style import BLUE, GREEN, RED, WIDTH, subplots
+from .style import BLUE, GREEN, RED, SKY, WIDTH, subplots
 
-__all__ = ["rank_agreement", "rollout_flow"]
+__all__ = ["agreement", "rank_agreement", "rollout_flow"]
 
 
 def rollout_flow(
@@ -98,11 +98,13 @@ def _arrows(fig: Figure, axes: np.ndarray, scale: str) -> None:
 
 
 def rank_agreement(
-    panels: Mapping[str, Mapping[str, Sequence[float]]], *, depths: Sequence[Sequence[int]]
-) -> Figure:
+    panels: Mapping[str, Mapping[str, Sequence[float]]], *, depths: Sequence[Sequence[int]],
+    bands: Mapping[str, Mapping[str, pd.DataFrame]] | None = None,
+) -> Figure:  # fmt: skip
     """Spearman correlation of each rollout variant with the layers' own scores, against depth.
 
     `panels` maps a panel's title to {variant: correlations}; `depths` gives each panel's x values.
+    `bands` may have, for some panels and variants, `low` and `high` of many images.
     """
     fig, axes = subplots(1, len(panels), figsize=(WIDTH, 2.7), sharey=True, squeeze=False)
     colours = {"scores": GREEN, "scaled": BLUE, "literal": RED}
@@ -111,7 +113,12 @@ def rank_agreement(
     for ax, (name, lines), depth in zip(axes.flat, panels.items(), depths):
         ax.axhspan(-1.08, 0, color="#f3e9e2", zorder=0)
         ax.axhline(0, color="black", linewidth=0.6)
-        frame = pd.DataFrame({k: list(v) for k, v in lines.items()}, index=list(depth))
+        for variant, band in ((bands or {}).get(name) or {}).items():
+            ax.fill_between(
+                list(depth), band["low"], band["high"], color=colours[variant], alpha=0.15,
+                linewidth=0,
+            )  # fmt: skip
+        frame = pd.DataFrame({k: np.asarray(v) for k, v in lines.items()}, index=list(depth))
         sns.lineplot(
             frame,
             ax=ax,
@@ -136,4 +143,25 @@ def rank_agreement(
     )
     handles, labels = axes[0, 0].get_legend_handles_labels()
     fig.legend(handles, labels, loc="outside lower center", ncols=max(1, len(labels)))
+    return fig
+
+
+def agreement(values: Mapping[str, Sequence[float]], here: Mapping[str, float]) -> Figure:
+    """Rank correlations of pairs of scores on many images, a box a pair, and this image's as dots.
+
+    values: `{pair: a correlation an image}`; here: `{pair: that of the image that is shown}`.
+    """
+    fig, ax = subplots(figsize=(WIDTH, 0.8 + 0.3 * len(values)))
+    long = pd.DataFrame(
+        [(pair, value) for pair, all_ in values.items() for value in all_],
+        columns=["pair", "correlation"],
+    )
+    sns.boxplot(
+        long, x="correlation", y="pair", ax=ax, color=SKY, width=0.6, fliersize=1.5, linewidth=0.8
+    )
+    rows = [list(values).index(pair) for pair in here]
+    ax.plot(list(here.values()), rows, "D", color=RED, label="this image", zorder=5)
+    ax.axvline(0, color="black", linewidth=0.6)
+    ax.set(xlabel="Spearman correlation over the tokens of an image", ylabel="", xlim=(-1, 1))
+    ax.legend(loc="lower left")
     return fig

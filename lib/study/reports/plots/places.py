@@ -24,7 +24,7 @@ def layers(frame: pd.DataFrame) -> Figure | None:
     budgets = sorted(frame["budget"].unique(), reverse=True)
     columns = min(2, len(budgets))
     rows = -(-len(budgets) // columns)
-    size = (WIDTH if columns > 1 else 0.62 * WIDTH), 0.7 + 2.4 * rows
+    size = (WIDTH if columns > 1 else 0.8 * WIDTH), 0.7 + 2.4 * rows
     fig, axes = subplots(rows, columns, figsize=size, sharex=True, sharey=True, squeeze=False)
     for ax, budget in zip(axes.flat, budgets):
         _lines(ax, frame[frame["budget"] == budget], "layer")
@@ -89,5 +89,5 @@ def _finished(fig: Figure, axes: Any, label: str) -> Figure:
         for handle, name in zip(*ax.get_legend_handles_labels()):
             if name not in labels:
                 handles, labels = [*handles, handle], [*labels, name]
-    fig.legend(handles, labels, loc="outside lower center", ncols=min(3, len(labels)))
+    fig.legend(handles, labels, loc="outside lower center", ncols=3 if len(axes[0]) > 1 else 2)
     return fig

@@ -46,8 +46,17 @@ def _title(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _frame(rows: Sequence[Mapping[str, Any]], methods: Mapping[str, Any]) -> pd.DataFrame:
     found: dict[str, dict[str, str]] = {}
+    labels = [row["label"] for row in methods.values()]
+
+    def name(slug: str) -> str:
+        row = methods[slug]
+        if labels.count(row["label"]) == 1:
+            return row["label"]
+        kept = 100 * row["kept"] / row["of"]
+        return f"{row['label']}, layer {row['layer']}, {kept:.1f} %"
+
     for one in rows:
-        pair = f"{methods[one['a']]['label']} − {methods[one['b']]['label']}"
+        pair = f"{name(one['a'])} − {name(one['b'])}"
         found.setdefault(pair, {})[one["metric"]] = _cell(one)
     frame = pd.DataFrame.from_dict(found, orient="index").fillna(DASH)
     return frame.rename_axis("Difference; p, corrected")

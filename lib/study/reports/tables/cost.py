@@ -94,7 +94,7 @@ def ratios(profile: str, *, batch: int = 1) -> pd.DataFrame:
     for row in rows(profile, batch=batch).values():
         if row["table"] and "ratio" in row:
             found[row["label"]] = {
-                "layer": row["layer"],
+                "layer": row.get("layer"),
                 "whole caption": _ratio(row),
                 "first token": _ratio(row, "prefill"),
                 "rounds": row["ratio"]["end_to_end"]["rounds"],

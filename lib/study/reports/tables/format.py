@@ -126,6 +126,6 @@ def latex(frame: pd.DataFrame) -> str:
     return text.replace(DASH, "--").replace("−", "$-$").strip()
 
 
-def html(frame: pd.DataFrame) -> str:
+def html(frame: pd.DataFrame, *, index: bool = True) -> str:
     """A plain `<table>`, every cell escaped."""
-    return frame.map(cell).rename_axis(None).to_html(border=0, escape=True)
+    return frame.map(cell).rename_axis(None).to_html(border=0, escape=True, index=index)

@@ -13,7 +13,8 @@ import pandas as pd
 from ... import paths
 from ...data import scenes
 from ...data.scenes import object_f1
-from ...labels import DIVERGENCE, OBJECT_F1, TABLE_1, percent
+from ...labels import BEFORE, DEEP, DIVERGENCE, OBJECT_F1, TABLE_1, percent
+from ...methods import FASTV_LAYER, placed
 from ...profiles import load_profile
 from ...records import read_records
 from ...stored import load_scores
@@ -76,10 +77,24 @@ def _place(row: Mapping[str, Any]) -> dict[str, str]:
 
 
 def parts(profile: str) -> list[tuple[str, list[str]]]:
-    """The parts of Table 1 with the labels of their rows: the paper's, and one place each."""
+    """The parts of Table 1 with the labels of their rows: the paper's, and one place each.
+
+    A row of the paper's that stands at a place is shown there again, beside its rivals.
+    """
     found: dict[str, list[str]] = {}
-    for row in methods(profile).values():
+    rows, keep = methods(profile), load_scores(profile)["keep"]
+    for row in rows.values():
         found.setdefault(row["groups"].get("table", ""), []).append(row["label"])
+    for name in found.keys() & {BEFORE, DEEP}:
+        layer = FASTV_LAYER if name == DEEP else 0
+        found[name] = [
+            row["label"]
+            for row in rows.values()
+            if row["method"] in placed(layer)
+            and row["layer"] == layer
+            and row["options"].get("keep") == keep
+            and row["options"].get("mode") != "mask"
+        ]
     return [(name, labels) for name, labels in found.items() if name]
 
 

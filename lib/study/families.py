@@ -1,0 +1,46 @@
+"""The table of methods by model family on the families' page, made from the methods' refusals.
+
+    python -m lib.study.families
+
+writes it into docs/families.md. The models have the families' default configurations and no
+weights: binding a method to one is all that happens.
+"""
+
+from __future__ import annotations
+
+import re
+
+import torch
+from transformers import AutoConfig, AutoModelForImageTextToText
+
+from ..pruning import support_markdown, support_table
+from .files import write_atomically
+from .paths import PACKAGE
+
+PAGE = PACKAGE.parent / "docs" / "families.md"
+#: one model type a family, in the page's order
+KINDS = (
+    "llava", "llava_next", "llava_onevision", "qwen2_5_vl", "qwen3_vl", "internvl", "smolvlm",
+)  # fmt: skip
+_TABLE = re.compile(r"(?<=<!-- support -->\n).*?(?=\n<!-- /support -->)", re.DOTALL)
+
+
+def table() -> str:
+    """The table in Markdown, of every registered method."""
+    with torch.device("meta"):
+        models = [
+            AutoModelForImageTextToText.from_config(AutoConfig.for_model(kind)) for kind in KINDS
+        ]
+    return support_markdown(support_table(models))
+
+
+def page(text: str) -> str:
+    """The page with its table made anew; raises `ValueError` if its marks are gone."""
+    made, count = _TABLE.subn(lambda _: table(), text)
+    if count != 1:
+        raise ValueError(f"{PAGE} must have one table between its 'support' marks, it has {count}")
+    return made
+
+
+if __name__ == "__main__":
+    write_atomically(PAGE, page(PAGE.read_text(encoding="utf-8")))

@@ -1,0 +1,60 @@
+"""The speed page: its tables are those of the stored measurements."""
+
+import json
+import re
+
+from lib.study.paths import ROOT
+
+PAGE = (ROOT / "docs" / "speed.md").read_text()
+RESULTS = ROOT / "data" / "results" / "shape"
+METHODS = ("unpruned", "random", "tome", "fastv", "entropy", "entropy-layer2", "entropy-token",
+           "adaptive")  # fmt: skip
+
+
+def cells(name):
+    """The rows of the table between two markers."""
+    block = re.search(rf"<!-- {name} -->\n(.*?)<!-- /{name} -->", PAGE, re.S)[1]
+    return [[c.strip() for c in line.split("|")[1:-1]] for line in block.splitlines()[2:]]
+
+
+def ms(row, field, digits=1):
+    return f"{1e3 * row[field]['median']:,.{digits}f}" if field in row else "–"
+
+
+def test_the_speed_table_is_the_stored_one():
+    record = json.loads((RESULTS / "benchmark.json").read_text())
+    rows = [r for r in record["rows"] if r["new_tokens"] == 64]
+    rows = {(row["method"], row["batch"]): row for row in rows}
+    shown = cells("speed")
+    assert len(shown) == len(METHODS)
+    for (label, *found), name in zip(shown, METHODS):
+        first = rows[name, 1]
+        assert found == [
+            "–" if name == "unpruned" else ms(first, "scorer", 2),
+            *(ms(rows.get((name, batch), {}), "static_prefill") for batch in (1, 8, 32)),
+            ms(first, "static_decode", 2),
+            ms(first, "end_to_end", 0),
+            ms(first, "static_end_to_end", 0),
+            f"{first['cache_bytes'] / 1e6:.0f}",
+        ], label
+
+
+def test_the_scaling_table_is_the_stored_one():
+    record = json.loads((RESULTS / "scaling.json").read_text())
+    assert record["images"] == 1792 and record["machine"]["device"] == "NVIDIA H200"
+    shown = cells("scaling")
+    assert len(shown) == len(record["rows"])
+    for found, row in zip(shown, record["rows"]):
+        assert found[0].split(",")[0] == str(row["processes"]) and row["same_records"]
+        assert found[1:] == [
+            f"{row['images_per_second']:.2f}",
+            f"{row['gain']:.2f}",
+            f"{100 * row['waiting_share']:.1f} %",
+        ]
+
+
+def test_the_study_on_four_gpus_is_stored():
+    record = json.loads((RESULTS / "study_on_4_gpus.json").read_text())
+    assert record["processes"] == 4 and record["images"] == 128
+    assert f"captions in {record['seconds']['captions']:.0f} s" in PAGE
+    assert f"times in {record['seconds']['efficiency']:.0f} s" in PAGE
