@@ -104,6 +104,29 @@ build/contract/%/.ready: $(READY)
 	  "$$($(@D)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/shared.pth"
 	@touch $@
 
+# The real lmms-eval needs an older filelock than the study, and torchvision: it gets an environment
+# of its own, with the library as others install it.
+LMMS_EVAL := lmms-eval==0.7.3 torch==2.14.1 torchvision==0.29.1 transformers==5.24.0 accelerate==1.15.0 datasets==5.2.0 filelock==3.19.1
+# what our own answers need beside that
+LMMS_EVAL_PROOF := pooch==1.9.0
+LMMS_EVAL_ENV := build/lmms-eval/env
+
+.PHONY: lmms-eval
+lmms-eval: $(LMMS_EVAL_ENV)/.ready ## Build an environment with lmms-eval and the plug-in for it
+
+$(LMMS_EVAL_ENV)/.host: | $(READY)
+	@rm -rf $(@D) && $(BIN)/python -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --progress-bar on $(LMMS_EVAL) $(LMMS_EVAL_PROOF)
+	@touch $@
+
+$(LMMS_EVAL_ENV)/.ready: $(LMMS_EVAL_ENV)/.host setup.py pyproject.toml $(shell find lib -name '*.py' -not -path 'lib/study/*')
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --force-reinstall .
+	@touch $@
+
+.PHONY: lmms-eval-proof
+lmms-eval-proof: lmms-eval ## Run the real lmms-eval, offline, and compare with our own answers (10 minutes)
+	OMP_NUM_THREADS=1 $(LMMS_EVAL_ENV)/bin/python -m tests.plugins.lmms_eval.proof $(or $(RECORD),build/lmms-eval/proof.json)
+
 # The products under Triton's interpreter round as OpenBLAS does for this processor: as for others,
 # too. Each is one process, so they run side by side.
 KERNEL_TESTS := $(wildcard tests/test_kernels_without_gpu.py tests/kernels)
@@ -217,7 +240,7 @@ bench: $(READY) ## Print the speed ratios the README quotes, measured now
 lock: ## Resolve pyproject.toml afresh and rewrite requirements.lock
 	rm -rf build/lock && $(PYTHON) -m venv build/lock
 	build/lock/bin/python -m pip install --quiet '.[test]' pre-commit
-	{ echo '# The exact versions the study runs with (Python 3.11 and 3.12). Written by `make lock`; do not edit.'; build/lock/bin/python -m pip freeze | grep -v '^entropy-prune' | sed 's/+cpu//'; } > requirements.lock
+	{ echo '# The exact versions the study runs with (Python 3.11 and 3.12). Written by `make lock`; do not edit.'; build/lock/bin/python -m pip freeze --all | grep -v -e '^entropy-prune' -e '^pip==' | sed 's/+cpu//'; } > requirements.lock
 	rm -rf build/lock
 
 .PHONY: clean

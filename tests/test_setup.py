@@ -3,6 +3,7 @@
 import ast
 import importlib.metadata
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -22,6 +23,9 @@ from lib.study.paths import ROOT
 
 #: what a wheel is built from
 SOURCES = ("setup.py", "pyproject.toml", "README.md", "LICENSE", "lib")
+
+#: pip as it needs no network: setuptools is in this environment
+OFFLINE = ("--quiet", "--no-deps", "--no-index", "--no-build-isolation")
 
 #: a model in tiny, pruned; prints what was imported
 USE = """
@@ -64,14 +68,15 @@ def wheel(tmp_path_factory) -> Path:
     left.mkdir(parents=True)
     (left / "__init__.py").write_text("")
     out = tmp_path_factory.mktemp("wheel")
-    build = ["wheel", "--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", out, source]
-    run(sys.executable, "-m", "pip", "--quiet", *build)
+    run(sys.executable, "-m", "pip", "wheel", *OFFLINE, "--wheel-dir", out, source)
     (built,) = out.glob("*.whl")
     return built
 
 
 def run(*command: object, cwd: Path | None = None) -> str:
-    done = subprocess.run([*map(str, command)], capture_output=True, text=True, cwd=cwd)
+    # what PYTHONPATH names would count as installed
+    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, cwd=cwd, env=clean)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -184,8 +189,7 @@ def used(wheel, tmp_path_factory) -> dict:
     packages.mkdir()
     share(closure("torch", "transformers"), packages)
     (site / "shared.pth").write_text(f"{packages}\n")
-    install = ["install", "--quiet", "--no-deps", "--no-index", wheel]
-    run(sys.executable, "-m", "pip", "--python", python, *install)
+    run(sys.executable, "-m", "pip", "--python", python, "install", *OFFLINE, wheel)
     # -I: neither this folder nor PYTHONPATH is looked at
     return json.loads(run(python, "-I", "-c", USE, cwd=place))
 
@@ -218,8 +222,7 @@ def test_an_editable_install_is_the_checkout_with_its_command(tmp_path):
     python = place / "bin" / "python"
     site = Path(run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip())
     share(closure("setuptools"), site)
-    install = ["install", "--quiet", "--no-deps", "--no-index", "--no-build-isolation"]
-    run(sys.executable, "-m", "pip", "--python", python, *install, "--editable", source)
+    run(sys.executable, "-m", "pip", "--python", python, "install", *OFFLINE, "--editable", source)
     where = run(python, "-I", "-c", "import lib; print(lib.__file__)", cwd=tmp_path)
     assert Path(where.strip()).resolve() == ROOT / "lib" / "__init__.py"
     assert (place / "bin" / "entropy-prune").is_file()

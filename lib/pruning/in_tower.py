@@ -39,8 +39,11 @@ class InTower(VisualPruner):
                 f"{self.layer}"
             )
 
-    def reductions(self, tokens: int) -> list[int]:
-        """How many of `tokens` patches go in each block up to the feature layer."""
+    def reductions(self, tokens: int, depth: int, used: int) -> list[int]:
+        """How many of `tokens` patches go in each of the `used` blocks before the feature layer.
+
+        depth: blocks of the tower.
+        """
         raise NotImplementedError
 
     def reduce(self, hidden: Tensor, state: Merged, made: dict[str, Tensor], r: int) -> Merged:
@@ -55,7 +58,7 @@ class InTower(VisualPruner):
         family = self.family
         self._refuse(family.config, family.tower)
         tokens = family.patches()
-        plan = self.reductions(tokens)
+        plan = self.reductions(tokens, len(family.blocks()), family.feature_layer())
         if not any(plan):
             return
         self.heads = family.attention(0).heads

@@ -47,8 +47,7 @@ class PPT(InTower, name="ppt"):
         if self.blocks is not None:
             self.blocks = tuple(self.blocks)  # JSON has lists
 
-    def reductions(self, tokens: int) -> list[int]:
-        depth, used = len(self.family.blocks()), self.family.feature_layer()
+    def reductions(self, tokens: int, depth: int, used: int) -> list[int]:
         keep = self.budget(tokens)
         places = self.blocks if self.blocks is not None else _places(tokens, keep, depth, used)
         if not all(0 <= place < used for place in places):

@@ -21,8 +21,8 @@ class ToMe(InTower, name="tome"):
     order, at the position of the token the others were merged into; `kept` names these positions.
     """
 
-    def reductions(self, tokens: int) -> list[int]:
-        return schedule(tokens, self.budget(tokens), self.family.feature_layer())
+    def reductions(self, tokens: int, depth: int, used: int) -> list[int]:
+        return schedule(tokens, self.budget(tokens), used)
 
     def reduce(self, hidden: Tensor, state: Merged, made: dict[str, Tensor], r: int) -> Merged:
         metric = made["k"].unflatten(-1, (self.heads, -1)).mean(2)

@@ -226,6 +226,8 @@ class _Reader:
 
     def __init__(self, model: Any, vision: SharedVision) -> None:
         self.model, self.vision = model, vision
+        #: whether positions have several axes (Qwen's multimodal RoPE)
+        self.axes = hasattr(getattr(model, "model", None), "rope_deltas")
 
     def __call__(
         self, batch: Batch, inputs: Mapping[str, Tensor], text: _Text, pruners: Mapping[str, Any]
@@ -263,9 +265,10 @@ class _Reader:
             if hasattr(active, "image_keys"):
                 active.image_keys = torch.tensor(ids, dtype=torch.int64)
             mask = inputs["attention_mask"]
-            # left-padded rows count their own tokens, as `generate` does
-            places = (mask.cumsum(1) - 1).clamp(min=0)
-            output = self.model(**inputs, position_ids=places, use_cache=True, logits_to_keep=1)
+            # left-padded rows count their own tokens, as `generate` does; with positions in several
+            # axes, the model counts
+            places = {} if self.axes else {"position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
+            output = self.model(**inputs, **places, use_cache=True, logits_to_keep=1)
             kept = [len(row) for row in active.kept_per_prompt] if active is not None else []
             logits = output.logits[:, -1].repeat_interleave(text.copies, dim=0)[text.first]
             if text.ids.shape[1]:
@@ -276,11 +279,14 @@ class _Reader:
         """Logits at the fed tokens, read through copies of the prompt's cache."""
         cache.batch_repeat_interleave(text.copies)
         mask = mask.repeat_interleave(text.copies, dim=0)
-        steps = torch.arange(text.ids.shape[1], device=mask.device)
+        places = mask.sum(1, keepdim=True) + torch.arange(text.ids.shape[1], device=mask.device)
+        if self.axes:  # text goes on behind the image's grid, alike in all axes
+            behind = self.model.model.rope_deltas.to(places.device)
+            places = (places + behind.repeat_interleave(text.copies, dim=0)).expand(3, -1, -1)
         output = self.model(
             input_ids=text.ids,
             attention_mask=torch.cat([mask, text.fed.to(mask.dtype)], dim=1),
-            position_ids=mask.sum(1, keepdim=True) + steps,
+            position_ids=places,
             use_cache=True,
             **{cache_name(self.model): cache},
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from .models import read_config
 from .models.names import ships
 from .profiles import Profile
 
-__all__ = ["check", "fits"]
+__all__ = ["check", "fits", "fitted"]
 
 
 def fits(profile: Profile, name: str, **options: Any) -> bool:
@@ -33,6 +34,17 @@ def fits(profile: Profile, name: str, **options: Any) -> bool:
     if ships(profile.model) or (model := _on_this_machine(profile)) is None:
         return True
     return _refusal(model, name, json.dumps(options, sort_keys=True)) is None
+
+
+def fitted(profile: Profile, name: str, options: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The options with which a method runs on the profile's model; None if it does not.
+
+    Methods that close positions up keep the original ones where those have several rows (Qwen).
+    """
+    for more in ({}, {"positions": "original"}):
+        if fits(profile, name, **(changed := {**options, **more})):
+            return changed
+    return None
 
 
 def check(profile: Profile) -> None:

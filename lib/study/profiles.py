@@ -64,6 +64,7 @@ class Profile:
     places, budgets: language layers before which criteria are compared, and the keep rates there;
         on as many images as the ablations. Layers that a model does not have are left out.
     divergence_limit: images on which Table 1's divergence is measured; by default all.
+    population_limit: images on which what the figures show of one is measured.
     catalogue_limit, catalogue_captions: images on which every registered method is compared, and
         how many of them it captions; 0 is none.
     margin: what "equal" means, stated beforehand: less than this share of the unpruned score.
@@ -96,6 +97,7 @@ class Profile:
     places: tuple[int, ...] = (0, 1, 2, 4, 8, 15)
     budgets: tuple[float, ...] = (0.5, 0.25, 0.125, 0.0625)
     divergence_limit: int | None = Field(None, ge=1)
+    population_limit: int = Field(200, ge=1)
     catalogue_limit: int = Field(0, ge=0)
     catalogue_captions: int = Field(0, ge=0)
     margin: float = Field(0.05, gt=0)

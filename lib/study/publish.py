@@ -24,8 +24,8 @@ __all__ = ["MEASURED", "lean_manifest", "lean_records", "publish_run"]
 #: measured by `lib bench`, `lib benchmark` and `lib scaling`
 MEASURED = ("bench.json", "benchmark.json", "scaling.json")
 SUMMARIES = ("study.json", "scores.json", "efficiency.json")
-#: of models that the figures know
-POPULATION = "population.json"
+#: what not every profile has: random weights have no divergence, other models no population
+SOME = ("divergence.json", "population.json", "catalogue.json")
 
 
 def publish_run(profile: str) -> list[str]:
@@ -83,8 +83,9 @@ def _publish_results(run: Path, reference: Path) -> None:
         write_atomically(target / RECORDS, lean_records(source))
         document = json.loads(manifest.read_text(encoding="utf-8"))
         write_json(target / MANIFEST, lean_manifest(document))
-    (reference / POPULATION).unlink(missing_ok=True)
-    for name in (*SUMMARIES, POPULATION, "divergence.json", "catalogue.json", *MEASURED):
+    for name in SOME:
+        (reference / name).unlink(missing_ok=True)
+    for name in (*SUMMARIES, *SOME, *MEASURED):
         if (run / name).is_file():
             write_atomically(reference / name, (run / name).read_bytes())
     if (run / "figures").is_dir():

@@ -10,6 +10,7 @@ from .labels import RANDOM
 from .profiles import load_profile
 
 __all__ = [
+    "load_catalogue",
     "load_divergence",
     "load_efficiency",
     "load_population",
@@ -40,6 +41,16 @@ def load_divergence(profile: str) -> dict[str, Any]:
     if mark(profile):
         return {}
     return _load(profile, "divergence.json")
+
+
+def load_catalogue(profile: str) -> dict[str, Any]:
+    """`catalogue.json` of a profile; empty where it compares no catalogue, as its profile says.
+
+    Raises `FileNotFoundError` with the command that computes it.
+    """
+    if mark(profile) or not load_profile(profile).catalogue_limit:
+        return {}
+    return _load(profile, "catalogue.json")
 
 
 def load_efficiency(profile: str) -> dict[str, Any]:

@@ -31,6 +31,7 @@ interpreted = pytest.mark.skipif(not INSIDE, reason="runs in the process of the 
 
 @pytest.mark.skipif(INSIDE, reason="this is that process")
 @pytest.mark.skipif(not HAS_TRITON, reason="needs Triton: pip install triton")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the GPU runs them: test_on_a_gpu.py")
 def test_the_kernels_under_the_interpreter():
     command = [sys.executable, "-m", "pytest", "-q", "-rfE", "-p", "no:cacheprovider", __file__]
     environment = os.environ | {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}

@@ -19,6 +19,7 @@ from lib.study.divergence import divergence, reference_ids
 from lib.study.models import full_prompt
 from tests import tiny
 from tests.study.captioning.conftest import kit, pictures  # noqa: F401
+from tests.study.models import families
 
 REFERENCES = (
     ("a red circle", "two blue squares and a red circle"),
@@ -295,3 +296,35 @@ def test_too_large_a_batch_says_what_to_do(ends, examples, monkeypatch):
     with pytest.raises(torch.OutOfMemoryError) as error:
         divergence(*ends, examples, {"x": None}, progress=False)
     assert "batch_size=3 does not fit" in error.value.__notes__[0]
+
+
+# ---------------------------------------------------------------------------------- other families
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl", "internvl", "smolvlm", "llava_next"])
+def test_other_families_read_at_their_own_positions(family, examples, tmp_path):
+    """A prompt and its caption in one whole pass, where the model counts the positions."""
+    model, processor, _ = models.load(str(families.save(family, tmp_path / family)), device="cpu")
+    prompt = full_prompt(processor, "Describe.")
+    pruners = {"unpruned": None, "random": create("random", keep=0.5)}
+    how = {"prompt": "Describe.", "references": 1, "progress": False}
+    found = divergence(model, processor, examples, pruners, **how)
+    nested = hasattr(processor, "image_seq_len")
+    for example, row in zip(examples, found["unpruned"]):
+        image = load_image(example.path)
+        inputs = dict(
+            processor(images=[[image] if nested else image], text=[prompt], return_tensors="pt")
+        )
+        said = torch.tensor([reference_ids(model, processor, prompt, example.references[0])])
+        before = inputs["input_ids"].shape[1]
+        inputs["input_ids"] = torch.cat([inputs["input_ids"], said], 1)
+        inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+        if (kinds := inputs.get("mm_token_type_ids")) is not None:
+            inputs["mm_token_type_ids"] = torch.cat([kinds, torch.zeros_like(said)], 1)
+        with torch.inference_mode():
+            logits = model(**inputs).logits[0, before - 1 : -1].log_softmax(-1)
+        assert row["nll"] == pytest.approx(-logits.gather(1, said.T).mean().item(), abs=1e-4)
+        assert row["kl"] == 0
+    assert all(row["kl"] > 1e-4 for row in found["random"])
+    single = divergence(model, processor, examples, pruners, batch_size=1, **how)
+    same(single["random"], found["random"], 1e-4)

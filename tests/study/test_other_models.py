@@ -21,7 +21,7 @@ from lib.study import paths
 from lib.study.ablations import ablations
 from lib.study.data import scenes
 from lib.study.doctor.models import check_model
-from lib.study.fitting import check, fits
+from lib.study.fitting import check, fits, fitted
 from lib.study.methods import methods
 from lib.study.models import read_config
 from lib.study.paths import ROOT
@@ -141,7 +141,9 @@ def test_one_command_reproduces_a_profile_with_qwen(root, lib):
     ablated = json.loads((run / "results/divergence/ablations/manifest.json").read_text())
     assert {"entropy-t1-25", "selection-greedy-25"} <= ablated["parameters"]["methods"].keys()
     ranked = json.loads((run / "results" / "catalogue.json").read_text())["methods"]
-    assert {"fastv", "pyramiddrop"} <= {row["method"] for row in ranked.values()}
+    positions = {row["method"]: row["options"].get("positions") for row in ranked.values()}
+    assert positions["entropy"] is None and positions["pyramiddrop"] == "original"
+    assert "tome" not in positions
 
 
 @pytest.mark.slow
@@ -234,6 +236,10 @@ def test_methods_that_refuse_a_model_are_left_out(model):
     assert not fits(profile, "random", positions="contiguous")
     assert fits(load_profile("shape"), "random", positions="contiguous")
     assert not fits(profile, "no such method")
+    keep = {"keep": 0.25}
+    assert fitted(profile, "fastv", keep) == keep and fitted(profile, "tome", keep) is None
+    assert fitted(profile, "pyramiddrop", keep) == keep | {"positions": "original"}
+    assert fitted(load_profile("shape"), "pyramiddrop", keep) == keep
 
 
 def test_looking_for_refusals_makes_no_weights(monkeypatch):

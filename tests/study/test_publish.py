@@ -38,6 +38,21 @@ def files(place):
     }
 
 
+def test_divergences_are_published_and_old_ones_go(run):
+    reference = paths.reference("smoke")
+    for name in ("population.json", "divergence.json"):
+        write_atomically(reference.results / name, '{"old": 1}')
+    folder = run.results / "divergence" / "table"
+    line = {"image_id": 0, "tokens": 3, "visual_tokens": 16, "kl": [0.5], "nll": [1], "kept": [8]}
+    write_atomically(folder / "records.jsonl", json.dumps(line) + "\n")
+    write_atomically(folder / "manifest.json", json.dumps(places.manifest(1)))
+    write_atomically(run.results / "divergence.json", '{"new": 1}')
+    assert cli.main(["publish", "--profile", "smoke"]) == 0
+    assert json.loads((reference.results / "divergence.json").read_text()) == {"new": 1}
+    assert not (reference.results / "population.json").exists(), "this run has none"
+    assert read_records(reference.results / "divergence" / "table") == [line]
+
+
 def test_only_what_is_needed_is_published(run, refreshed, capsys):
     write_atomically(run.results / "scores" / "unpruned.json", "{}")
     write_atomically(run.results / "figures" / "tokens.npz", b"npz")

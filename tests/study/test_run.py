@@ -12,7 +12,7 @@ from lib.study.evaluation import metrics
 from lib.study.methods import methods, swept
 from lib.study.profiles import load_profile
 from lib.study.records import canonical, read_records
-from lib.study.stages import captions, costs, divergence, scores, sharing
+from lib.study.stages import captions, costs, divergence, population, scores, sharing
 from tests import tiny_study
 
 
@@ -97,7 +97,9 @@ def test_everything_is_there_afterwards_and_the_reference_is_not_touched(root):
     efficiency = stored.load_efficiency("tiny")
     assert {row["slug"] for row in efficiency["rows"]} == set(scored["methods"])
     document = stored.load_study("tiny")
-    assert set(document["seconds"]) == {"captions", "divergence", "scores", "efficiency"}
+    assert set(document["seconds"]) == {
+        "captions", "divergence", "scores", "population", "efficiency",
+    }  # fmt: skip
     assert document["environment"]["device"] == "cpu" and document["environment"]["processor"]
     assert not (root / "data" / "results").exists() and not (root / "figures").exists()
 
@@ -160,6 +162,7 @@ def watch(monkeypatch):
         ("captions", captions, "make_captions"),
         ("divergence", divergence, "make_divergence"),
         ("scores", scores, "make_scores"),
+        ("population", population, "make_population"),
         ("efficiency", costs, "make_costs"),
     ):
         original = getattr(module, function)
@@ -229,7 +232,8 @@ def test_a_change_in_the_library_computes_captions_and_costs_again(root, package
     assert did == [], "a docstring decides nothing"
     change(package, "rollout", "import torch\n", "import torch\n\nOTHER = 1\n")
     tiny_study.run()
-    assert did == ["captions", "divergence", "efficiency"], "scores of equal records stay"
+    # scores of equal records stay
+    assert did == ["captions", "divergence", "population", "efficiency"]
     assert {slug for slug, _ in made} == set(everything())
 
 

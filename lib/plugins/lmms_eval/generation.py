@@ -42,7 +42,7 @@ def decoding(given: Mapping[str, Any]) -> Decoding:
     tasks for language models give `max_new_tokens`.
 
     >>> decoding({"temperature": 0, "max_new_tokens": 16, "until": ["\\n\\n"]}).arguments
-    {'max_new_tokens': 16, 'do_sample': False, 'temperature': None, 'top_p': None, 'top_k': None}
+    {'max_new_tokens': 16, 'temperature': None, 'do_sample': False, 'top_p': None, 'top_k': None}
     """
     wanted = {name: value for name, value in given.items() if value is not None}
     until = wanted.pop("until", ())

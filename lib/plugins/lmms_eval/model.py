@@ -161,7 +161,8 @@ class _EntropyPrune(lmms):
         except torch.OutOfMemoryError as error:
             error.add_note(
                 f"batch_size={self.batch_size} does not fit. With --use_cache the answers before "
-                "are kept: run again with a smaller batch."
+                "are kept: run again with a smaller batch, and LMMS_CACHE_RUN_ID naming this run's "
+                "folder in the cache's runs/."
             )
             raise
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ..methods import FASTV_LAYER
 from .evidence import Evidence
 from .verdicts import Claim, Verdict, decide, untestable
 
@@ -138,6 +139,6 @@ CLAIMS = (
         "Entropy-Prune takes longer than FastV at FastV's layer",
         "Table 1",
         "the intervals of their ratios to the unpruned model's time do not meet",
-        _slower_than_fastv("entropy-layer2"),
+        _slower_than_fastv(f"entropy-layer{FASTV_LAYER}"),
     ),
 )

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ..labels import DIVERGENCE, LABELS
-from ..reports.tables.format import nats, p_values
+from ..labels import DEEP, DIVERGENCE, LABELS
+from ..methods import FASTV_LAYER
+from ..reports.tables.format import nats, p_value, p_values
 from .evidence import ALPHA, Evidence
 from .verdicts import Claim, Verdict, decide, untestable
 
@@ -38,8 +39,10 @@ def _found(evidence: Evidence, family: str, a: str, b: str, names: Sequence[str]
 
 
 def _record(family: str, a: str, b: str, gaps: Sequence[Mapping[str, Any]]) -> str:
-    images = "; ".join(dict.fromkeys(f"{gap['images']} images" for gap in gaps))
-    return f"{family}: {a} − {b} ({images})"
+    files = {gap["metric"] == DIVERGENCE: gap["images"] for gap in gaps}
+    names = {False: "scores.json", True: "divergence.json"}
+    where = ", ".join(f"{names[kind]} ({images} images)" for kind, images in files.items())
+    return f"{where}: {family}, {a} − {b}"
 
 
 def _above(rival: str, lower: Sequence[str] = ()) -> Callable[[Evidence], Verdict]:
@@ -72,7 +75,8 @@ def _random_far_behind(evidence: Evidence) -> Verdict:
         f"{LABELS[gap['a'].split('-')[0]]} − RandomPrune: {told(gap)}" for gap in gaps if gap
     )
     text = f"RandomPrune keeps {100 * left:.0f} % of BLEU-4 (the paper: 77 %); {said}"
-    return decide(holds, text, f"paper: each − random-{tail} ({gaps[0]['images']} images)")
+    record = f"scores.json ({gaps[0]['images']} images): paper, each − random-{tail}"
+    return decide(holds, text, record)
 
 
 def _fastv_improves(evidence: Evidence) -> Verdict:
@@ -88,7 +92,7 @@ def _fastv_improves(evidence: Evidence) -> Verdict:
     text = told(gap)
     for one in same:
         word = "equal" if one["equivalent"] else "equality not shown"
-        text += f"; {word} within ±{100 * one['margin']:.1f} (p {one['p_value']:.3f})"
+        text += f"; {word} within ±{100 * one['margin']:.1f} (p {p_value(one['p_value'])})"
     return decide(
         believed(gap) and gap["value"] > 0, text, _record("pruning", a, "unpruned", [gap])
     )
@@ -127,8 +131,8 @@ def _printed_beats_chance(evidence: Evidence) -> Verdict:
 
 
 def _at_one_place(evidence: Evidence) -> Verdict:
-    ours, fastv = f"entropy-layer2-{evidence.tail}", f"fastv-{evidence.tail}"
-    family = "at FastV's layer"
+    ours, fastv = f"entropy-layer{FASTV_LAYER}-{evidence.tail}", f"fastv-{evidence.tail}"
+    family = DEEP
     gaps = _found(evidence, family, ours, fastv, (DIVERGENCE, "CIDEr"))
     if not any(gap["metric"] == DIVERGENCE for gap in gaps):
         return untestable("no divergence of both at one layer is stored")

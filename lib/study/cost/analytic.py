@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from ...geometry import feature_layer
 from ...pruning import create
-from ...pruning.tome import schedule
+from ...pruning.downsample import Downsample
+from ...pruning.in_tower import InTower
 from .flops import FORMULAS, Shape, encoder_macs, layered_flops, vision_flops
 from .scorer import scorer_flops
 
@@ -52,14 +54,16 @@ def analytic(
         return _of_parts(config, options, kept, text, visual)
     shape = Shape.of(config)
     pruner, counts = _per_layer(shape, options, kept)
-    merged = None
-    if pruner is not None and pruner.name == "tome":  # it also spares the vision tower work
-        tokens = shape.visual_tokens
-        merged = schedule(tokens, pruner.budget(tokens), feature_layer(config))
+    merged, seen = None, shape
+    if isinstance(pruner, InTower):  # it also spares the vision tower work
+        used = feature_layer(config)
+        merged = pruner.reductions(shape.visual_tokens, shape.vision_layers, used)
+    if isinstance(pruner, Downsample):
+        seen = dataclasses.replace(shape, visual_tokens=pruner.most(shape.visual_tokens))
     return _prefill(shape, counts, text) | {
-        "vision": vision_flops(shape, merged=merged),
+        "vision": vision_flops(seen, merged=merged),
         "scorer": scorer_flops(shape, options, text) if options else 0.0,
-        "encoder": encoder_macs(shape, merged=merged),
+        "encoder": encoder_macs(seen, merged=merged),
     }
 
 

@@ -10,6 +10,7 @@ from ...pruning import create
 from ...selection import proportions
 from .flops import Shape
 from .scorers import EIGEN, SCORERS
+from .tower_scorers import TOWER_SCORERS
 
 #: quadrature points of exact leave-one-out in float32, and of the adaptive rule's entropy gain
 NODES, ADAPTIVE_NODES = 24, 8
@@ -28,13 +29,13 @@ def scorer_flops(shape: Shape, options: Mapping[str, Any], text: int = 0) -> flo
     Gram and the quadrature of exact leave-one-out, the incremental Cholesky factors of a greedy
     rule and its coverage. FastV: one row of attention. ToMe's similarities are part of
     `lib.study.cost.flops.vision_flops`. What costs n² once is left out. The catalogue's methods
-    have counts of their own in `lib.study.cost.scorers`.
+    have counts of their own in `lib.study.cost.scorers` and `tower_scorers`.
     """
     n, method = shape.visual_tokens, options["method"]
     pruner = create(method, **{k: v for k, v in options.items() if k != "method"})
     schedule = pruner.stage_counts(n, shape.layers)
-    if method in SCORERS:
-        return SCORERS[method](shape, options, [n, *(count for _, count in schedule)], text)
+    if (count := (SCORERS | TOWER_SCORERS).get(method)) is not None:
+        return count(shape, options, [n, *(left for _, left in schedule)], text)
     if method == "fastv":
         return 2.0 * n * shape.width if options["layer"] else 0.0
     if method not in DEPTH:

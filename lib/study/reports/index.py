@@ -23,6 +23,8 @@ from .tables.format import html
 
 __all__ = ["deviations", "index_page"]
 
+#: the notebook with the verdicts
+CLAIMS = "09_claims"
 TITLE = "Entropy-Prune: the study, reproduced"
 
 
@@ -53,6 +55,7 @@ def index_page(profile: str, folder: Path, executed: Sequence[Path], *, drawn: P
             for path, document in documents.items()
         ],
         grounds=grounds(profile),
+        judged=next((f"{path.stem}.html" for path in executed if path.stem == CLAIMS), ""),
         claims=Markup(html(claims.table(judging).reset_index(), index=False)) if judging else "",
         verdicts=claims.summary(judging) if judging else "",
         table1=Markup(table1.html_blocks(profile)) if scored else "",

@@ -1,1 +1,1 @@
-"""What a study consists of, one file a stage: captions, their scores, the methods' costs."""
+"""What a study consists of, one file a stage: captions, divergences, scores, costs and more."""

@@ -9,7 +9,7 @@ random weights, there is no catalogue.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from ..captioning.loop import cut
 from ..captioning.parameters import manifest_parameters
 from ..dependencies import captions_code, divergence_code
 from ..examples import examples
-from ..fitting import fits
+from ..fitting import fitted
 from ..grid import catalogue
 from ..methods import Method
 from ..models import full_prompt
@@ -103,7 +103,9 @@ def parts(study: Study) -> list[Part]:
     profile, (model, processor, _) = study.profile, study.loaded
     table = {"unpruned": Method("Unpruned", None)}
     runs = catalogue(model.config.get_text_config().num_hidden_layers)
-    table |= {s: m for s, m in runs.items() if fits(profile, m.name, **m.options)}
+    for slug, method in runs.items():
+        if (options := fitted(profile, method.name, method.options)) is not None:
+            table[slug] = replace(method, options=options)
     everything = examples(profile, limit=profile.catalogue_limit, progress=study.progress)
     prompt, settings = full_prompt(processor, profile.prompt), {}
     for slug, method in table.items():

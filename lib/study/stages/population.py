@@ -1,8 +1,9 @@
 """What the figures show of one image, measured on many: `population.json`.
 
-Up to `IMAGES` images of the profile are read once each, with the answer that the unpruned model
-gave when it was captioned. Every measure of `lib.study.inspection.population` is stored with its
-mean, standard deviation, percentiles and count, and plain numbers with the value of every image.
+Up to `population_limit` images of the profile are read once each, with the answer that the
+unpruned model gave when it was captioned. Every measure of `lib.study.inspection.population` is
+stored with its mean, standard deviation, percentiles and count, and plain numbers with the value of
+every image.
 """
 
 from __future__ import annotations
@@ -27,13 +28,12 @@ from ..files import write_json
 from ..inspection import population, states
 from ..inspection.population import Numbers
 from ..inspection.reading import read
-from ..models import full_prompt
+from ..models import full_prompt, read_config
 from ..records import canonical, digest, read_records
 from .study import Study
 
-__all__ = ["IMAGES", "make_population", "summary"]
+__all__ = ["make_population", "summary"]
 
-IMAGES = 200
 #: what is stored of a measure over the images
 PERCENTILES = {"low": 2.5, "first quartile": 25, "median": 50, "third quartile": 75, "high": 97.5}
 
@@ -51,7 +51,8 @@ def make_population(study: Study) -> bool:
     )
     if _stored_key(path) == key or not _known(study):
         return False
-    chosen = examples(profile, limit=min(IMAGES, len(records)), progress=study.progress)
+    count = min(profile.population_limit, len(records))
+    chosen = examples(profile, limit=count, progress=study.progress)
     said = {record["image_id"]: record["caption"] for record in records}
     found = _measured(study, chosen, said)
     document = {
@@ -69,12 +70,14 @@ def make_population(study: Study) -> bool:
     return True
 
 
-_DECIDING = ("model", "revision", "dtype", "split", "limit", "json_path", "prompt", "random_state")
+#: of a profile; its images are those that were captioned, wherever their files lie now
+_DECIDING = ("model", "revision", "dtype", "population_limit", "prompt", "random_state")
 
 
 def _known(study: Study) -> bool:
+    """Whether the figures know such a model; its weights are not needed to say so."""
     try:
-        states.checked(study.loaded.model.config)
+        states.checked(read_config(study.profile.model, revision=study.profile.revision))
     except TypeError:
         return False
     return True

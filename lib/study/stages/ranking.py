@@ -30,7 +30,7 @@ __all__ = ["make_ranking", "spoken"]
 
 METRIC = "CIDEr"
 #: of the scorer's times: prefills of one image, and the images whose coverage is measured
-REPEATS, COVERED = 5, 8
+REPEATS, COVERED = 3, 4
 
 
 def make_ranking(study: Study, divergence: Part, captions: Part | None = None) -> bool:

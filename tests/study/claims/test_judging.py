@@ -132,7 +132,7 @@ def test_results_that_say_what_the_paper_says_support_all_but_spice(judge):
 
 def test_nothing_stored_makes_nothing_testable(tmp_path):
     for claim in claims.CLAIMS:
-        found = claim.judge(Evidence("embedded", tmp_path))
+        found = claim.judge(Evidence("smoke", tmp_path))
         assert found.verdict == NOT_TESTABLE and found.evidence, claim.name
 
 

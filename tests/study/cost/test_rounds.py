@@ -8,7 +8,7 @@ from lib.study.cost import rounds
 from lib.study.cost.parts import Parts
 from lib.study.cost.probe import Probe
 from lib.study.cost.rounds import in_rounds
-from tests.tiny import one, tiny_llava
+from tests.tiny import TOKENS, one, tiny_llava
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,8 @@ def test_a_caption_is_split_into_its_parts(model, operations_clock):
         assert 0 < vision < prefill < whole
         assert row["decode"]["median"] == pytest.approx((whole - prefill) / 2)
         assert (row["scorer"]["median"] > 0) == (name != "unpruned")
-        assert row["kept"] == (1.0 if name == "unpruned" else 0.5)
+        left = TOKENS if name == "unpruned" else create(name).stage_counts(TOKENS, 5)[-1][1]
+        assert row["kept"] == pytest.approx(left / TOKENS)
         assert row["new_tokens"] == 3 and row["flops_counted"] > 0
     assert found["unpruned"]["ratio"]["end_to_end"]["median"] == 1
 

@@ -10,14 +10,18 @@ from lib.study.reports.captions import known, words
 
 
 def test_words_are_filled_from_numbers():
-    said = words("figure2_clusters", tokens=256, clusters=32, alone=12, source="a scene")
+    every = {"n": 200, "mean": 6.95, "sd": 3.47}
+    said = words("figure2_clusters", tokens=256, clusters=32, alone=12, source="a scene", **every)
     assert said.title == "32 clusters of patches, 12 of a single one"
     assert said.caption.startswith("Figure 2. K-means of the 256 visual tokens into 32 clusters (a")
+    assert said.caption.endswith("on 200 images 7.0 clusters hold one (sd 3.5).")
     assert "{" not in "".join(said) and "\n" not in said.caption
 
 
 def test_missing_unused_and_unknown_are_named():
-    with pytest.raises(ValueError, match=r"'figure2_clusters' of .* needs alone, tokens"):
+    with pytest.raises(
+        ValueError, match=r"'figure2_clusters' of .* needs alone, mean, n, sd, tokens"
+    ):
         words("figure2_clusters", clusters=32, source="s")
     with pytest.raises(ValueError, match="does not use colour"):
         words("walkthrough_gram", colour=3)

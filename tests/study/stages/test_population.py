@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from lib.study import paths
+from lib.study import models, paths
 from lib.study.profiles import load_profile
 from lib.study.stages import population
 from lib.study.stages.population import make_population, summary
@@ -49,10 +49,12 @@ def test_nothing_is_measured_twice(computed, monkeypatch):
 def test_a_model_that_the_figures_do_not_know_has_no_record(computed, monkeypatch):
     monkeypatch.setattr(paths, "ROOT", computed)
     monkeypatch.setattr(population, "population_code", lambda: "a third")
+    config = models.read_config("embedded")
+    config.vision_feature_select_strategy = "full"
+    monkeypatch.setattr(population, "read_config", lambda *_, **__: config)
     study = Study(load_profile("tiny"), progress=False)
-    study.loaded.model.config.vision_feature_select_strategy = "full"
     before = (study.folder / "population.json").read_text()
-    assert make_population(study) is False
+    assert make_population(study) is False and study.device_name is None
     assert (study.folder / "population.json").read_text() == before
 
 

@@ -13,7 +13,7 @@ from matplotlib.patches import ConnectionPatch
 from matplotlib.ticker import MaxNLocator
 
 from .images import heat, picture
-from .style import BLUE, GREEN, RED, SKY, WIDTH, subplots
+from .style import BLUE, GREEN, RED, WIDTH, subplots
 
 __all__ = ["agreement", "rank_agreement", "rollout_flow"]
 
@@ -147,18 +147,28 @@ def rank_agreement(
 
 
 def agreement(values: Mapping[str, Sequence[float]], here: Mapping[str, float]) -> Figure:
-    """Rank correlations of pairs of scores on many images, a box a pair, and this image's as dots.
+    """Rank correlations of pairs of scores on many images, and this image's as diamonds.
 
-    values: `{pair: a correlation an image}`; here: `{pair: that of the image that is shown}`.
+    values: `{pair: a correlation an image}`, drawn as the median, half (thick) and 95 % (thin) of
+    the images; here: `{pair: that of the image that is shown}`.
     """
-    fig, ax = subplots(figsize=(WIDTH, 0.8 + 0.3 * len(values)))
+    fig, ax = subplots(figsize=(WIDTH, 0.8 + 0.27 * len(values)))
     long = pd.DataFrame(
-        [(pair, value) for pair, all_ in values.items() for value in all_],
+        [(pair, value) for pair, found in values.items() for value in found],
         columns=["pair", "correlation"],
     )
-    sns.boxplot(
-        long, x="correlation", y="pair", ax=ax, color=SKY, width=0.6, fliersize=1.5, linewidth=0.8
-    )
+    for share, width in ((95, 1.2), (50, 4)):
+        sns.pointplot(
+            long,
+            x="correlation",
+            y="pair",
+            estimator="median",
+            errorbar=("pi", share),
+            err_kws={"linewidth": width},
+            color=BLUE,
+            linestyle="none",
+            ax=ax,
+        )
     rows = [list(values).index(pair) for pair in here]
     ax.plot(list(here.values()), rows, "D", color=RED, label="this image", zorder=5)
     ax.axvline(0, color="black", linewidth=0.6)

@@ -8,9 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from ... import paths
 from ...labels import DIVERGENCE, LOSS
+from ...stages.readings import readings
 from ...stored import load_divergence, mark
 from .format import DASH, nats, p_values
 
@@ -64,6 +67,15 @@ def table(profile: str) -> pd.DataFrame:
         }
     name = f"Method, {part(profile, 'table').get('images', 0)} images"
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis(name)
+
+
+def each(profile: str, label: str) -> np.ndarray:
+    """(images,) divergences of a method of Table 1, by its label; a single NaN if not measured."""
+    slugs = {row["label"]: slug for slug, row in part(profile, "table").get("methods", {}).items()}
+    folder = paths.results_dir(profile) / "divergence" / "table"
+    if not slugs or not folder.is_dir():
+        return np.array([np.nan])
+    return readings(folder)[0][slugs[label]].per_image[DIVERGENCE]
 
 
 def _unpruned(profile: str) -> float | None:

@@ -17,6 +17,7 @@ __all__ = [
     "latex",
     "markdown",
     "nats",
+    "p_value",
     "p_values",
 ]
 
@@ -78,10 +79,15 @@ def p_values(comparison: Mapping[str, float]) -> str:
     """
     plain = max(comparison["p_value"], comparison["flip_p"])
     corrected = max(comparison["p_holm"], comparison["flip_holm"])
-    return f"p {_p(plain)}, {_p(corrected)}"
+    return f"p {p_value(plain)}, {p_value(corrected)}"
 
 
-def _p(value: float) -> str:
+def p_value(value: float) -> str:
+    """A p-value with two digits that count.
+
+    >>> p_value(0.0123), p_value(0.2), p_value(0.00001), p_value(1.0)
+    ('.012', '.20', '< .001', '1')
+    """
     if value >= 0.995:
         return "1"
     if value < 0.001:

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from ... import paths
-from ...data import scenes
-from ...data.scenes import object_f1
 from ...labels import BEFORE, DEEP, DIVERGENCE, OBJECT_F1, TABLE_1, percent
 from ...methods import FASTV_LAYER, placed
-from ...profiles import load_profile
-from ...records import read_records
 from ...stored import load_scores
 from . import divergence
 from .format import DASH, interval, nats
 
-__all__ = ["QUALITY", "losses", "methods", "object_scores", "parts", "table"]
+__all__ = ["QUALITY", "losses", "methods", "parts", "table"]
 
 QUALITY = ("BLEU-4", "METEOR", "ROUGE-L", "CIDEr", "SPICE", OBJECT_F1)
 
@@ -96,34 +88,6 @@ def parts(profile: str) -> list[tuple[str, list[str]]]:
             and row["options"].get("mode") != "mask"
         ]
     return [(name, labels) for name, labels in found.items() if name]
-
-
-def object_scores(profile: str, label: str) -> np.ndarray:
-    """(images,) object F1 of the captions of one method, by its label.
-
-    A single NaN where nothing is scored, or the data do not say what an image shows.
-    """
-    slug = next(slug for slug, row in methods(profile).items() if row["label"] == label)
-    shown = _objects(profile)
-    captions = {
-        record["image_id"]: record["caption"]
-        for record in read_records(paths.results_dir(profile) / "captions" / slug)
-    }
-    if load_profile(profile).random_weights or not captions.keys() <= shown.keys():
-        return np.array([np.nan])
-    return np.array([object_f1(text, shown[image]).f1 for image, text in captions.items()])
-
-
-def _objects(profile: str) -> dict[int, list[dict[str, Any]]]:
-    """`{image id: objects}` of the data, as far as they name any."""
-    settings = load_profile(profile)
-    if settings.json_path:
-        listing = json.loads(Path(settings.json_path).expanduser().read_text(encoding="utf-8"))
-    else:
-        drawn = settings.images_of == "scenes"
-        listing = scenes.karpathy() if drawn else {"images": []}
-    images = listing["images"]
-    return {image["cocoid"]: image["objects"] for image in images if "objects" in image}
 
 
 def losses(profile: str, *, metric: str = "CIDEr") -> pd.DataFrame:

@@ -32,6 +32,7 @@ CORE = np.array([True, False, True, False, True])
 
 PARTS = ("system", "image", "instruction", "output")
 SHARES = np.array([[0.2, 0.5, 0.2, 0.1], [0.6, 0.1, 0.2, 0.1]])
+BAND = pd.DataFrame({"mean": [0.4, 0.2], "low": [0.3, 0.1], "high": [0.5, 0.4]})
 OPERATORS = np.stack([GRAM, GRAM / 2])
 POINTS_FRAME = pd.DataFrame({"value": [1.0, 2], "low": [0.5, 1], "high": [1.5, 3]}, ["a", "b"])
 SWEEP = pd.DataFrame(
@@ -45,7 +46,9 @@ COST = pd.DataFrame(
 )  # fmt: skip
 
 FIGURES = {
-    "attention": lambda: figure1.attention_by_layer(SHARES, [4, 16, 5, 3], PARTS, quoted=0.0021),
+    "attention": lambda: figure1.attention_by_layer(
+        SHARES, [4, 16, 5, 3], PARTS, quoted=0.0021, band=BAND
+    ),
     "flow": lambda: figure3.rollout_flow(
         OPERATORS, OPERATORS, ["vision 1", "vision 2"], IMAGE, LABELS.astype(float), GRID
     ),
@@ -53,6 +56,11 @@ FIGURES = {
     "agreement": lambda: figure3.rank_agreement(
         {"a": {"scaled": [1, 0.9], "literal": [1, -0.5]}, "b": {"scores": [1, 1]}},
         depths=[[1, 2], [1, 2]],
+        bands={"a": {"literal": BAND}},
+    ),
+    "rollouts": lambda: figure3.agreement(
+        {"rollout of entropy ~ of attention": [0.1, 0.5, 0.3], "a ~ b": [0.9, 0.8, -0.2]},
+        {"a ~ b": 0.4},
     ),
     "scores": lambda: figure4.cluster_scores(
         np.array([0.3, -0.1, 0.2, -0.2, 0.1]), np.where(CORE, 0.1, np.nan), np.arange(1, 6), CORE
@@ -99,5 +107,5 @@ def test_drawing_leaves_nothing_behind_for_a_notebook_to_show(name):
 
 @each
 def test_heat_maps_and_pictures_are_told_from_curves(name):
-    curves = {"attention", "agreement", "scores", "forest", "sweep", "split"}
+    curves = {"attention", "agreement", "rollouts", "scores", "forest", "sweep", "split"}
     assert saving._pictorial(FIGURES[name]()) == (name not in curves)

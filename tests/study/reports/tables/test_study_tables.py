@@ -116,18 +116,16 @@ def test_places_and_rates_are_the_stored_numbers(root):
     assert even.index[0] == "RandomPrune, 62.5 % on average"
 
 
-def test_object_scores_are_those_of_the_methods_captions(root):
-    values = quality.object_scores("tiny", "FastV")
-    stored = load_scores("tiny")["methods"]["fastv-50"]["values"]["Object F1"]
+def test_divergences_of_each_image_have_the_stored_mean(root, bare):
+    assert np.isnan(divergence.each("tiny", "FastV")).all(), "nothing is measured in an empty root"
+
+
+def test_divergences_of_each_image_are_those_of_the_records(root):
+    values = divergence.each("tiny", "FastV")
+    stored = load_divergence("tiny")["table"]["methods"]["fastv-50"]["values"][DIVERGENCE]
     assert len(values) == 3 and values.mean() == pytest.approx(stored)
-    with pytest.raises(StopIteration):
-        quality.object_scores("tiny", "nobody's")
-
-
-def test_object_scores_of_the_reference_give_its_stored_mean():
-    values = quality.object_scores("embedded", "Entropy-Prune")
-    stored = load_scores("embedded")["methods"]["entropy-50"]["values"]["Object F1"]
-    assert len(values) == 200 and values.mean() == pytest.approx(stored)
+    with pytest.raises(KeyError):
+        divergence.each("tiny", "nobody's")
 
 
 def test_costs_are_shares_of_the_unpruned_model(root):
