@@ -95,7 +95,7 @@ def test_no_file_and_no_mapping(write, tmp_path):
 def test_a_notebook_gets_the_entries_it_has():
     profile = load_profile("embedded")
     assert profile.parameters(["profile", "model", "image", "sweep"]) == {
-        "profile": "embedded", "model": "embedded", "image": 15, "sweep": [0.125, 0.25, 0.5, 0.75],
+        "profile": "embedded", "model": "embedded", "image": 15, "sweep": [0.125, 0.25, 0.5],
     }  # fmt: skip
     assert profile.parameters(["data"]) == {}
     own = replace(profile, json_path="mine.json")

@@ -15,8 +15,8 @@ def study(
     device: Device = None,
     workers: Workers = None,
     stages: Annotated[
-        str, typer.Option(help="only these; 'scores' needs records, but no model")
-    ] = "captions,divergence,scores,efficiency,catalogue",
+        str | None, typer.Option(help="only these; 'scores' needs records, but no model")
+    ] = None,
     table: Annotated[
         bool, typer.Option("--table", help="only the paper's rows of Table 1; print their scores")
     ] = False,
@@ -34,7 +34,7 @@ def study(
     from ..stages.study import Study
 
     settings = suited(load_profile(profile), device)
-    wanted = several(stages, str, "--stages")
+    wanted = several(stages, str, "--stages") if stages else list(studying.STAGES)
     if wanted != ["scores"]:
         check(settings)
     only = table_1(settings) if table else None
