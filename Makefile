@@ -26,7 +26,7 @@ export TOKENIZERS_PARALLELISM := false
 .PHONY: help
 help: ## List the targets
 	@printf 'Entropy-Prune\n\n'
-	@grep -hE '^[a-zA-Z0-9_-]+:.*## ' $(MAKEFILE_LIST) | sort | awk 'BEGIN{FS=":.*## "}{printf "  make %-12s %s\n",$$1,$$2}'
+	@grep -hE '^[a-zA-Z0-9_-]+:.*## ' $(MAKEFILE_LIST) | sort | awk 'BEGIN{FS=":.*## "}{printf "  make %-15s %s\n",$$1,$$2}'
 
 .PHONY: setup
 setup: $(READY) ## Create .venv with the locked versions and the package, editable

@@ -14,7 +14,7 @@ from typing import Any
 
 from . import paths
 from .files import write_json
-from .records import canonical, read_records
+from .records import MANIFEST, canonical, read_records
 
 __all__ = ["COMPARISON", "compare_run", "load_comparison", "summary"]
 
@@ -29,9 +29,11 @@ def compare_run(profile: str) -> dict[str, Any]:
     - `captions`: `same` captions with kept counts `of` those that both have, and for each folder
       of records, such as "captions/entropy-50", the ids of images that `differ` in their caption
       or in what was `kept`, that are `missing` from the run, or `new` in it.
-    - `scores`: one row a method and metric, divergences among them: `reference` with its
-      `interval`, `run`, and whether that is `inside`; counted in `inside` and `of`. Metrics without
-      an interval must be equal.
+      Images that a smaller run did not ask for are not missing.
+    - `images`: how many of Table 1 the `reference` and the `run` have, None where unknown.
+    - `scores`: where both are of as many images, one row a method and metric, divergences among
+      them: `reference` with its `interval`, `run`, and whether that is `inside`; counted in
+      `inside` and `of`. Metrics without an interval must be equal.
     - `figures`: pairs of pictures by name, paths from the root, and whether they are the `same`
       file; None where one lacks the picture.
 
@@ -45,6 +47,7 @@ def compare_run(profile: str) -> dict[str, Any]:
     document = {
         "profile": profile,
         "made": {"reference": _made(reference.results), "run": _made(run.results)},
+        "images": {"reference": _count(reference.results), "run": _count(run.results)},
         "captions": _captions(reference.results, run.results),
         "scores": _scores(reference.results, run.results),
         "figures": _figures(reference.figures, run.figures),
@@ -68,6 +71,12 @@ def summary(document: Mapping[str, Any]) -> str:
     for folder, found in captions["folders"].items():
         counts = [f"{len(ids)} {what}" for what, ids in found.items() if ids]
         lines += [f"  {folder}: {', '.join(counts)}"] if counts else []
+    counts = document["images"]
+    if None not in counts.values() and counts["reference"] != counts["run"]:
+        lines.append(
+            f"the run took {counts['run']} images, the reference {counts['reference']}: "
+            "scores of different images are not compared"
+        )
     if scores["of"]:
         lines.append(
             f"{scores['inside']} of {scores['of']} scores lie within the reference's intervals"
@@ -105,16 +114,30 @@ def _captions(reference: Path, run: Path) -> dict[str, Any]:
         for name in sorted(names):
             old, new = _by_image(reference / part / name), _by_image(run / part / name)
             shared = sorted(old.keys() & new.keys())
+            smaller = len(new) == _asked(run / part / name) < len(old)
             found = {
                 "differ": [i for i in shared if old[i]["caption"] != new[i]["caption"]],
                 "kept": [i for i in shared if old[i]["kept"] != new[i]["kept"]],
-                "missing": sorted(old.keys() - new.keys()),
+                "missing": [] if smaller else sorted(old.keys() - new.keys()),
                 "new": sorted(new.keys() - old.keys()),
             }
             folders[f"{part}/{name}"] = found
             of += len(shared)
             same += len(shared) - len({*found["differ"], *found["kept"]})
     return {"same": same, "of": of, "folders": folders}
+
+
+def _asked(folder: Path) -> int | None:
+    """Number of images that records were asked of."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        return None
+    document = json.loads(path.read_text(encoding="utf-8"))
+    return document["parameters"].get("images", {}).get("count")
+
+
+def _count(results: Path) -> int | None:
+    return _load(results / "scores.json").get("images")
 
 
 def _by_image(folder: Path) -> dict[int, Any]:
@@ -126,9 +149,12 @@ def _by_image(folder: Path) -> dict[int, Any]:
 def _scores(reference: Path, run: Path) -> dict[str, Any]:
     old, new = (_parts(place) for place in (reference, run))
     rows = []
-    for part, methods in old.items():
+    for part, (images, methods) in old.items():
+        count, mine = new.get(part, (images, {}))
+        if count != images:
+            continue  # scores of other images
         for slug, before in methods.items():
-            after = new.get(part, {}).get(slug, {"values": {}})
+            after = mine.get(slug, {"values": {}})
             for metric, value in before["values"].items():
                 found = after["values"].get(metric)
                 if value is None or found is None:
@@ -142,13 +168,19 @@ def _scores(reference: Path, run: Path) -> dict[str, Any]:
     return {"inside": sum(row["inside"] for row in rows), "of": len(rows), "rows": rows}
 
 
-def _parts(results: Path) -> dict[str, Any]:
-    """`{part: methods}` of the captions' scores, and of the divergences."""
+def _parts(results: Path) -> dict[str, tuple[int | None, Any]]:
+    """`{part: (number of images, methods)}` of the captions' scores, and of the divergences."""
     scores = _load(results / "scores.json")
-    found = {part: scores.get(part, {}) for part in ("methods", "ablations")}
+    found = {
+        part: (scores.get(count), scores.get(part, {}))
+        for part, count in (("methods", "images"), ("ablations", "ablation_images"))
+    }
     read = _load(results / "divergence.json")
-    parts = {part: one["methods"] for part, one in read.items() if isinstance(one, dict)}
-    return found | {f"divergence, {part}": methods for part, methods in parts.items()}
+    return found | {
+        f"divergence, {part}": (one.get("images"), one["methods"])
+        for part, one in read.items()
+        if isinstance(one, dict)
+    }
 
 
 def _load(path: Path) -> dict[str, Any]:

@@ -1,10 +1,10 @@
-"""The images of a profile: COCO's, a file's of one's own, or the generated scenes."""
+"""The images of a profile: COCO's, Flickr8k's, a file's of one's own, or the generated scenes."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from .data import coco, scenes
+from .data import coco, flickr, scenes
 from .profiles import Profile
 
 __all__ = ["examples", "fetch"]
@@ -13,12 +13,13 @@ __all__ = ["examples", "fetch"]
 def examples(
     profile: Profile, *, limit: int | None = None, progress: bool = True
 ) -> list[coco.Example]:
-    """The images of a profile, drawn on first use (scenes) or read from a download (COCO).
+    """The images of a profile, drawn on first use (scenes) or read from a download (the others).
 
     limit: fewer images than the profile's; a smaller subset lies within the larger ones.
     """
+    read = flickr.read_flickr if profile.images_of == "flickr8k" else coco.read_karpathy
     listing, root = _listing(profile, progress=progress)
-    return coco.read_karpathy(
+    return read(
         listing,
         profile.split,
         image_root=root,
@@ -28,10 +29,11 @@ def examples(
 
 
 def fetch(profile: Profile, *, progress: bool = True) -> list[coco.Example]:
-    """Get the images of a profile: draw the scenes, or download COCO's split and images."""
-    if not profile.on_coco:
+    """Get the images of a profile: draw the scenes, or download a split's list and images."""
+    if profile.images_of == "scenes":
         return examples(profile, progress=progress)
-    return coco.download(
+    download = flickr.download if profile.images_of == "flickr8k" else coco.download
+    return download(
         profile.split,
         image_root=profile.image_root,
         json_path=profile.json_path,
@@ -46,6 +48,8 @@ def _listing(profile: Profile, *, progress: bool) -> tuple[Path, Path | None]:
     root = Path(profile.image_root).expanduser() if profile.image_root else None
     if profile.json_path:
         return Path(profile.json_path).expanduser(), root
-    if profile.on_coco:
+    if profile.images_of == "coco":
         return coco.karpathy_json(), root or coco.coco_dir()
+    if profile.images_of == "flickr8k":
+        return flickr.flickr_json(), root or flickr.flickr_dir()
     return scenes.ensure_scenes(profile.split, progress=progress), None

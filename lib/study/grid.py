@@ -99,34 +99,52 @@ def questions(table: Mapping[str, Method], metrics: Sequence[str]) -> list[Famil
 def candidates() -> dict[str, Run]:
     """`{slug: (name, options)}` of what is tried as this study's own rule, without keep and layer.
 
-    Coverage, entropy and volume weighted by attention in several ways; "plain" ones weigh nothing,
-    but give part of the budget to attention first. To be chosen among on photographs that are not
-    reported, against FastV at the same layer.
+    Coverage, entropy and volume weighted by attention in several ways, from attention alone to no
+    attention at all ("plain"), and entropy with coverage as Table 1 has it. To be chosen among on
+    photographs that are not reported, against FastV at the same layer.
     """
 
     def weighted(**options: Any) -> Run:
         return "weighted", {"cover": 1.0} | options
 
-    mean, plain = {"attention": "mean"}, {"uniform": 1.0}
-    return {
-        "cover": weighted(),
-        "cover-mean": weighted(**mean),
-        "cover-text": weighted(query="text"),
-        "cover-mean-text": weighted(**mean, query="text"),
-        "cover-value": weighted(attention="value"),
+    found = {
+        "selection": ("selection", {}),
         "cover-vision": weighted(source="vision"),
-        "cover-mean-uniform30": weighted(**mean, uniform=0.3),
-        "cover-sqrt": weighted(power=0.5),
-        "cover-square": weighted(power=2.0),
-        "cover-mean-entropy10": weighted(**mean, entropy=0.1),
-        "cover-entropy": weighted(entropy=1.0),
         "cover-relevance": weighted(relevance=1.0),
         "cover-relevance10": weighted(relevance=10.0),
         "cover-floor50": weighted(floor=0.5),
-        "plain-floor50": weighted(**plain, floor=0.5),
-        "plain-floor75": weighted(**plain, floor=0.75),
-        "plain-entropy-floor30": weighted(**plain, entropy=1.0, floor=0.3),
-        "plain-entropy-floor60": weighted(**plain, entropy=1.0, floor=0.6),
-        "entropy": weighted(cover=0.0, entropy=1.0),
-        "volume": weighted(cover=0.0, volume=1.0),
+        "cover-mean-uniform30": weighted(attention="mean", uniform=0.3),
+        "cover-mean-entropy10": weighted(attention="mean", entropy=0.1),
+        "cover-mean-text": weighted(attention="mean", query="text"),
+        "cover-square": weighted(power=2.0),
+        "entropy-uniform50": weighted(cover=0.0, entropy=1.0, uniform=0.5),
+        "volume-uniform50": weighted(cover=0.0, volume=1.0, uniform=0.5),
+        "cover-entropy-uniform50": weighted(entropy=1.0, uniform=0.5),
     }
+    sources = {
+        "": {}, "-mean": {"attention": "mean"}, "-value": {"attention": "value"},
+        "-text": {"query": "text"}, "-tower": {"attention": "tower"},
+    }  # fmt: skip
+    for tail, source in sources.items():
+        found[f"cover{tail}"] = weighted(**source)
+        found[f"cover{tail}-sqrt"] = weighted(**source, power=0.5)
+        found[f"cover{tail}-uniform70"] = weighted(**source, uniform=0.7)
+        found[f"attention{tail}"] = weighted(**source, cover=0.0, relevance=1.0)
+    for tail, source in {"": {}, "-value": {"attention": "value"}}.items():
+        found[f"entropy{tail}"] = weighted(**source, cover=0.0, entropy=1.0)
+        found[f"volume{tail}"] = weighted(**source, cover=0.0, volume=1.0)
+        found[f"cover{tail}-entropy"] = weighted(**source, entropy=1.0)
+    plain = {"attention": "none"}
+    found |= {
+        "plain": weighted(**plain),
+        "plain-vision": weighted(**plain, source="vision"),
+        "plain-entropy": weighted(**plain, cover=0.0, entropy=1.0),
+        "plain-volume": weighted(**plain, cover=0.0, volume=1.0),
+        "plain-cover-entropy": weighted(**plain, entropy=1.0),
+    }
+    for share in (0.1, 0.25, 0.5, 0.75):
+        found[f"plain-floor{share:.0%}".rstrip("%")] = weighted(uniform=1.0, floor=share)
+    for share in (0.3, 0.6):
+        tail = f"plain-entropy-floor{share:.0%}".rstrip("%")
+        found[tail] = weighted(uniform=1.0, entropy=1.0, floor=share)
+    return found

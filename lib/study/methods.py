@@ -22,6 +22,8 @@ PRINTED = {"n_clusters": 32, "core_clusters": 16, "tokens_per_cluster": 2, "coun
 FIGURE_5 = 21 / 256
 #: before which language layer FastV prunes
 FASTV_LAYER = 2
+#: options of our own rule, chosen on photographs of the dev split (`data/results/photos/dev`)
+OURS: dict[str, Any] = {}
 
 
 @dataclass(frozen=True)
@@ -92,10 +94,12 @@ def placed(layer: int) -> dict[str, dict[str, Any]]:
     tower's. An option that is a method's default is left out.
     """
     criteria: dict[str, dict[str, Any]] = {"random": {}, "fastv": {}, "entropy": {}}
-    criteria |= {"selection": {}, "weighted": {}}
+    criteria |= {"selection": {}, "weighted": dict(OURS)}
     if layer == 0:
         del criteria["fastv"]
-        criteria["weighted"] = {"attention": "tower", "source": "vision"}
+        looks = OURS.get("attention") != "none"
+        criteria["weighted"] |= {"attention": "tower"} if looks else {}
+        criteria["weighted"] |= {"source": "vision"}
     return {
         name: options if layer == own_layer(name) else {"layer": layer} | options
         for name, options in criteria.items()
@@ -116,12 +120,17 @@ def swept(profile: Profile) -> dict[str, Method]:
     rates = sorted({*profile.sweep, profile.ablation_keep})
     return {"unpruned": Method("Unpruned", None, {}, {"sweep": "1"})} | {
         f"{name}-{percent(keep)}": Method(
-            LABELS[name], name, {"keep": keep}, {"sweep": f"{keep:g}"}
+            LABELS[name], name, {"keep": keep, **_usual(name)}, {"sweep": f"{keep:g}"}
         )
         for keep in rates
         for name in SWEPT
         if fits(profile, name, keep=keep)
     }
+
+
+def _usual(name: str) -> dict[str, Any]:
+    """Options of a criterion where it prunes if nobody says otherwise."""
+    return dict(OURS) if name == "weighted" else {}
 
 
 def sweep(profile: Profile) -> dict[str, Method]:

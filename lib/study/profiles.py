@@ -49,10 +49,11 @@ class Profile:
 
     profile, description: its name, and one line for people.
     model, revision, dtype, device_map: see `lib.study.models.load`; the notebooks load the same.
-    json_path, image_root, split, limit: the images, see `lib.study.data.coco.read_karpathy`;
-        without a `json_path`, a hub model captions COCO and any other model the generated scenes.
+    dataset, json_path, image_root, split, limit: the images, see `lib.study.data`; without a
+        `dataset` and a `json_path`, a hub model captions COCO and any other one generated scenes.
     image: what the figures show: a number in the test split, a path, or a photograph that comes
         with scikit-learn, see `lib.study.reports.subject.SAMPLES`.
+    cpu: what is different where there is no GPU, such as a lower limit; see `on_cpu`.
     prompt: the question, put into the model's chat template. The published scores of a model belong
         to one kind of prompt, so `paper` has its own; every manifest records the whole text.
     keep: share of visual tokens kept in Table 1.
@@ -78,6 +79,7 @@ class Profile:
     revision: str | None = None
     dtype: Literal["float32", "float16", "bfloat16"] | None = None
     device_map: str | None = None
+    dataset: Literal["coco", "flickr8k", "scenes"] | None = None
     split: str = "test"
     limit: int | None = Field(200, ge=1)
     json_path: str | None = None
@@ -104,6 +106,7 @@ class Profile:
     n_bootstrap: int = Field(1000, ge=0)
     efficiency: Efficiency = Field(default_factory=Efficiency)
     notebooks: str = ""
+    cpu: dict[str, Any] = Field(default_factory=dict)
 
     @field_validator("sweep", "places", "budgets", "metrics", "ablation_metrics", mode="before")
     @classmethod
@@ -131,9 +134,23 @@ class Profile:
         return self
 
     @property
+    def images_of(self) -> Literal["coco", "flickr8k", "scenes"]:
+        """The data set the images are from, unless `json_path` names a file of one's own."""
+        return self.dataset or ("coco" if is_hub_name(self.model) else "scenes")
+
+    @property
     def on_coco(self) -> bool:
-        """Whether the images are COCO's; otherwise a file's of one's own, or the drawn scenes."""
-        return is_hub_name(self.model)
+        """Whether the images are COCO's."""
+        return self.images_of == "coco"
+
+    def on_cpu(self) -> Profile:
+        """The same profile as it is where there is no GPU; raises `ValueError` as `profile_of`."""
+        if not self.cpu:
+            return self
+        source = f"profile {self.profile!r}, cpu"
+        changed = profile_of({**self.cpu, "profile": self.profile}, source)
+        named = {name: getattr(changed, name) for name in self.cpu}
+        return dataclasses.replace(self, **named, cpu={})
 
     @property
     def few(self) -> int:

@@ -6,7 +6,7 @@ import pytest
 
 from lib.study import cli, paths
 from lib.study.compare import compare_run, load_comparison, summary
-from lib.study.files import write_atomically
+from lib.study.files import write_atomically, write_json
 from tests.study import places
 
 CAPTIONS = ["a red star", "a dog", "two cats"]
@@ -93,3 +93,21 @@ def test_divergences_are_held_against_the_reference_s_intervals(both):
     (row,) = [row for row in found["scores"]["rows"] if row["metric"] == "divergence"]
     assert (row["part"], row["slug"], row["inside"]) == ("divergence, table", "fastv-50", False)
     assert "fastv-50, divergence: 0.05 is not [0.01, 0.03]" in summary(found)
+
+
+def test_a_smaller_run_is_compared_on_its_own_images(both):
+    reference, run = both
+    for place, count in ((reference, 3), (run, 2)):
+        places.fill(place, CAPTIONS[:count])
+        path = place.results / "scores.json"
+        write_json(path, json.loads(path.read_text()) | {"images": count, "ablation_images": 2})
+    found = compare_run("smoke")
+    assert found["images"] == {"reference": 3, "run": 2}
+    assert (found["captions"]["same"], found["captions"]["of"]) == (6, 6)
+    assert not any(ids for one in found["captions"]["folders"].values() for ids in one.values())
+    assert found["scores"]["of"] == 0
+    assert "took 2 images, the reference 3" in summary(found)
+    records = run.results / "captions" / "fastv-50" / "records.jsonl"
+    records.write_text(records.read_text().splitlines()[0] + "\n")
+    found = compare_run("smoke")["captions"]["folders"]["captions/fastv-50"]
+    assert found["missing"] == [1, 2], "an unfinished run lacks what it was asked for"

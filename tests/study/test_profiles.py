@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from lib.study import paths
-from lib.study.profiles import load_profile, profile_names
+from lib.study.profiles import load_profile, profile_names, profile_of
 from tests.tiny_study import PROFILE
 
 PROFILES = sorted(paths.profiles_dir().glob("[a-z]*.yaml"))
@@ -116,3 +116,22 @@ def test_a_folder_is_no_model_of_the_hub(tmp_path, monkeypatch):
     assert not replace(load_profile("embedded"), model="owner/name").on_coco
     shutil.rmtree(tmp_path / "owner")
     assert replace(load_profile("embedded"), model="owner/name").on_coco
+
+
+def test_what_differs_on_a_cpu_is_checked_as_the_rest():
+    whole = profile_of({"profile": "p", "limit": 1000, "cpu": {"limit": 10, "keep": 0.25}}, "p")
+    small = whole.on_cpu()
+    assert (small.limit, small.keep, small.cpu) == (10, 0.25, {})
+    assert replace(small, limit=1000, keep=0.5, cpu=whole.cpu) == whole
+    with pytest.raises(ValueError, match=r"profile 'p', cpu has unknown entries 'limits'"):
+        replace(whole, cpu={"limits": 3}).on_cpu()
+    with pytest.raises(ValueError, match=r"profile 'p', cpu: limit: .* got 0"):
+        replace(whole, cpu={"limit": 0}).on_cpu()
+
+
+def test_a_data_set_may_be_named():
+    assert load_profile("photos").images_of == "flickr8k"
+    assert load_profile("paper").images_of == "coco" and load_profile("paper").on_coco
+    assert load_profile("embedded").images_of == "scenes"
+    with pytest.raises(ValueError, match="dataset"):
+        profile_of({"profile": "p", "dataset": "flickr"}, "p")

@@ -30,10 +30,11 @@ def study(
     from ..fitting import check
     from ..methods import table_1
     from ..profiles import load_profile
-    from ..stages.sharing import default_workers
+    from ..stages.sharing import default_workers, suited
     from ..stages.study import Study
 
-    settings, wanted = load_profile(profile), several(stages, str, "--stages")
+    settings = suited(load_profile(profile), device)
+    wanted = several(stages, str, "--stages")
     if wanted != ["scores"]:
         check(settings)
     only = table_1(settings) if table else None
@@ -66,9 +67,9 @@ def reproduce(
     from ..fitting import check
     from ..profiles import load_profile
     from ..reports import report
-    from ..stages.sharing import default_workers
+    from ..stages.sharing import default_workers, suited
 
-    settings = load_profile(profile)
+    settings = suited(load_profile(profile), device)
     check(settings)
     workers = default_workers(settings, device)
     studying.run(settings, device=device, progress=not quiet, workers=workers)
@@ -81,11 +82,12 @@ def reproduce(
 
 
 def data(profile: Profile = "embedded", quiet: Quiet = False) -> None:
-    """Get the images of a profile: draw the scenes, or download COCO's."""
+    """Get the images of a profile: draw the scenes, or download those of its data set."""
     from ..examples import fetch
     from ..profiles import load_profile
+    from ..stages.sharing import suited
 
-    images = fetch(load_profile(profile), progress=not quiet)
+    images = fetch(suited(load_profile(profile), None), progress=not quiet)
     print(f"{profile}: {len(images)} images below {images[0].path.parent.parent}")
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from .checks import complete, each, entry_of, load_json, objects, short, value_of
+from .checks import REMEDY, complete, each, entry_of, load_json, objects, short, value_of
 from .examples import Entry, Example, choose, resolve
 
 __all__ = ["karpathy_entries", "read_coco_captions", "read_karpathy"]
@@ -69,9 +69,12 @@ def read_coco_captions(
 # ------------------------------------------------------------------------------------- two layouts
 
 
-def karpathy_entries(path: Path, split: str) -> list[Entry]:
-    """The entries of a split, checked; `read_karpathy` says how the file looks, and the errors."""
-    images = objects(load_json(path), "images", path)
+def karpathy_entries(path: Path, split: str, *, remedy: str = REMEDY) -> list[Entry]:
+    """The entries of a split, checked; `read_karpathy` says how the file looks, and the errors.
+
+    remedy: how to get the file, for the error where it is missing.
+    """
+    images = objects(load_json(path, remedy), "images", path)
     splits = each(images, lambda image: value_of(image, "split", str), path)
     counts, asked = Counter(splits), split.split("+")
     for name in asked:

@@ -16,12 +16,16 @@ from .examples import Entry, some
 T = TypeVar("T")
 
 
-def load_json(path: Path) -> dict:
+#: how to get what is not there, unless a data set has its own words
+REMEDY = (
+    "`make data PROFILE=paper` downloads Karpathy's split; "
+    "COCO's own captions are at https://cocodataset.org/#download."
+)
+
+
+def load_json(path: Path, remedy: str = REMEDY) -> dict:
     if not path.is_file():
-        raise FileNotFoundError(
-            f"{path} does not exist. `make data PROFILE=paper` downloads Karpathy's split; "
-            "COCO's own captions are at https://cocodataset.org/#download."
-        )
+        raise FileNotFoundError(f"{path} does not exist. {remedy}")
     try:
         document = json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:

@@ -12,27 +12,14 @@ Sources:
 """
 
 import os
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-from filelock import FileLock, Timeout
-
 from ..paths import raw_dir
 from .captions import karpathy_entries, read_coco_captions, read_karpathy
-from .examples import Entry, Example, choose, find, missing_images, place, resolve
-from .http import (
-    Client,
-    DownloadError,
-    InvalidContentError,
-    Job,
-    extract,
-    fetch_archive,
-    fetch_many,
-    require_space,
-)
-from .images import ImageError, open_image
+from .examples import Example, choose, missing_images, resolve
+from .fetching import Archive, check_image, fetch_split
+from .http import Client
 
 __all__ = [
     "Example",
@@ -45,6 +32,7 @@ __all__ = [
     "read_karpathy",
 ]
 
+LIST = "dataset_coco.json"
 KARPATHY_URL = "https://cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip"
 KARPATHY_HASH = "sha256:4cfd70132527b80933105e5829dc9034eaab9573482e2e680abbab6130244817"
 KARPATHY_BYTES = 36_745_453
@@ -62,8 +50,6 @@ LICENCE = (
     "whoever uses them must respect Flickr's terms. See https://cocodataset.org/#termsofuse.\n"
 )
 
-_LICENCE_FILE = "LICENCE.txt"
-
 
 def coco_dir() -> Path:
     """The COCO folder: the one the environment variable `COCO_ROOT` names, else `data/raw/coco`."""
@@ -72,8 +58,8 @@ def coco_dir() -> Path:
 
 def karpathy_json() -> Path:
     """Where `download` puts Karpathy's split, and where the profiles look for it."""
-    own = raw_dir() / "coco" / "dataset_coco.json"
-    given = coco_dir() / "dataset_coco.json"
+    own = raw_dir() / "coco" / LIST
+    given = coco_dir() / LIST
     return given if given.exists() else own
 
 
@@ -111,83 +97,20 @@ def download(
     Raises:
         DownloadError: one message saying what is missing and how to resume.
     """
-    if workers < 1:
-        raise ValueError(f"workers must be at least 1, got {workers}")
     image_root = Path(image_root) if image_root is not None else coco_dir()
     json_path = Path(json_path) if json_path is not None else karpathy_json()
-    client = client or Client(connections=workers)
-    if not json_path.exists():
-        with _only_one(json_path.parent):
-            if not json_path.exists():
-                _note_licence(json_path.parent)
-                _download_json(client, json_path, json_url, json_hash, progress)
-    entries = choose(karpathy_entries(json_path, split), limit, random_state)
-    if _wanted(entries, image_root, recheck):
-        with _only_one(image_root):
-            wanted = _wanted(entries, image_root, recheck)  # another process may have worked
-            if not (json_path.parent / _LICENCE_FILE).exists():
-                _note_licence(image_root)
-            require_space(image_root, 1.1 * IMAGE_BYTES * len(wanted))
-            base = images_url.rstrip("/")
-            jobs = [Job(f"{base}/{quote(e.relative)}", place(image_root, e)) for e in wanted]
-            fetch_many(client, jobs, workers=workers, check=check_image, progress=progress)
+    base = images_url.rstrip("/")
+    entries = fetch_split(
+        lambda: choose(karpathy_entries(json_path, split), limit, random_state),
+        json_path,
+        image_root,
+        archive=Archive(json_url, json_hash, LIST, KARPATHY_BYTES, KARPATHY_JSON_BYTES),
+        address=lambda entry: f"{base}/{quote(entry.relative)}",
+        image_bytes=IMAGE_BYTES,
+        licence=LICENCE,
+        workers=workers,
+        recheck=recheck,
+        progress=progress,
+        client=client,
+    )
     return resolve(entries, image_root, check_files=True)
-
-
-def check_image(path: Path) -> None:
-    """Decode a whole image.
-
-    Raises:
-        InvalidContentError: if it is not one, or not all of one.
-    """
-    try:
-        open_image(path)
-    except ImageError as error:
-        raise InvalidContentError(f"not a readable image ({error.reason or error})") from error
-
-
-def _download_json(client, json_path, url, known_hash, progress):
-    """Fetch the archive, keep dataset_coco.json alone (the other splits are of other data sets)."""
-    require_space(json_path.parent, KARPATHY_BYTES + KARPATHY_JSON_BYTES)
-    archive = json_path.with_name("caption_datasets.zip")
-    fetch_archive(client, url, archive, known_hash=known_hash, progress=progress)
-    try:
-        extract(archive, {"dataset_coco.json": json_path})
-    finally:
-        archive.unlink(missing_ok=True)  # unpacked, or damaged: either way of no further use
-
-
-def _wanted(entries: Sequence[Entry], root: Path, recheck: bool) -> list[Entry]:
-    """The entries whose image is not there, or (if `recheck`) not readable."""
-
-    def right(entry):
-        found = find(root, entry)
-        if found is not None and recheck:
-            try:
-                check_image(found)
-            except InvalidContentError:
-                return False
-        return found is not None
-
-    return [entry for entry in entries if not right(entry)]
-
-
-def _only_one(folder: Path) -> FileLock:
-    """One download a folder: a second process waits, then finds everything in place."""
-    lock = FileLock(folder / ".download.lock")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
-        lock.release()
-    except Timeout:
-        print(f"waiting for another download into {folder}", file=sys.stderr)
-    except OSError as error:
-        raise DownloadError(f"cannot write to {folder}: {error.strerror or error}") from error
-    return lock
-
-
-def _note_licence(folder: Path) -> None:
-    note = folder / _LICENCE_FILE
-    if not note.exists():
-        print(LICENCE, end="", file=sys.stderr)
-        note.write_text(LICENCE, encoding="utf-8")

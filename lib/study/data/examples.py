@@ -84,8 +84,17 @@ def choose(entries: list[Entry], limit: int | None, random_state: int) -> list[E
     return [entries[i] for i in sorted(order[:limit])]
 
 
-def resolve(entries: Sequence[Entry], root: Path, check_files: bool) -> list[Example]:
-    """The entries with their files below `root`.
+#: how to get images that are not there, unless a data set has its own words
+REMEDY = (
+    "For COCO, `make data PROFILE=paper` downloads what is missing, and COCO_ROOT may name "
+    "a folder that holds val2014/ and train2014/ (or val2017/ and train2017/)."
+)
+
+
+def resolve(
+    entries: Sequence[Entry], root: Path, check_files: bool, *, remedy: str = REMEDY
+) -> list[Example]:
+    """The entries with their files below `root`; `remedy` says how to get what is missing.
 
     Raises:
         FileNotFoundError: if `check_files` and images are missing; the first five are named.
@@ -101,8 +110,7 @@ def resolve(entries: Sequence[Entry], root: Path, check_files: bool) -> list[Exa
     if missing and check_files:
         raise FileNotFoundError(
             f"{len(missing)} of {len(entries)} images are missing below {root}: {some(missing)}. "
-            "For COCO, `make data PROFILE=paper` downloads what is missing, and COCO_ROOT may name "
-            "a folder that holds val2014/ and train2014/ (or val2017/ and train2017/)."
+            f"{remedy}"
         )
     return examples
 

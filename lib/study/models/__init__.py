@@ -21,6 +21,7 @@ from .embedded import (
 )
 from .folders import SUMS, check_folder, save
 from .loading import Loaded, load, load_processor, read_config
+from .names import ships
 from .processors import COUNTING
 from .prompts import CHAT_TEMPLATE, PROMPT, format_prompt, full_prompt
 
@@ -45,5 +46,6 @@ __all__ = [
     "load_processor",
     "read_config",
     "save",
+    "ships",
     "train_tokenizer",
 ]

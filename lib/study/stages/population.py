@@ -131,7 +131,7 @@ def _inputs(model: Any, processor: Any, example: Any, prompt: str) -> dict[str, 
 
 def _objects(study: Study, example: Any, grid: Sequence[int]) -> np.ndarray | None:
     """Which patches show a drawn object; None unless the image is a scene as it was drawn."""
-    if study.profile.on_coco or study.profile.json_path:
+    if study.profile.images_of != "scenes" or study.profile.json_path:
         return None
     labels = patch_labels(sample_scene(example.image_id - 1))
     return labels.ravel() > 0 if labels.shape == tuple(grid) else None

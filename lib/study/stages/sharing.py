@@ -15,8 +15,18 @@ from .. import paths
 from ..profiles import Profile
 from .study import Study, threads
 
-__all__ = ["WORTH_SHARING", "default_workers", "launched", "together", "turn"]
+__all__ = [
+    "WHOLE",
+    "WORTH_SHARING",
+    "default_workers",
+    "launched",
+    "suited",
+    "together",
+    "turn",
+]
 
+#: the variable that keeps a profile whole on a CPU
+WHOLE = "ENTROPY_PRUNE_WHOLE"
 #: images times methods below which one process is as fast as several
 WORTH_SHARING = 200
 
@@ -80,8 +90,21 @@ def _start(study: Study, rank: int, device: torch.device, each: int, options: Se
 
 def default_workers(profile: Profile, device: str | None) -> int:
     """Two on a CPU; on GPUs one each, unless one is named or the model is spread over them."""
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if device == "cpu" or (device is None and not gpus):
+    if not _on_gpu(device):
         return min(2, os.cpu_count() or 1)
     alone = profile.device_map is not None or device not in (None, "cuda")
-    return 1 if alone else max(1, gpus)
+    return 1 if alone else max(1, torch.cuda.device_count())
+
+
+def suited(profile: Profile, device: str | None) -> Profile:
+    """The profile as it is on this machine: smaller without a GPU, where it says so.
+
+    The environment variable `ENTROPY_PRUNE_WHOLE` keeps it whole, here and in the processes that
+    share the work.
+    """
+    return profile if _on_gpu(device) or os.environ.get(WHOLE) else profile.on_cpu()
+
+
+def _on_gpu(device: str | None) -> bool:
+    here = torch.cuda.is_available() and torch.cuda.device_count() > 0
+    return here if device is None else not device.startswith("cpu")

@@ -6,6 +6,8 @@
 3. `captions`: projector and adapters go on, once with all visual tokens (`photos`) and once with
    random ones hidden (`photos-dropout`), from the same start, on the same photographs.
 4. `scores`: each of the two is rewarded for the score of captions that it samples.
+5. `mix`: each becomes the mean of its weights before and after stage 4 that captions other
+   photographs best.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from ..models.photos import NAMES, VISION, build, photo_processor, publish, quan
 from .adapters import add_adapters
 from .captioner import Captioner, CaptionPlan, Drop, learn_captions, learn_from_scores
 from .distillation import Distiller, DistilPlan, Heads, distil
+from .mixing import mixed, quality
 from .photographs import Augmentation, PhotoPool
 from .runs import Run
 from .teacher import Teacher
@@ -36,12 +39,13 @@ class Recipe:
 
     distil, joint, captions, scores : how long each stage takes, in `unit`; 0 leaves the last out.
     share : part of a distillation batch that the captioned photographs give.
+    shares : of the weights after stage 4, among which stage 5 chooses.
     """
 
     distil: float = 780
     joint: float = 250
     captions: float = 100
-    scores: float = 0
+    scores: float = 150
     unit: str = "seconds"
     share: float = 0.36
     rank: int = 8
@@ -55,8 +59,11 @@ class Recipe:
         default_factory=lambda: CaptionPlan(learning_rate=5e-4, random_state=1)
     )
     score_plan: CaptionPlan = field(
-        default_factory=lambda: CaptionPlan(learning_rate=2e-4, warmup=10, random_state=2)
+        default_factory=lambda: CaptionPlan(
+            learning_rate=4e-4, warmup=10, samples=8, random_state=2
+        )
     )
+    shares: tuple[float, ...] = (0.5, 0.7, 0.85, 1.0)
     random_state: int = 0
 
     def __post_init__(self) -> None:
@@ -168,8 +175,29 @@ class PhotoTraining:
         run = self._run(f"{name}-scores", self.recipe.scores, **parts)
         learn_from_scores(self.captioner, plan, run, workers=workers, **self._reports())
         if run.over:
+            self.states[f"{name}-before"] = self.states[name]
             self.states[name] = self.captioner.trainables.state_dict()
         return self._end(run)
+
+    def mix(
+        self, name: str, photographs: torch.Tensor, references: Sequence[Sequence[str]]
+    ) -> list[dict]:
+        """Stage 5 of one checkpoint, by CIDEr + BLEU-4 of weights as stored; a row a share.
+
+        photographs, references : held out, (n, side, side, 3) uint8 and their human captions.
+        """
+        if f"{name}-before" not in self.states:
+            return []
+        before, after = self.states.pop(f"{name}-before"), self.states[name]
+        rows, best = [], float("-inf")
+        for share in self.recipe.shares:
+            state = mixed(before, after, share)
+            self.captioner.trainables.load_state_dict(restore(quantise(state)))
+            found = quality(self.captioner.greedy(photographs), references)
+            rows.append({"stage": f"{name}-mix", "share": share, **found})
+            if (total := found["CIDEr"] + found["BLEU-4"]) > best:
+                best, self.states[name] = total, state
+        return rows
 
     def all(self, *, workers: int = 8) -> bool:
         """Every stage that is not over yet, in order; False if time ran out in between."""

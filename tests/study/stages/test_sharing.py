@@ -99,3 +99,16 @@ def test_captions_are_made_on_every_gpu(monkeypatch, gpus, device, spread, expec
     monkeypatch.setattr(sharing.os, "cpu_count", lambda: 8)
     profile = replace(load_profile("smoke"), device_map=spread)
     assert sharing.default_workers(profile, device) == expected
+
+
+@pytest.mark.parametrize(
+    "gpus, device, whole, limit",
+    [(1, None, "", 1000), (0, None, "", 100), (1, "cpu", "", 100), (0, "cuda", "", 1000),
+     (0, None, "1", 1000)],
+)  # fmt: skip
+def test_a_profile_may_be_smaller_without_a_gpu(monkeypatch, gpus, device, whole, limit):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setenv(sharing.WHOLE, whole)
+    assert sharing.suited(load_profile("photos"), device).limit == limit
+    assert sharing.suited(load_profile("smoke"), device) == load_profile("smoke")

@@ -69,11 +69,27 @@ def test_two_checkpoints_come_out_and_load_again(language, tmp_path):
         assert [text.strip() for text in texts] == expected
 
 
+def test_the_mixture_that_captions_best_is_kept(language, tmp_path, monkeypatch):
+    run = training(language, tmp_path, recipe=recipe_of(shares=(0.0, 0.5, 1.0)))
+    assert run.all(workers=1)
+    before, after = run.states["photos-before"], run.states["photos"]
+    scores = iter([{"CIDEr": 2.0, "BLEU-4": 1.0}, {"CIDEr": 1.0, "BLEU-4": 3.0},
+                   {"CIDEr": 3.0, "BLEU-4": 0.5}])  # fmt: skip
+    monkeypatch.setattr(st, "quality", lambda said, references: next(scores))
+    rows = run.mix("photos", run.captioner.photographs, [TEXTS[:3]] * 4)
+    assert [(row["share"], row["stage"]) for row in rows][1] == (0.5, "photos-mix")
+    for name, weight in run.states["photos"].items():
+        torch.testing.assert_close(weight, (before[name] + after[name]) / 2)
+    assert run.mix("photos", run.captioner.photographs, [TEXTS[:3]] * 4) == []
+
+
 def test_time_runs_out_and_the_next_process_goes_on(language, tmp_path):
     first = training(language, tmp_path, max_seconds=1e-6)
     assert not first.all(workers=1) and first.rows == []
     again = training(language, tmp_path)
-    assert again.all(workers=1) and set(again.states) == {"joint", *photos.NAMES}
+    assert again.all(workers=1) and set(again.states) == {
+        "joint", *photos.NAMES, *(f"{name}-before" for name in photos.NAMES)
+    }  # fmt: skip
     third = training(language, tmp_path)  # nothing left to do
     assert third.all(workers=1) and third.rows == again.rows
     for name, weight in third.states["photos"].items():

