@@ -29,8 +29,8 @@ from .study import Study, threads
 __all__ = ["make_ranking", "spoken"]
 
 METRIC = "CIDEr"
-#: of the scorer's times: prefills of one image, and the images whose coverage is measured
-REPEATS, COVERED = 3, 4
+#: images of which each is read once, for times and coverage
+PASSES = 4
 
 
 def make_ranking(study: Study, divergence: Part, captions: Part | None = None) -> bool:
@@ -137,37 +137,37 @@ def _costs(
 ) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
     """Seconds of choosing and of the prefill, and coverage, at the middle average; the machine."""
     profile, (model, processor, _) = study.profile, study.loaded
-    one, several = (
-        study_prompts(model, processor, part.images, profile.prompt, count)
-        for count in (1, min(COVERED, len(part.images)))
-    )
+    prompts = [
+        study_prompts(model, processor, [image], profile.prompt, 1)
+        for image in part.images[:PASSES]
+    ]
     middle = tail_of(AVERAGES[len(AVERAGES) // 2])
     rows = {}
     with threads(model.device, 1), torch.inference_mode():
-        encoded = Probe(model, several, None, 1).vision().pooler_output
+        encoded = [Probe(model, prompt, None, 1).vision().pooler_output for prompt in prompts]
         for slug, method in table.items():
             if method.groups["average"] == middle:
-                pruner = method.create()
-                rows[slug] = _timed(Probe(model, one, pruner, 1))
-                if not pruner.merges:
-                    with pruner(model):
-                        model(**several, use_cache=True, logits_to_keep=1)
+                probes = [Probe(model, prompt, method.create(), 1) for prompt in prompts]
+                rows[slug] = _timed(probes)
+                if not probes[0].pruner.merges:
                     covered = [
                         float(coverage(features.float(), mask.to(features.device)))
-                        for features, mask in zip(encoded, pruner.kept_masks, strict=True)
+                        for probe, image in zip(probes, encoded, strict=True)
+                        for features, mask in zip(image, probe.pruner.kept_masks, strict=True)
                     ]
                     rows[slug]["coverage"] = sum(covered) / len(covered)
         return rows, machine()
 
 
-def _timed(probe: Probe) -> dict[str, Any]:
-    """Choosing and the whole prefill of one image; the first one warms up."""
+def _timed(probes: Sequence[Probe]) -> dict[str, Any]:
+    """Choosing and the whole prefill, an image each; the first one warms up, if there are more."""
     found = []
-    for _ in range(1 + REPEATS):
+    for probe in probes:
         parts = Parts(probe.device)
         with probe.active(), parts.watching(probe.model, probe.pruner):
             probe.prefill()
         found.append(parts.seconds())
     return {
-        name: asdict(Timing.of([one[name] for one in found[1:]])) for name in ("scorer", "prefill")
+        name: asdict(Timing.of([one[name] for one in found[1:] or found]))
+        for name in ("scorer", "prefill")
     }
