@@ -75,15 +75,14 @@ def _asked(family: str, row: Mapping[str, Any]) -> bool:
 
 
 def verdicts(names: list[str]) -> str:
-    """Every claim of the paper with its verdict and the profile that gives it."""
-    lines = [
-        claims.summary(names),
-        "",
-        "| Claim of the paper | Verdict | Profile |",
-        "|---|---|---|",
-    ]
+    """How many claims of the paper have which verdict; those supported, and those not testable."""
+    told_of: dict[str, list[str]] = {}
     for claim, name, verdict in claims.judging.leading(names):
-        lines.append(f"| {claim.name} ({claim.where}) | {verdict.verdict} | {name} |")
+        told_of.setdefault(verdict.verdict, []).append(f"{claim.name} ({claim.where}; {name})")
+    lines = [claims.summary(names)]
+    for word in (claims.SUPPORTED, claims.NOT_TESTABLE):
+        lines += ["", f"{word[0].upper()}{word[1:]}:", ""]
+        lines += [f"- {about}" for about in told_of.get(word, ["none"])]
     return "\n".join(lines)
 
 
