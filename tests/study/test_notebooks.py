@@ -26,7 +26,7 @@ SANITIZE = ROOT / "tests" / "nbval_sanitize.cfg"
 #: one's own method is written in the walkthrough, which is its last lesson
 MAY_DEFINE = {"00_walkthrough.ipynb": 1}
 #: long cells that train belong to a notebook that nobody runs twice
-MAY_BE_LONG = {"90_train_embedded_model.ipynb"}
+MAY_BE_LONG = {"90_train_embedded_model.ipynb", "91_train_photo_model.ipynb"}
 OPENING = ("**In the paper:**", "**Inputs:**", "**Outputs:**", "**Run time:**")
 CLOSING = ("**Here", "**The paper shows**", "**How ours differs:**", "**A dial to turn:**")
 

@@ -17,17 +17,26 @@ __all__ = ["CLAIMS", "judged", "leading", "profiles", "summary", "table"]
 CLAIMS: tuple[Claim, ...] = (*attention.CLAIMS, *quality.CLAIMS, *tokens.CLAIMS, *cost.CLAIMS)
 #: whose evidence weighs more: the paper's model, photographs, drawn scenes, and costs alone
 ORDER = ("paper", "photos", "embedded", "shape")
+#: scored images below which a profile is a first look, and judges only where it is named
+ENOUGH = 100
 
 
 def profiles(first: str | None = None) -> list[str]:
     """The profiles with stored results, the weightiest first; `first` among them if it has any.
 
-    A profile that is in no order, such as one of one's own, is judged only if it is named.
+    A profile that is in no order, such as one of one's own, is judged only if it is named. So is
+    one of fewer than `ENOUGH` images: what it does not show may be there all the same.
     """
     names = [name for name in ORDER if name in profile_names()]
     if first is not None and first not in names:
         names.insert(0, first)
-    return [name for name in names if Evidence.of(name).exists]
+    found = {name: Evidence.of(name) for name in names}
+    return [
+        name
+        for name, evidence in found.items()
+        if evidence.exists
+        and (name == first or evidence.random_weights or evidence.images() >= ENOUGH)
+    ]
 
 
 def judged(profile: str) -> list[tuple[Claim, Verdict]]:

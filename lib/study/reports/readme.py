@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from .. import claims, paths
+from ..claims.quality import told
 from ..files import write_atomically
+from ..labels import BEFORE, DEEP
 from ..methods import table_1
 from ..profiles import load_profile
-from .tables import table1
+from .tables import divergence, table1
 
-__all__ = ["blocks", "filled", "results", "verdicts", "write"]
+__all__ = ["blocks", "filled", "findings", "results", "verdicts", "write"]
 
 #: columns of the table, as they are called in `table1.numbers`
 METRICS = ("CIDEr", "BLEU-4", "METEOR", "ROUGE-L")
 
 
 def blocks() -> dict[str, str]:
-    """`{marker: Markdown}`: Table 1's five rows and the verdicts, photographs first."""
+    """`{marker: Markdown}`: Table 1's five rows, what is compared, and the verdicts."""
     names = claims.profiles()
+    scored = [name for name in names if not load_profile(name).random_weights]
     return {
-        "results": "\n\n".join(results(name) for name in names if not _unscored(name)),
+        "results": "\n\n".join(map(results, scored)),
+        "findings": "\n".join(map(findings, scored)),
         "verdicts": verdicts(names),
     }
 
@@ -45,6 +51,27 @@ def results(profile: str) -> str:
         cells += [f"{row[name]:.1f}" for name in METRICS]
         lines.append("| " + " | ".join([*cells, f"{row.get('divergence', 0.0):.3f}"]) + " |")
     return "\n".join(lines)
+
+
+def findings(profile: str) -> str:
+    """The paired differences in divergence that the README speaks of, one line a question."""
+    found = divergence.part(profile, "table")
+    labels = {slug: row["label"] for slug, row in found["methods"].items()}
+    asked = {
+        "place": f"Place, one criterion ({DEEP} minus {BEFORE})",
+        DEEP: f"Criterion, one place ({DEEP}, minus FastV)",
+        "printed": "Algorithm 1 as printed, minus as many random tokens",
+    }
+    lines = []
+    for family, title in asked.items():
+        rows = [r for r in found["comparisons"][family] if _asked(family, r)]
+        said = (f"{labels[row['a']].split(',')[0]}: {told(row)}" for row in rows)
+        lines.append(f"- {title}, {found['images']} images. {'; '.join(said)}.")
+    return "\n".join(lines)
+
+
+def _asked(family: str, row: Mapping[str, Any]) -> bool:
+    return family != DEEP or row["b"].startswith("fastv")
 
 
 def verdicts(names: list[str]) -> str:
@@ -78,7 +105,3 @@ def write() -> Path:
     path = paths.PACKAGE.parent / "README.md"
     write_atomically(path, filled(path.read_text(encoding="utf-8")))
     return path
-
-
-def _unscored(profile: str) -> bool:
-    return load_profile(profile).random_weights

@@ -230,5 +230,8 @@ def test_only_profiles_with_results_are_judged(tmp_path, monkeypatch):
     for name in ("smoke", "embedded"):
         folder = paths.results_dir(name)
         folder.mkdir(parents=True)
-        (folder / "scores.json").write_text("{}")
+        (folder / "scores.json").write_text('{"images": 100}')
     assert claims.profiles() == ["embedded"] and claims.profiles("smoke") == ["smoke", "embedded"]
+    # a first look is no verdict
+    (paths.results_dir("embedded") / "scores.json").write_text('{"images": 99}')
+    assert claims.profiles() == [] and claims.profiles("embedded") == ["embedded"]
