@@ -22,7 +22,7 @@ PRINTED = {"n_clusters": 32, "core_clusters": 16, "tokens_per_cluster": 2, "coun
 FIGURE_5 = 21 / 256
 #: before which language layer FastV prunes
 FASTV_LAYER = 2
-#: options of our own rule, chosen on photographs of the dev split (`data/results/photos/dev`)
+#: options of our own rule beside the method's defaults; what was tried is in `lib.study.grid`
 OURS: dict[str, Any] = {}
 
 
