@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from lib.pruning import registry
+
 torch.set_num_threads(1)
 
 
@@ -17,6 +19,15 @@ class _Ticks(TorchDispatchMode):
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         self.count += 1
         return function(*args, **(kwargs or {}))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def registered():
+    """A method that a test or a notebook registers is known to its module alone."""
+    before = dict(registry._REGISTRY)
+    yield
+    registry._REGISTRY.clear()
+    registry._REGISTRY.update(before)
 
 
 @pytest.fixture

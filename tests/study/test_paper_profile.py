@@ -110,7 +110,8 @@ def test_table_1_and_all_figures_come_out(computed):
         "figure3_rollout", "figure3_inversion", "figure3_attention", "figure4_cluster_scores",
         "figure5_similarity", "dependence_known", "dependence_pairs",
         "table1_differences", "ablation_keep_rate", "ablation_keep_rate_objects",
-        "ablation_choices", "efficiency_split",
+        "ablation_choices", "ablation_averages", "ablation_places", "ablation_divergence",
+        "efficiency_split",
     }  # fmt: skip
 
 

@@ -67,8 +67,8 @@ def given_cache(arguments: Mapping[str, Any]) -> Any:
 
 def cache_of(output: Any) -> Any:
     """The cache that a model's output carries, None if it carries none."""
-    names = [name for name in CACHE_NAMES if name in output]
-    return output[names[0]] if names else None
+    # newest first: to ask newer outputs for the older name is warned about
+    return next((output[name] for name in CACHE_NAMES if name in output), None)
 
 
 def arguments(module: nn.Module, args: tuple, kwargs: Mapping[str, Any]) -> dict[str, Any]:

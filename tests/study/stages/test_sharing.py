@@ -103,12 +103,15 @@ def test_captions_are_made_on_every_gpu(monkeypatch, gpus, device, spread, expec
 
 @pytest.mark.parametrize(
     "gpus, device, whole, limit",
-    [(1, None, "", 1000), (0, None, "", 100), (1, "cpu", "", 100), (0, "cuda", "", 1000),
+    [(1, None, "", 1000), (0, None, "", None), (1, "cpu", "", None), (0, "cuda", "", 1000),
      (0, None, "1", 1000)],
 )  # fmt: skip
 def test_a_profile_may_be_smaller_without_a_gpu(monkeypatch, gpus, device, whole, limit):
+    """limit: None is what the profile says for a machine without a GPU."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     monkeypatch.setenv(sharing.WHOLE, whole)
-    assert sharing.suited(load_profile("photos"), device).limit == limit
+    profile = load_profile("photos")
+    assert profile.cpu["limit"] < 1000
+    assert sharing.suited(profile, device).limit == (limit or profile.cpu["limit"])
     assert sharing.suited(load_profile("smoke"), device) == load_profile("smoke")
