@@ -75,19 +75,12 @@ def make_captions(study: Study, *, only: Sequence[str] | None = None) -> bool:
     todo = jobs(study)
     for job in todo:
         _drop_stale(job)
-    todo = restricted(todo, only)
-    missing = sum(job.missing for job in todo)
-    if study.workers > 1 and missing > sharing.WORTH_SHARING:
-        sharing.together(study, todo, stage="captions", table=bool(only))
-    for job in todo:
-        job.run(study)
-    return missing > 0
+    return sharing.complete(study, restricted(todo, only), stage="captions", table=bool(only))
 
 
 def caption_share(study: Study, *, only: Sequence[str] | None = None) -> None:
     """What one of several launched processes does: its share of the captions, nothing else."""
-    for number, job in enumerate(restricted(jobs(study), only)):
-        job.run(study, **sharing.launched(number))
+    sharing.share(study, restricted(jobs(study), only))
 
 
 def jobs(study: Study) -> list[Job]:

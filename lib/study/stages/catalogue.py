@@ -8,15 +8,13 @@ random weights, there is no catalogue.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-import torch
 from tqdm.auto import tqdm
 
-from ..captioning import caption_methods, ranks
-from ..captioning.loop import cut
+from ..captioning import caption_methods
 from ..captioning.parameters import manifest_parameters
 from ..dependencies import captions_code, divergence_code
 from ..examples import examples
@@ -24,42 +22,30 @@ from ..fitting import fitted
 from ..grid import catalogue
 from ..methods import Method
 from ..models import full_prompt
-from ..records import RecordFolder, environment
 from . import sharing
-from .divergence import REFERENCES, Part, drop_stale
+from .divergence import REFERENCES, Divergences
+from .part import Part
 from .ranking import make_ranking
 from .study import Study
 
 __all__ = ["Captions", "catalogue_share", "make_catalogue", "parts"]
 
 
-@dataclass(frozen=True)
 class Captions(Part):
-    """What every method says of one set of images: one record an image."""
+    """What every method says of one set of images."""
 
-    def run(self, study: Study, *, rank: int = 0, world_size: int = 1) -> None:
-        """Caption what is missing, or this rank's share of it."""
+    def measured(
+        self, study: Study, batches: Sequence[Sequence[Any]], pruners: Mapping[str, Any]
+    ) -> Iterator[list[dict[str, Any]]]:
+        """See `Part.measured`."""
         profile, (model, processor, _) = study.profile, study.loaded
-        device = model.device
-        about = environment(
-            device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-            batch_size=profile.batch_size,
-            processes=world_size,
-        )
-        batches = cut(self.images, profile.batch_size)
-        place = {"rank": rank, "world_size": world_size}
-        with RecordFolder(self.folder, self.parameters, run=about, **place) as store:
-            pending = [b for b in batches if any(int(e.image_id) not in store.done for e in b)]
-            mine = ranks.share(pending, batches, rank, world_size)
-            pruners = {slug: method.create() for slug, method in self.table.items()}
-            for batch in tqdm(mine, desc="captions", unit="batch", disable=not study.progress):
-                made = caption_methods(
-                    model, processor, batch, pruners, None,
-                    prompt=profile.prompt, batch_size=profile.batch_size,
-                    max_new_tokens=profile.max_new_tokens, progress=False, rank=0, world_size=1,
-                )  # fmt: skip
-                store.append([said(rows) for rows in zip(*made.values(), strict=True)])
-            store.finish([int(image.image_id) for image in self.images])
+        for batch in tqdm(batches, desc="captions", unit="batch", disable=not study.progress):
+            made = caption_methods(
+                model, processor, batch, pruners, None,
+                prompt=profile.prompt, batch_size=profile.batch_size,
+                max_new_tokens=profile.max_new_tokens, progress=False, rank=0, world_size=1,
+            )  # fmt: skip
+            yield [said(rows) for rows in zip(*made.values(), strict=True)]
 
 
 def said(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -79,19 +65,15 @@ def make_catalogue(study: Study) -> bool:
         return False
     todo = parts(study)
     for part in todo:
-        drop_stale(part)
-    missing = sum(part.missing for part in todo)
-    if study.workers > 1 and missing > sharing.WORTH_SHARING:
-        sharing.together(study, todo, stage="catalogue")
-    for part in todo:
-        part.run(study)
-    return make_ranking(study, *todo) or missing > 0
+        part.drop_stale()
+    measured = sharing.complete(study, todo, stage="catalogue")
+    return make_ranking(study, *todo) or measured
 
 
 def catalogue_share(study: Study) -> None:
     """What one of several launched processes does: its share of the images."""
-    for number, part in enumerate(parts(study) if _wanted(study) else ()):
-        part.run(study, **sharing.launched(number))
+    if _wanted(study):
+        sharing.share(study, parts(study))
 
 
 def _wanted(study: Study) -> bool:
@@ -107,23 +89,20 @@ def parts(study: Study) -> list[Part]:
         if (options := fitted(profile, method.name, method.options)) is not None:
             table[slug] = replace(method, options=options)
     everything = examples(profile, limit=profile.catalogue_limit, progress=study.progress)
-    prompt, settings = full_prompt(processor, profile.prompt), {}
-    for slug, method in table.items():
-        settings[slug] = method.settings
+    prompt = full_prompt(processor, profile.prompt)
+    settings = {slug: method.settings for slug, method in table.items()}
     found: list[Part] = []
-    for name, kind, count in (
-        ("divergence", Part, None),
-        ("captions", Captions, profile.captioned),
+    for name, kind, images, code_of in (
+        ("divergence", Divergences, everything, divergence_code),
+        ("captions", Captions, everything[: profile.captioned], captions_code),
     ):
-        images = everything[:count]
-        code = (captions_code if kind is Captions else divergence_code)(model.device.type)
-        parameters = manifest_parameters(
-            model, prompt, profile.max_new_tokens, images, {"source": study.source, "code": code}
-        )
-        if kind is Part:
+        if not images:
+            continue
+        extra = {"source": study.source, "code": code_of(model.device.type)}
+        parameters = manifest_parameters(model, prompt, profile.max_new_tokens, images, extra)
+        if kind is Divergences:
             del parameters["decoding"]  # nothing is generated
             parameters["references"] = REFERENCES
-        if images:
-            folder = study.folder / "catalogue" / name
-            found.append(kind(folder, images, table, {"methods": settings, **parameters}))
+        folder = study.folder / "catalogue" / name
+        found.append(kind(folder, images, table, {"methods": settings, **parameters}))
     return found

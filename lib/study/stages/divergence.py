@@ -7,19 +7,10 @@ random weights has none, since there is nothing in its predictions to move.
 
 from __future__ import annotations
 
-import json
-import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import torch
-from tqdm.auto import tqdm
-
 from ..ablations import ablations
-from ..captioning import ranks
-from ..captioning.loop import cut
 from ..captioning.parameters import manifest_parameters
 from ..dependencies import divergence_code
 from ..divergence import divergences
@@ -27,19 +18,11 @@ from ..examples import examples
 from ..methods import Method, methods
 from ..models import full_prompt
 from ..places import places
-from ..records import MANIFEST, RecordFolder, environment, read_records
 from . import sharing
+from .part import Part
 from .study import Study
 
-__all__ = [
-    "PARTS",
-    "REFERENCES",
-    "Part",
-    "divergence_share",
-    "drop_stale",
-    "make_divergence",
-    "tables",
-]
+__all__ = ["PARTS", "REFERENCES", "Divergences", "divergence_share", "make_divergence", "tables"]
 
 #: captions of an image that are read
 REFERENCES = 2
@@ -49,49 +32,24 @@ PARTS = ("table", "ablations", "places")
 DIGITS = 5
 
 
-@dataclass(frozen=True)
-class Part:
-    """Methods whose divergence is measured on one set of images; parameters: of its manifest."""
+class Divergences(Part):
+    """The divergence of every method on one set of images."""
 
-    folder: Path
-    images: Sequence[Any]
-    table: Mapping[str, Method]
-    parameters: Mapping[str, Any]
-
-    @property
-    def missing(self) -> int:
-        """Images without a record, times methods."""
-        done = read_records(self.folder) if any(self.folder.glob("records*")) else []
-        return (len(self.images) - len(done)) * len(self.table)
-
-    def run(self, study: Study, *, rank: int = 0, world_size: int = 1) -> None:
-        """Measure what is missing, or this rank's share of it."""
-        profile, (model, processor, _) = study.profile, study.loaded
-        device = model.device
-        about = environment(
-            device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-            batch_size=profile.batch_size,
-            processes=world_size,
+    def measured(
+        self, study: Study, batches: Sequence[Sequence[Any]], pruners: Mapping[str, Any]
+    ) -> Iterator[list[dict[str, Any]]]:
+        """See `Part.measured`."""
+        model, processor, _ = study.loaded
+        found = divergences(
+            model,
+            processor,
+            batches,
+            pruners,
+            prompt=study.profile.prompt,
+            references=REFERENCES,
+            progress=study.progress,
         )
-        order = [int(image.image_id) for image in self.images]
-        batches = cut(self.images, profile.batch_size)
-        place = {"rank": rank, "world_size": world_size}
-        with RecordFolder(self.folder, self.parameters, run=about, **place) as store:
-            pending = [b for b in batches if any(int(e.image_id) not in store.done for e in b)]
-            mine = ranks.share(pending, batches, rank, world_size)
-            if mine:
-                found = divergences(
-                    model,
-                    processor,
-                    mine,
-                    {slug: method.create() for slug, method in self.table.items()},
-                    prompt=profile.prompt,
-                    references=REFERENCES,
-                    progress=study.progress,
-                )
-                for _, records in found:
-                    store.append(lean(records))
-            store.finish(order)
+        return (lean(records) for _, records in found)
 
 
 def lean(records: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
@@ -111,20 +69,14 @@ def make_divergence(study: Study) -> bool:
         return False
     todo = parts(study)
     for part in todo:
-        drop_stale(part)
-    missing = sum(part.missing for part in todo)
-    if study.workers > 1 and missing > sharing.WORTH_SHARING:
-        sharing.together(study, todo, stage="divergence")
-    for part in todo:
-        part.run(study)
-    return missing > 0
+        part.drop_stale()
+    return sharing.complete(study, todo, stage="divergence")
 
 
 def divergence_share(study: Study) -> None:
     """What one of several launched processes does: its share of the images."""
     if not study.profile.random_weights:
-        for number, part in enumerate(parts(study)):
-            part.run(study, **sharing.launched(number))
+        sharing.share(study, parts(study))
 
 
 def tables(study: Study, config: Any) -> dict[str, tuple[dict[str, Method], list[Any]]]:
@@ -143,38 +95,18 @@ def tables(study: Study, config: Any) -> dict[str, tuple[dict[str, Method], list
     }
 
 
-def parts(study: Study) -> list[Part]:
+def parts(study: Study) -> list[Divergences]:
     """The parts with the parameters of their manifests."""
     model, processor, _ = study.loaded
-    prompt = full_prompt(processor, study.profile.prompt)
+    prompt, code = full_prompt(processor, study.profile.prompt), divergence_code(model.device.type)
     found = []
     for name, (table, images) in tables(study, model.config).items():
         shared = manifest_parameters(
-            model, prompt, 1, images, {"source": study.source, "code": _code(model)}
+            model, prompt, 1, images, {"source": study.source, "code": code}
         )
         for entry in ("decoding", "kept_indices", "token_ids"):  # nothing is generated
             del shared[entry]
         settings = {slug: method.settings for slug, method in table.items()}
         parameters = {"methods": settings, "references": REFERENCES, **shared}
-        found.append(Part(study.folder / "divergence" / name, images, table, parameters))
+        found.append(Divergences(study.folder / "divergence" / name, images, table, parameters))
     return found
-
-
-def _code(model: Any) -> str:
-    return divergence_code(model.device.type)
-
-
-def drop_stale(part: Part) -> None:
-    """Delete the records of other settings, weights, methods or code."""
-    stored = part.folder / MANIFEST
-    if not stored.is_file():
-        return
-    try:
-        found = json.loads(stored.read_text(encoding="utf-8"))["parameters"]
-    except (ValueError, KeyError, TypeError):
-        found = None
-    wanted = json.loads(json.dumps(part.parameters, default=str))
-    # the order of the methods is that of the numbers in a record
-    if found != wanted or list(found["methods"]) != list(wanted["methods"]):
-        tqdm.write(f"{part.folder}: made with other settings or code, computed again")
-        shutil.rmtree(part.folder)

@@ -22,7 +22,8 @@ from ..grid import AVERAGES, questions, tail_of
 from ..labels import DIVERGENCE
 from ..methods import Method
 from ..records import canonical, digest, read_records
-from .divergence import REFERENCES, Part
+from .divergence import REFERENCES
+from .part import Part
 from .readings import compared, readings
 from .study import Study, threads
 

@@ -18,8 +18,9 @@ from .study import Study, threads
 __all__ = [
     "WHOLE",
     "WORTH_SHARING",
+    "complete",
     "default_workers",
-    "launched",
+    "share",
     "suited",
     "together",
     "turn",
@@ -29,6 +30,26 @@ __all__ = [
 WHOLE = "ENTROPY_PRUNE_WHOLE"
 #: images times methods below which one process is as fast as several
 WORTH_SHARING = 200
+
+
+def complete(study: Study, todo: Sequence[Any], *, stage: str, table: bool = False) -> bool:
+    """Do what is missing of some jobs, with other processes if it is worth it; False: nothing was.
+
+    stage, table: see `together`.
+    """
+    missing = sum(job.missing for job in todo)
+    if study.workers > 1 and missing > WORTH_SHARING:
+        together(study, todo, stage=stage, table=table)
+    for job in todo:
+        job.run(study)
+    return missing > 0
+
+
+def share(study: Study, todo: Sequence[Any]) -> None:
+    """What a launched process does of some jobs: its share by its environment, nothing else."""
+    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    for number, job in enumerate(todo):
+        job.run(study, **turn(number, rank, world_size))
 
 
 def together(study: Study, todo: Sequence[Any], *, stage: str, table: bool = False) -> None:
@@ -65,11 +86,6 @@ def turn(number: int, rank: int, world_size: int) -> dict[str, int]:
     [0, 1, 0]
     """
     return {"rank": (rank + number) % world_size, "world_size": world_size}
-
-
-def launched(number: int) -> dict[str, int]:
-    """The same of a launched process, by its environment."""
-    return turn(number, int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
 
 
 def _start(study: Study, rank: int, device: torch.device, each: int, options: Sequence[str]) -> Any:
