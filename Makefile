@@ -191,7 +191,7 @@ $(RUN)/reports/index.html: $(RUN)/.executed | $(READY)
 .PHONY: publish
 publish: $(READY) ## Make the run of PROFILE the committed reference (for maintainers)
 	@$(LIB) publish --profile $(PROFILE)
-	@$(LIB) report readme
+	@$(LIB) report docs
 
 .PHONY: table
 table: $(READY) ## Caption with the five methods of Table 1 alone and print their scores

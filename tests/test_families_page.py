@@ -27,8 +27,6 @@ def test_every_family_has_a_snippet_and_a_row():
 
 @pytest.mark.parametrize("name", SNIPPETS)
 def test_snippets_run_as_they_stand(name, tmp_path, monkeypatch, capsys):
-    if name == "smolvlm":
-        pytest.importorskip("num2words")
     code = SNIPPETS[name]
     pixels = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
     if '"embedded"' not in code:
@@ -49,7 +47,7 @@ def test_snippets_run_as_they_stand(name, tmp_path, monkeypatch, capsys):
 def test_the_table_is_what_the_methods_say():
     """On tiny models with weights; what writes the page asks large ones without."""
     table = support_table([tiny.model() for tiny in ALL.values()])
-    assert families.page(PAGE) == PAGE, "run 'python -m lib.study.families'"
+    assert families.page(PAGE) == PAGE, "run 'python -m lib report docs'"
     assert families.table() == support_markdown(table)
     assert list(table) == available()
     for name, row in table.items():

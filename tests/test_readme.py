@@ -11,7 +11,7 @@ import lib.pruning
 from lib.pruning import available, create, registry
 from lib.study import paths
 from lib.study.paths import ROOT
-from lib.study.reports import readme
+from lib.study.reports import docs
 from tests.tiny import one, ragged, tiny_llava
 
 README = (ROOT / "README.md").read_text()
@@ -63,4 +63,4 @@ def test_the_readme_can_be_read_in_a_sitting():
 def test_the_tables_are_the_stored_ones(monkeypatch):
     """Those of the committed records, even where `make reproduce` has made its own."""
     monkeypatch.delenv(paths.VARIABLE, raising=False)
-    assert readme.filled(README) == README, "run 'python -m lib report readme'"
+    assert docs.filled(README) == README, "run 'python -m lib report docs'"

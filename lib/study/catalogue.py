@@ -1,8 +1,6 @@
 """The catalogue page: every registered method from its docstring and class, and what budgets mean.
 
-    python -m lib.study.catalogue
-
-writes docs/catalogue.md.
+`python -m lib report docs` writes docs/catalogue.md.
 """
 
 from __future__ import annotations
@@ -16,7 +14,6 @@ from ..geometry import average_tokens
 from ..pruning import available, create
 from ..pruning.engine.pruner import VisualPruner
 from ..pruning.registry import method
-from .files import write_atomically
 from .paths import PACKAGE
 
 PAGE = PACKAGE.parent / "docs" / "catalogue.md"
@@ -107,7 +104,7 @@ def page() -> str:
 def _lines() -> Iterator[str]:
     yield "# Catalogue of pruning methods"
     yield ""
-    yield f"""Written by `python -m lib.study.catalogue` from the methods themselves. Layers are
+    yield f"""Written by `python -m lib report docs` from the methods themselves. Layers are
 those of a language model with {DEPTH} layers, counted from 0; the average is that of the default
 options over its layers, of {TOKENS} visual tokens.
 """
@@ -145,7 +142,3 @@ def _entry(name: str) -> Iterator[str]:
     yield ""
     for line in inspect.cleandoc(kind.__doc__ or "").splitlines():
         yield _OPTION.sub(r"- `\1`: ", line.rstrip())
-
-
-if __name__ == "__main__":
-    write_atomically(PAGE, page())

@@ -1,9 +1,7 @@
 """The table of methods by model family on the families' page, made from the methods' refusals.
 
-    python -m lib.study.families
-
-writes it into docs/families.md. The models have the families' default configurations and no
-weights: binding a method to one is all that happens.
+`python -m lib report docs` writes it into docs/families.md. The models have the families' default
+configurations and no weights: binding a method to one is all that happens.
 """
 
 from __future__ import annotations
@@ -14,7 +12,6 @@ import torch
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from ..pruning import support_markdown, support_table
-from .files import write_atomically
 from .paths import PACKAGE
 
 PAGE = PACKAGE.parent / "docs" / "families.md"
@@ -40,7 +37,3 @@ def page(text: str) -> str:
     if count != 1:
         raise ValueError(f"{PAGE} must have one table between its 'support' marks, it has {count}")
     return made
-
-
-if __name__ == "__main__":
-    write_atomically(PAGE, page(PAGE.read_text(encoding="utf-8")))

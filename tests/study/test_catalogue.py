@@ -8,7 +8,7 @@ from lib.study.catalogue import PAGE, keeps, page, place, published
 
 
 def test_the_page_is_up_to_date():
-    assert PAGE.read_text(encoding="utf-8") == page(), "run `python -m lib.study.catalogue`"
+    assert PAGE.read_text(encoding="utf-8") == page(), "run `python -m lib report docs`"
 
 
 def test_every_method_is_on_the_page_and_says_what_it_is():

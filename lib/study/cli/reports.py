@@ -100,12 +100,12 @@ def reference(folder: Path) -> None:
     print(report.reference_root(folder.resolve()))
 
 
-def readme() -> None:
-    """Make the tables of README.md anew from the committed results (for maintainers)."""
-    from ..reports import readme as page
+def docs() -> None:
+    """Make anew what of README.md and docs/ is made from results and methods (for maintainers)."""
+    from ..reports import docs as pages
 
     with paths.looking_at("reference"):
-        print(_shown(page.write()))
+        print(*map(_shown, pages.write()), sep="\n")
 
 
 def _shown(path: Path, here: Path | None = None) -> str:
@@ -113,4 +113,4 @@ def _shown(path: Path, here: Path | None = None) -> str:
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
-COMMANDS = (run, html, figures, update, refresh, reference, readme)
+COMMANDS = (run, html, figures, update, refresh, reference, docs)

@@ -1,4 +1,4 @@
-"""The README's tables, made from the committed results: between markers, by `lib report readme`."""
+"""What of the README and of docs/ is made: from the committed results, and from the methods."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .. import claims, paths
+from .. import catalogue, claims, families, paths
 from ..claims.quality import told
 from ..files import write_atomically
 from ..labels import BEFORE, DEEP
@@ -99,8 +99,14 @@ def filled(text: str) -> str:
     return text
 
 
-def write() -> Path:
-    """Make the tables in `README.md` anew."""
-    path = paths.PACKAGE.parent / "README.md"
-    write_atomically(path, filled(path.read_text(encoding="utf-8")))
-    return path
+def write() -> list[Path]:
+    """Make anew what of `README.md`, `docs/families.md` and `docs/catalogue.md` is made."""
+    readme = paths.PACKAGE.parent / "README.md"
+    texts = {
+        readme: filled(readme.read_text(encoding="utf-8")),
+        families.PAGE: families.page(families.PAGE.read_text(encoding="utf-8")),
+        catalogue.PAGE: catalogue.page(),
+    }
+    for path, text in texts.items():
+        write_atomically(path, text)
+    return list(texts)
