@@ -304,8 +304,6 @@ def test_too_large_a_batch_says_what_to_do(ends, examples, monkeypatch):
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl", "internvl", "smolvlm", "llava_next"])
 def test_other_families_read_at_their_own_positions(family, examples, tmp_path):
     """A prompt and its caption in one whole pass, where the model counts the positions."""
-    if family == "smolvlm":
-        pytest.importorskip("num2words")
     model, processor, _ = models.load(str(families.save(family, tmp_path / family)), device="cpu")
     prompt = full_prompt(processor, "Describe.")
     pruners = {"unpruned": None, "random": create("random", keep=0.5)}

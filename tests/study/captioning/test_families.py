@@ -41,8 +41,6 @@ def pruners():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_images_of_different_sizes_in_batches(name, tmp_path, pictures):
-    if name == "smolvlm":
-        pytest.importorskip("num2words")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         folder = save(name, tmp_path / name)
