@@ -45,6 +45,7 @@ def test_merge_equals_the_naive_loop(length, share, seed):
     out = merge(tokens, metric, sizes, positions, r)
     assert out.tokens.shape == (2, length - r, 5)
     assert out.sizes.dtype == sizes.dtype
+    torch.testing.assert_close(out.sizes.sum(1), sizes.sum(1))
     for item in range(2):
         expected = naive_merge(tokens[item], metric[item], sizes[item], r)
         assert sorted(out.positions[item].tolist()) == sorted(expected)

@@ -2,16 +2,13 @@
 
 import math
 
-import hypothesis.strategies as st
 import pytest
 import torch
-from hypothesis import given, settings
 
 from lib.pruning import EntropyPrune, FastV, FixedPrune, RandomPrune, SelectionPrune, ToMe, create
 from lib.pruning.engine.vision import record_of
 from lib.pruning.fastv import last_row
 from lib.pruning.random_prune import mix
-from lib.pruning.tome import merge, schedule
 from lib.selection import STRATEGIES, hierarchical, token_level
 from tests.tiny import IMAGE, TOKENS, batch, one, prompt, ragged, tiny_llava
 
@@ -100,75 +97,6 @@ def test_mix_is_splitmix64():
 
 
 # ---- ToMe --------------------------------------------------------------------------------------
-
-
-def naive_merge(tokens, metric, sizes, r):
-    """Bipartite soft matching of one sequence, token by token, in float64."""
-    metric = metric.double() / metric.double().norm(dim=-1, keepdim=True)
-    even, odd = list(range(0, len(tokens), 2)), list(range(1, len(tokens), 2))
-    edges = []
-    for a in even[1:]:  # the first one is the class token
-        similarity, b = max(((metric[a] @ metric[b]).item(), -b) for b in odd)
-        edges.append((similarity, -a, -b))
-    merged = {-a: b for similarity, a, b in sorted(edges, reverse=True)[:r]}
-    out = {i: [i] for i in range(len(tokens)) if i not in merged}
-    for a, b in merged.items():
-        out[b].append(a)
-    result = {}
-    for target, members in out.items():
-        weight = sizes[members].double()
-        mean = (tokens[members].double() * weight[:, None]).sum(0) / weight.sum()
-        result[target] = mean, weight.sum().item()
-    return result
-
-
-@settings(max_examples=60, deadline=None)
-@given(length=st.integers(3, 24), share=st.floats(0, 1), seed=st.integers(0, 10**6))
-def test_merge_equals_the_naive_loop(length, share, seed):
-    r = int(share * ((length - 1) // 2))
-    generator = torch.Generator().manual_seed(seed)
-    tokens = torch.randn(2, length, 5, generator=generator)
-    metric = torch.randn(2, length, 3, generator=generator)
-    sizes = torch.randint(1, 5, (2, length), generator=generator).float()
-    positions = torch.arange(length).expand(2, -1)
-    out = merge(tokens, metric, sizes, positions, r)
-    assert out.tokens.shape == (2, length - r, 5)
-    torch.testing.assert_close(out.sizes.sum(1), sizes.sum(1))
-    for item in range(2):
-        expected = naive_merge(tokens[item], metric[item], sizes[item], r)
-        assert sorted(out.positions[item].tolist()) == sorted(expected)
-        assert out.positions[item, 0] == 0  # the class token stays first
-        for token, size, place in zip(out.tokens[item], out.sizes[item], out.positions[item]):
-            mean, total = expected[int(place)]
-            assert size == total
-            torch.testing.assert_close(token.double(), mean, atol=1e-5, rtol=1e-5)
-
-
-def test_merge_of_nothing_changes_nothing():
-    tokens = torch.randn(1, 9, 4)
-    out = merge(tokens, tokens, torch.ones(1, 9), torch.arange(9)[None], 0)
-    assert out.tokens is tokens
-    with pytest.raises(ValueError, match="r must be at most 4 for 9 tokens, got 5"):
-        merge(tokens, tokens, torch.ones(1, 9), torch.arange(9)[None], 5)
-
-
-@settings(max_examples=100, deadline=None)
-@given(tokens=st.integers(1, 600), share=st.floats(0, 1), blocks=st.integers(1, 24))
-def test_schedule_reaches_the_budget_or_says_why_not(tokens, share, blocks):
-    keep = max(1, int(share * tokens))
-    smallest = tokens
-    for _ in range(blocks):
-        smallest -= smallest // 2
-    if keep < smallest:
-        with pytest.raises(ValueError, match=f"smallest count here is {smallest}"):
-            schedule(tokens, keep, blocks)
-        return
-    plan = schedule(tokens, keep, blocks)
-    left = tokens
-    for r in plan:
-        assert 0 <= r <= left // 2
-        left -= r
-    assert left == keep and len(plan) == blocks
 
 
 def test_proportional_attention_over_merged_copies_is_exact(monkeypatch):

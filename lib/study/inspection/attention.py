@@ -44,13 +44,8 @@ def attention_shares(
     Raises `ValueError` for an empty answer, `TypeError` for attention layers without plain q and k
     projections.
     """
-    if len(answer) == 0:
-        raise ValueError("the model gave an empty answer: there is no output token to look from")
-    ids = inputs["input_ids"]
-    length, count = ids.shape[1], len(answer)
-    full = torch.cat([ids, answer[None, :-1]], 1)
-    rows = torch.arange(length - 1, length - 1 + count)
-    spots = (full[0] == model.config.image_token_id).nonzero().squeeze(1).cpu()
+    length = inputs["input_ids"].shape[1]
+    full, rows, spots = joined(model, inputs, answer)
     part = parts(full.shape[1], spots, length)
     indicator = torch.nn.functional.one_hot(part, len(PARTS)).float()
     found: list[tuple[Tensor, Tensor]] = []
@@ -63,16 +58,39 @@ def attention_shares(
     with ExitStack() as stack:
         for layer in model.model.language_model.layers:
             watch_rows(stack, family, layer.self_attn, rows, reduce)
-        model(
-            input_ids=full,
-            attention_mask=torch.ones_like(full),
-            pixel_values=inputs["pixel_values"],
-            use_cache=False,
-            logits_to_keep=1,
-        )
+        one_pass(model, inputs, full)
     shares, maps = (torch.stack(each) for each in zip(*found))
     counts = torch.bincount(part, minlength=len(PARTS)).tolist()
-    return shares, [*counts[:3], count], maps
+    return shares, [*counts[:3], len(answer)], maps
+
+
+def joined(
+    model: Any, inputs: Mapping[str, Tensor], answer: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A prompt and its answer as one sequence.
+
+    Returns its ids (1, S), the positions (A,) that produced the answer's A tokens, and those of the
+    visual tokens (N,), the last two on the CPU.
+
+    Raises `ValueError` for an empty answer.
+    """
+    if len(answer) == 0:
+        raise ValueError("the model gave an empty answer: there is no output token to look from")
+    ids = inputs["input_ids"]
+    full = torch.cat([ids, answer[None, :-1].to(ids.device)], 1)
+    rows = torch.arange(ids.shape[1] - 1, full.shape[1])
+    return full, rows, (full[0] == model.config.image_token_id).nonzero().squeeze(1).cpu()
+
+
+def one_pass(model: Any, inputs: Mapping[str, Tensor], full: Tensor) -> None:
+    """The model over a sequence of `joined`, for what hooks see of it."""
+    model(
+        input_ids=full,
+        attention_mask=torch.ones_like(full),
+        pixel_values=inputs["pixel_values"],
+        use_cache=False,
+        logits_to_keep=1,
+    )
 
 
 def parts(size: int, spots: Tensor, length: int) -> Tensor:

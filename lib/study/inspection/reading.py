@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...pruning.engine.tower import attention_weights
 from ...pruning.families import Family, resolve
-from .attention import watch_rows
+from .attention import joined, one_pass, watch_rows
 from .states import checked
 
 __all__ = ["Reading", "read", "tower_attention"]
@@ -46,13 +46,8 @@ def read(model: Any, inputs: Mapping[str, Tensor], answer: Tensor) -> Reading:
 
     Raises `ValueError` for an empty answer, `TypeError` for models other than `states.checked`.
     """
-    if len(answer) == 0:
-        raise ValueError("the answer is empty: there is no output token to look from")
     checked(model.config)
-    ids = inputs["input_ids"]
-    length = ids.shape[1]
-    full = torch.cat([ids, answer[None, :-1].to(ids.device)], 1)
-    places = torch.arange(length - 1, length - 1 + len(answer))
+    full, places, spots = joined(model, inputs, answer)
     family = resolve(model)
     vision: list[Tensor] = []
     tower: list[Tensor] = []
@@ -63,20 +58,14 @@ def read(model: Any, inputs: Mapping[str, Tensor], answer: Tensor) -> Reading:
         for layer in family.layers:
             watch_rows(stack, family, layer.self_attn, places, lambda w: rows.append(w.cpu()))
             _entering(stack, layer, lambda states: language.append(states[0].float().cpu()))
-        model(
-            input_ids=full,
-            attention_mask=torch.ones_like(full),
-            pixel_values=inputs["pixel_values"],
-            use_cache=False,
-            logits_to_keep=1,
-        )
+        one_pass(model, inputs, full)
     return Reading(
         family.patch_rows(torch.stack(vision)),
         torch.stack(tower),
         torch.stack(language),
         torch.stack(rows),
-        (full[0] == model.config.image_token_id).nonzero().squeeze(1).cpu(),
-        length,
+        spots,
+        inputs["input_ids"].shape[1],
     )
 
 

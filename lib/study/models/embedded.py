@@ -71,12 +71,23 @@ def build_processor(
     images = CLIPImageProcessorPil(
         size={"shortest_edge": image_size}, crop_size={"height": image_size, "width": image_size}
     )
+    return llava_processor(images, tokenizer, patch_size=patch_size)
+
+
+def llava_processor(
+    images: CLIPImageProcessorPil,
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    patch_size: int,
+    chat_template: str = CHAT_TEMPLATE,
+) -> LlavaProcessor:
+    """LLaVA's processor over its parts, for a tower with a class token that is left out."""
     return LlavaProcessor(
         image_processor=images,
         tokenizer=tokenizer,
         patch_size=patch_size,
         vision_feature_select_strategy="default",
-        chat_template=CHAT_TEMPLATE,
+        chat_template=chat_template,
         image_token=IMAGE_TOKEN,
         num_additional_image_tokens=1,
     )

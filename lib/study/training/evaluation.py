@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
+from ...pruning.engine.release import cache_name, cache_of
 from ..data.scenes import draw, object_f1, sample_scene, scene_seed
 from ..data.scenes.rendering import CAPTION_TOKENS
 from ..models import IMAGE_TOKEN
@@ -65,8 +66,8 @@ def greedy_captions(
                 input_ids=token[:, None],
                 attention_mask=mask,
                 position_ids=place,
-                past_key_values=out.past_key_values,
                 use_cache=True,
+                **{cache_name(model): cache_of(out)},
             )
         said += [
             text.strip()

@@ -4,29 +4,17 @@ import copy
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from lib.study import models
-from tests.plugins.lmms_eval.kit import PATCH, SIDE, WORDS
+from tests.plugins.lmms_eval.kit import WORDS
+from tests.tiny_captioner import tiny_captioner
 
 
 @pytest.fixture(scope="package")
 def tiny():
-    """A random LLaVA whose answers depend on the image, and its processor."""
-    tokenizer = models.train_tokenizer(WORDS, vocab_size=300)
-    small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4}
-    model = models.build_embedded(
-        tokenizer, vision=small | {"image_size": SIDE, "patch_size": PATCH}, text=small
-    )
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim > 1:
-                parameter.normal_(0, parameter.shape[-1] ** -0.5, generator=generator)
-        model.model.language_model.embed_tokens.weight.normal_(generator=generator)
-        model.model.multi_modal_projector.linear_2.weight.mul_(20)
-    return model.eval(), models.build_processor(tokenizer, image_size=SIDE, patch_size=PATCH)
+    """The model and its processor."""
+    return tiny_captioner(WORDS)
 
 
 @pytest.fixture

@@ -4,8 +4,6 @@ from lmms_eval.api.instance import Instance
 
 from lib.plugins.lmms_eval.requests import Question
 
-SIDE, PATCH = 42, 7
-TOKENS = (SIDE // PATCH) ** 2
 WORDS = ["a red circle and two blue squares on a grey table near the window"]
 GREEDY = {"max_new_tokens": 5, "temperature": 0, "do_sample": False}
 

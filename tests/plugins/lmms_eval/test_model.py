@@ -7,7 +7,8 @@ import pytest
 from lmms_eval.models.model_utils import gen_metrics
 
 from lib.plugins.lmms_eval.model import Chat, Simple
-from tests.plugins.lmms_eval.kit import GREEDY, TOKENS, chat, instance, likelihood, simple, tasks
+from tests.plugins.lmms_eval.kit import GREEDY, chat, instance, likelihood, simple, tasks
+from tests.tiny_captioner import TOKENS
 
 PIL = json.dumps({"backend": "pil"})
 QUESTIONS = ("red", "a red circle and two blue squares", "near the window", "table")

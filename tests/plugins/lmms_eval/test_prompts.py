@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from lib.plugins.lmms_eval import prompts
-from tests.plugins.lmms_eval.kit import TOKENS, question
+from tests.plugins.lmms_eval.kit import question
+from tests.tiny_captioner import TOKENS
 
 
 @pytest.fixture

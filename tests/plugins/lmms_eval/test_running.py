@@ -10,7 +10,8 @@ from lib.plugins.lmms_eval import prompts
 from lib.plugins.lmms_eval.generation import decoding
 from lib.plugins.lmms_eval.running import Runner
 from lib.pruning import create
-from tests.plugins.lmms_eval.kit import GREEDY, TOKENS, question
+from tests.plugins.lmms_eval.kit import GREEDY, question
+from tests.tiny_captioner import TOKENS
 
 TEXTS = ("red", "a red circle and two blue squares", "near the window")
 PRUNERS = {

@@ -5,8 +5,6 @@ from pathlib import Path
 
 from lib.pruning import create
 
-SIDE, PATCH = 42, 7
-TOKENS = (SIDE // PATCH) ** 2
 QUICK = {"batch_size": 3, "max_new_tokens": 5, "progress": False, "workers": 2}
 
 

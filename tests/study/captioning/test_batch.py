@@ -12,7 +12,8 @@ from lib.study.captioning import (
     load_image,
     repeatable_attention,
 )
-from tests.study.captioning.kit import METHODS, QUICK, SIDE, TOKENS, pruners
+from tests.study.captioning.kit import METHODS, QUICK, pruners
+from tests.tiny_captioner import SIDE, TOKENS
 
 
 def test_a_record_holds_what_the_model_generates(kit, pictures):

@@ -12,8 +12,9 @@ from lib.pruning import create
 from lib.study import models
 from lib.study.captioning import SharedVision, caption_methods, loop
 from lib.study.records import canonical
-from tests.study.captioning.kit import QUICK, SIDE, Picture
+from tests.study.captioning.kit import QUICK, Picture
 from tests.tiny import tiny_llava_next
+from tests.tiny_captioner import SIDE
 
 
 def test_shared_vision_serves_any_layer_and_restores_the_tower(kit):

@@ -72,10 +72,9 @@ def test_launched_processes_take_turns_with_the_larger_shares(monkeypatch):
     taken = []
     for rank in "012":
         monkeypatch.setenv("RANK", rank)
-        ranks = []
-        job = SimpleNamespace(run=lambda study, *, rank, world_size: ranks.append(rank))
+        taken.append([])
+        job = SimpleNamespace(run=lambda study, *, rank, world_size: taken[-1].append(rank))
         sharing.share(None, [job] * 4)
-        taken.append(ranks)
     assert taken == [[0, 1, 2, 0], [1, 2, 0, 1], [2, 0, 1, 2]]
 
 

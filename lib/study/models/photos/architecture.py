@@ -18,7 +18,7 @@ from transformers import (
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from ..embedded import IMAGE_TOKEN
+from ..embedded import IMAGE_TOKEN, llava_processor
 
 #: A token of SmolLM2 that no text here uses; it becomes ``<image>``.
 PLACEHOLDER = "<jupyter_text>"
@@ -90,15 +90,7 @@ def photo_processor(
     images = CLIPImageProcessorPil(
         size={"height": image_size, "width": image_size}, do_center_crop=False
     )
-    return LlavaProcessor(
-        image_processor=images,
-        tokenizer=tokenizer,
-        patch_size=patch_size,
-        vision_feature_select_strategy="default",
-        chat_template=CHAT_TEMPLATE,
-        image_token=IMAGE_TOKEN,
-        num_additional_image_tokens=1,
-    )
+    return llava_processor(images, tokenizer, patch_size=patch_size, chat_template=CHAT_TEMPLATE)
 
 
 def build(
