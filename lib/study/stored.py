@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from . import paths
@@ -10,6 +11,9 @@ from .labels import RANDOM
 from .profiles import load_profile
 
 __all__ = [
+    "LEVEL",
+    "believed",
+    "corrected",
     "load_catalogue",
     "load_divergence",
     "load_efficiency",
@@ -18,6 +22,19 @@ __all__ = [
     "load_study",
     "mark",
 ]
+
+#: error that a family of comparisons may make, in all
+LEVEL = 0.05
+
+
+def corrected(comparison: Mapping[str, Any]) -> float:
+    """The p-value corrected for its family: the larger of bootstrap's and sign flips'."""
+    return max(comparison["p_holm"], comparison["flip_holm"])
+
+
+def believed(comparison: Mapping[str, Any]) -> bool:
+    """Whether a difference holds after correction, by both tests."""
+    return corrected(comparison) < LEVEL
 
 
 def load_scores(profile: str) -> dict[str, Any]:

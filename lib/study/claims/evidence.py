@@ -16,12 +16,10 @@ from ..evaluation import mean_interval
 from ..labels import DIVERGENCE, percent
 from ..profiles import load_profile
 
-__all__ = ["ALPHA", "Evidence"]
+__all__ = ["Evidence"]
 
 #: measured by commands of their own: a run that has none looks at the reference's
 MEASURED = ("bench.json", "benchmark.json")
-#: a difference is believed below this, corrected for its family
-ALPHA = 0.05
 
 Row = Mapping[str, Any]
 

@@ -8,7 +8,8 @@ from typing import Any
 from ..labels import DEEP, DIVERGENCE, LABELS
 from ..methods import FASTV_LAYER
 from ..reports.tables.format import nats, p_value, p_values
-from .evidence import ALPHA, Evidence
+from ..stored import believed
+from .evidence import Evidence
 from .verdicts import Claim, Verdict, decide, untestable
 
 __all__ = ["CLAIMS"]
@@ -16,11 +17,6 @@ __all__ = ["CLAIMS"]
 METRICS = ("BLEU-4", "METEOR", "ROUGE-L")
 #: the paper's random pruning keeps 77 % of BLEU-4, every other method 96 % and more
 FAR = 0.9
-
-
-def believed(gap: Mapping[str, Any]) -> bool:
-    """Whether a difference holds after correction, by the bootstrap and by sign flips."""
-    return max(gap["p_holm"], gap["flip_holm"]) < ALPHA
 
 
 def told(gap: Mapping[str, Any]) -> str:

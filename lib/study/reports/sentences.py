@@ -10,13 +10,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..labels import BEFORE, DEEP, DIVERGENCE
-from ..stored import load_efficiency
+from ..stored import believed, load_efficiency
 from .tables import divergence
 from .tables.format import nats
 
 __all__ = ["ablated", "efficient", "placed", "table_1", "uneven"]
-
-ALPHA = 0.05
 
 
 def table_1(profile: str) -> list[str]:
@@ -52,7 +50,7 @@ def _value(row: Mapping[str, Any]) -> str:
 
 def _holds(one: Mapping[str, Any]) -> str:
     """Whether a difference is to be believed, in words."""
-    if max(one["p_holm"], one["flip_holm"]) < ALPHA:
+    if believed(one):
         return "a difference after correction"
     return "no difference that these images show"
 
@@ -62,7 +60,7 @@ def _against(methods: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> I
     below, above, open_ = [], [], []
     for one in rows:
         pair = f"{methods[one['a']]['label']} and {methods[one['b']]['label']}"
-        if max(one["p_holm"], one["flip_holm"]) >= ALPHA:
+        if not believed(one):
             open_.append(pair)
         elif one["value"] < 0:
             below.append(f"{methods[one['a']]['label']} below {methods[one['b']]['label']}")
@@ -86,7 +84,7 @@ def ablated(profile: str) -> list[str]:
             continue
         better, worse = [], []
         for one in rows:
-            if max(one["p_holm"], one["flip_holm"]) < ALPHA:
+            if believed(one):
                 row = found["methods"][one["a"]]
                 groups = {k: v for k, v in row["groups"].items() if k != "sweep"}
                 name = ", ".join(f"{group}: {setting}" for group, setting in groups.items())

@@ -11,12 +11,11 @@ from typing import Any
 import pandas as pd
 
 from ...labels import DIVERGENCE
-from ...stored import load_catalogue, mark
+from ...stored import believed, load_catalogue, mark
 from .cost import machine_name
 from .format import DASH, interval, nats
 
 __all__ = [
-    "LEVEL",
     "RIVALS",
     "about",
     "averages",
@@ -32,8 +31,6 @@ __all__ = [
 
 #: what everything is compared with
 RIVALS = {"random": "chance", "fastv": "FastV"}
-#: corrected p-values below this survive
-LEVEL = 0.05
 METRIC = "CIDEr"
 
 
@@ -139,12 +136,7 @@ def _family(
 
 def _starred(gap: Mapping[str, Any]) -> str:
     shown = nats(gap["value"], (gap["low"], gap["high"]), sign=True)
-    return f"{shown} *" if survives(gap) else shown
-
-
-def survives(gap: Mapping[str, Any]) -> bool:
-    """True if a difference holds after correction, by both tests."""
-    return max(gap["p_holm"], gap["flip_holm"]) < LEVEL
+    return f"{shown} *" if believed(gap) else shown
 
 
 def verdicts(profile: str) -> pd.DataFrame:
@@ -163,7 +155,7 @@ def verdicts(profile: str) -> pd.DataFrame:
 
 
 def _verdict(gap: Mapping[str, Any]) -> str:
-    if not survives(gap):
+    if not believed(gap):
         return "undecided"
     smaller = gap["value"] < 0
     return "better" if smaller == (gap["metric"] == DIVERGENCE) else "worse"

@@ -8,6 +8,8 @@ from typing import Any
 
 import pandas as pd
 
+from ...stored import corrected
+
 __all__ = [
     "DASH",
     "cell",
@@ -78,8 +80,7 @@ def p_values(comparison: Mapping[str, float]) -> str:
     'p .012, .20'
     """
     plain = max(comparison["p_value"], comparison["flip_p"])
-    corrected = max(comparison["p_holm"], comparison["flip_holm"])
-    return f"p {p_value(plain)}, {p_value(corrected)}"
+    return f"p {p_value(plain)}, {p_value(corrected(comparison))}"
 
 
 def p_value(value: float) -> str:
