@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pandas as pd
+import textalloc
 from matplotlib.figure import Figure
 
 from ...labels import DIVERGENCE
@@ -52,20 +53,23 @@ def pareto(frame: pd.DataFrame, best: pd.DataFrame) -> Figure | None:
     timed = frame.dropna(subset=["ms"]) if len(frame) else frame
     if timed.empty:
         return None
-    fig, ax = subplots(figsize=(WIDTH, 4.2))
+    fig, ax = subplots(figsize=(WIDTH, 4.6))
     ax.step(best["ms"], best[DIVERGENCE], where="post", color=GREY, linewidth=1)
-    for slug, row in timed.iterrows():
-        color, marker = look(row["label"])
-        ax.plot(row["ms"], row[DIVERGENCE], marker, color=color, markersize=5)
-        if slug in best.index or row["label"].partition(", ")[0] in LOOK:
-            ax.annotate(
-                row["label"], (row["ms"], row[DIVERGENCE]), xytext=(4, 3),
-                textcoords="offset points", fontsize=7, color=BLACK if slug in best.index else DARK,
-            )  # fmt: skip
+    for label, ms, value in zip(timed["label"], timed["ms"], timed[DIVERGENCE]):
+        color, marker = look(label)
+        ax.plot(ms, value, marker, color=color, markersize=5)
     ax.set_xscale("log")
     ax.set_yscale("log")
     low, high = timed["ms"].min(), timed["ms"].max()
     ax.set_xlim(low / 1.1, high * (high / low) ** 0.25 * 1.2)  # room for names
     ax.set_xlabel("first token of one image, ms")
     ax.set_ylabel("divergence, nats a token")
+    own = timed["label"].str.partition(", ")[0].isin(LOOK)
+    named = timed[own | timed.index.isin(best.index)]
+    textalloc.allocate(
+        ax, named["ms"].tolist(), named[DIVERGENCE].tolist(), named["label"].tolist(),
+        x_scatter=timed["ms"].tolist(), y_scatter=timed[DIVERGENCE].tolist(), textsize=7,
+        textcolor=[BLACK if slug in best.index else DARK for slug in named.index],
+        linecolor=GREY, linewidth=0.5,
+    )  # fmt: skip
     return fig

@@ -27,7 +27,7 @@ def forest(
     if not any(map(len, groups.values())):
         return None
     lines = sum(len(frame) + 1.2 for frame in groups.values())
-    fig, ax = subplots(figsize=(WIDTH, 0.6 + 0.19 * lines))
+    fig, ax = subplots(figsize=(WIDTH, 0.8 + 0.19 * lines))
     y, ticks, names = 0.0, [], []
     for number, (heading, frame) in enumerate(groups.items()):
         ax.text(

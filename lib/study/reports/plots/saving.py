@@ -91,9 +91,9 @@ def save(fig: Figure | None, name: str, of: Any, **numbers: Any) -> Picture | st
 
 
 def _headed(fig: Figure, title: str) -> None:
-    """The figure's claim above its panels, left-aligned."""
+    """The figure's claim above its panels, left-aligned, in as many lines as it takes."""
     if title:
-        fig.suptitle(title, x=0.01, ha="left")
+        fig.suptitle(title, x=0.01, ha="left", wrap=True)
 
 
 def _pictorial(fig: Figure) -> bool:

@@ -1,5 +1,7 @@
 """Figures of the catalogue: a line a method, a point an average; names where they belong."""
 
+import itertools
+
 import pandas as pd
 
 from lib.study.reports.plots import catalogue
@@ -38,6 +40,16 @@ def test_the_line_joins_the_best():
     assert {text.get_text() for text in ax.texts} == {"RandomPrune", "FastV"}
     (ax,) = catalogue.pareto(middle, middle).axes
     assert {text.get_text() for text in ax.texts} == {"RandomPrune", "FastV", "X"}
+
+
+def test_no_name_covers_another():
+    middle = frame()[frame()["average"] == "22"]
+    near = middle.assign(ms=[2.0, 2.02, 2.04], divergence=[0.02, 0.0201, 0.0199])
+    figure = catalogue.pareto(near, near)
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in figure.axes[0].texts]
+    assert len(boxes) == 3
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
 
 
 def test_nothing_measured_is_no_figure():

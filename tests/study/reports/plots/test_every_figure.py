@@ -93,6 +93,7 @@ def test_it_draws_the_same_bytes_twice(name):
 @each
 def test_no_text_is_cut_off_at_the_edge(name):
     fig = FIGURES[name]()
+    saving._headed(fig, "a title with more words than fit into one line of any figure " * 2)
     fig.draw_without_rendering()
     drawn, (width, height) = fig.get_tightbbox(), fig.get_size_inches()
     assert drawn.x0 > -0.02 and drawn.x1 < width + 0.02, drawn
