@@ -3,7 +3,7 @@
 - Captions: the library (everything in `lib/` but `lib/study` and `lib/plugins`) and
   `lib/study/{models, data, captioning}`. The GPU kernels count where a GPU made them; the static
   decoder never, since captions are made through `generate` (a test says so).
-- Divergences: the same, and `lib/study/divergence.py`.
+- Divergences: the same, and `lib/study/divergence`.
 - Scores: their records and references, and `lib/study/{evaluation, data, comparisons}`.
 - Populations: the unpruned model's captions, the library without its GPU kernels and decoder, and
   `lib/study/{models, data, captioning, inspection}`.

@@ -10,12 +10,13 @@ import torch
 from PIL import Image
 
 from lib.pruning import create
-from lib.study import divergence as module
 from lib.study import models
-from lib.study.captioning import ImageError, SharedVision, load_image
+from lib.study.captioning import ImageError, SharedVision, caption_methods, load_image
 from lib.study.data import Example
 from lib.study.data.scenes import captions, draw, sample_scene, scene_seed
-from lib.study.divergence import divergence, reference_ids
+from lib.study.divergence import Overheard, divergence, reference_ids
+from lib.study.divergence.reader import Reader
+from lib.study.divergence.text import Text
 from lib.study.models import full_prompt
 from tests import tiny
 from tests.study.captioning.conftest import kit, pictures  # noqa: F401
@@ -170,8 +171,8 @@ def test_padded_prompts_are_read_like_single_ones():
     def read(rows, pruner):
         inputs = tiny.batch([prompts[row] for row in rows], len(rows))
         inputs["pixel_values"] = together["pixel_values"][rows]
-        text = module._Text.of([said[row] for row in rows], model.device)
-        reader = module._Reader(model, SharedVision(model))
+        text = Text.of([said[row] for row in rows], model.device)
+        reader = Reader(model, SharedVision(model))
         with torch.inference_mode():
             return reader([Picture(row) for row in rows], inputs, text, {"x": pruner})["x"]
 
@@ -199,7 +200,7 @@ def test_the_embedded_model_on_a_scene(tmp_path):
 
 
 def test_the_mean_is_over_tokens_not_over_references():
-    text = module._Text.of([[[1, 2, 3], [4]], [[5, 6]]], torch.device("cpu"))
+    text = Text.of([[[1, 2, 3], [4]], [[5, 6]]], torch.device("cpu"))
     assert text.targets.tolist() == [1, 4, 5, 2, 3, 6]
     assert text.image.tolist() == [0, 0, 1, 0, 0, 1]
     assert text.ids.shape == (4, 2) and text.first.tolist() == [True, True, True, False]
@@ -292,7 +293,7 @@ def test_too_large_a_batch_says_what_to_do(ends, examples, monkeypatch):
     def full(*_, **__):
         raise torch.OutOfMemoryError("out of memory")
 
-    monkeypatch.setattr(module._Reader, "_log_probabilities", full)
+    monkeypatch.setattr(Reader, "_log_probabilities", full)
     with pytest.raises(torch.OutOfMemoryError) as error:
         divergence(*ends, examples, {"x": None}, progress=False)
     assert "batch_size=3 does not fit" in error.value.__notes__[0]
@@ -328,3 +329,47 @@ def test_other_families_read_at_their_own_positions(family, examples, tmp_path):
     assert all(row["kl"] > 1e-4 for row in found["random"])
     single = divergence(model, processor, examples, pruners, batch_size=1, **how)
     same(single["random"], found["random"], 1e-4)
+
+
+def test_what_captions_is_measured_on_the_way(ends, examples):
+    """The same records as by a pass of its own, and the same captions."""
+    model, processor = ends
+    made = {slug: create(name, **options) for slug, (name, options) in PRUNERS.items()}
+    pruners = {"unpruned": None, **made}
+    how = {"batch_size": 2, "progress": False}
+    found = {slug: [] for slug in pruners}
+
+    def store(records):
+        for slug, rows in records.items():
+            found[slug] += rows
+
+    listener = Overheard(model, processor, list(pruners), store)
+    heard = caption_methods(model, processor, examples, pruners, None, listener=listener, **how)
+    alone = caption_methods(model, processor, examples, pruners, None, **how)
+    for slug, rows in alone.items():
+        assert [row["caption"] for row in heard[slug]] == [row["caption"] for row in rows]
+    expected = divergence(model, processor, examples, pruners, **how)
+    for slug, rows in expected.items():
+        for row, one in zip(found[slug], rows, strict=True):
+            for name in ("kl", "nll"):
+                assert row.pop(name) == pytest.approx(one.pop(name), rel=1e-5, abs=1e-7)
+            assert row == one
+
+
+def test_batches_not_wanted_and_methods_not_heard_leave_no_record(ends, examples):
+    model, processor = ends
+    pruners = {"unpruned": None, "random": create("random", keep=0.3)}
+    stored = []
+    how = {"batch_size": 1, "progress": False}
+    first = examples[0].image_id
+    listener = Overheard(
+        model, processor, list(pruners), stored.append,
+        wanted=lambda batch: batch[0].image_id == first,
+    )  # fmt: skip
+    caption_methods(model, processor, examples, pruners, None, listener=listener, **how)
+    assert [[row["image_id"] for row in rows["random"]] for rows in stored] == [[first]]
+    stored.clear()
+    only = {"random": pruners["random"]}
+    caption_methods(model, processor, examples, only, None, listener=listener, **how)
+    caption_methods(model, processor, examples, {"unpruned": None}, None, listener=listener, **how)
+    assert not stored

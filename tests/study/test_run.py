@@ -248,7 +248,7 @@ def test_another_way_to_measure_divergence_measures_it_again_and_makes_no_captio
     root, package, monkeypatch
 ):
     did = watch(monkeypatch)
-    change(package, "study/divergence", "import torch\n", "import torch\n\nOTHER = 1\n")
+    change(package, "study/divergence/reader", "import torch\n", "import torch\n\nOTHER = 1\n")
     before = read_records(results() / "divergence" / "places")
     tiny_study.run()
     assert did == ["divergence"]

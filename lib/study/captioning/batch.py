@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .listening import Listener, Prefill, prefill_of
 from .record import Batch, Record
 from .vision import SharedVision
 
@@ -30,11 +32,22 @@ class Captioner:
     kept_indices: bool = False
     token_ids: bool = False
 
-    def __call__(self, batch: Batch, inputs: Mapping[str, Tensor], pruner: Any) -> list[Record]:
-        """The records of a batch under a method, None for the unpruned model."""
-        begin = time.perf_counter()
+    def __call__(
+        self,
+        batch: Batch,
+        inputs: Mapping[str, Tensor],
+        pruner: Any,
+        *,
+        slug: str = "",
+        listener: Listener | None = None,
+    ) -> list[Record]:
+        """The records of a batch under a method, None for the unpruned model.
+
+        listener: is called with the prompts' pass, under this slug.
+        """
+        hear = listener and functools.partial(listener, slug, batch)
         try:
-            answers, kept = self._generate(batch, inputs, pruner)
+            answers, kept, seconds = self._generate(batch, inputs, pruner, hear)
         except torch.OutOfMemoryError as error:
             error.add_note(
                 f"batch_size={len(batch)} does not fit; records so far are kept. Call again with a "
@@ -42,7 +55,6 @@ class Captioner:
             )
             raise
         texts = self.processor.tokenizer.batch_decode(answers, skip_special_tokens=True)
-        seconds = (time.perf_counter() - begin) / len(batch)
         visual = (inputs["input_ids"] == self.model.config.image_token_id).sum(1).tolist()
         if kept is not None and len(kept) != len(batch):
             raise RuntimeError(
@@ -61,23 +73,28 @@ class Captioner:
                 record["kept_indices"] = list(range(visual[row])) if kept is None else kept[row]
             if self.token_ids:
                 record["token_ids"] = until_end(self.model, answers[row]).tolist()
-            records.append(record | {"seconds": round(seconds, 6)})
+            records.append(record | {"seconds": round(seconds / len(batch), 6)})
         return records
 
     def _generate(
-        self, batch: Batch, inputs: Mapping[str, Tensor], pruner: Any
-    ) -> tuple[Tensor, list[list[int]] | None]:
-        """The generated ids (images, new tokens), and the kept indices of each image."""
-        model, ids = self.model, [int(example.image_id) for example in batch]
+        self,
+        batch: Batch,
+        inputs: Mapping[str, Tensor],
+        pruner: Any,
+        hear: Callable[[Prefill], None] | None,
+    ) -> tuple[Tensor, list[list[int]] | None, float]:
+        """The generated ids (images, new tokens), each image's kept indices, and the seconds."""
+        model, keys = self.model, [int(example.image_id) for example in batch]
+        begin = time.perf_counter()
         shared = self.vision is not None and not getattr(pruner, "uses_own_vision", False)
         with (
             torch.inference_mode(),
             repeatable_attention(),
-            self.vision.batch(ids) if shared else nullcontext(),
+            self.vision.batch(keys) if shared else nullcontext(),
             pruner(model) if pruner is not None else nullcontext() as active,
         ):
             if hasattr(active, "image_keys"):
-                active.image_keys = torch.tensor(ids, dtype=torch.int64)
+                active.image_keys = torch.tensor(keys, dtype=torch.int64)
             tensors = {
                 name: value.to(
                     model.device,
@@ -86,11 +103,20 @@ class Captioner:
                 )
                 for name, value in inputs.items()
             }
-            sequences = model.generate(
-                **tensors, do_sample=False, num_beams=1, max_new_tokens=self.max_new_tokens
+            answer = model.generate(
+                **tensors,
+                do_sample=False,
+                num_beams=1,
+                max_new_tokens=self.max_new_tokens,
+                return_dict_in_generate=True,
+                output_logits=hear is not None,
             )
             kept = [t.tolist() for t in active.kept_per_prompt] if active is not None else None
-        return sequences[:, inputs["input_ids"].shape[1] :].cpu(), kept
+            ids = answer.sequences[:, inputs["input_ids"].shape[1] :].cpu()
+            seconds = time.perf_counter() - begin
+            if hear is not None:
+                hear(prefill_of(answer, tensors, None if kept is None else [*map(len, kept)]))
+        return ids, kept, seconds
 
 
 @contextmanager

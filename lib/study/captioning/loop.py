@@ -20,6 +20,7 @@ from ..records import RecordFolder, environment
 from . import ranks
 from .batch import Captioner
 from .checks import check_files, checked_ids, checked_slugs, records_folder
+from .listening import Listener
 from .loader import Loader
 from .parameters import manifest_parameters
 from .record import Batch, ExampleLike, Record
@@ -42,6 +43,7 @@ class Settings:
     token_ids: bool = False
     workers: int | None = None
     loader: Loader | None = None
+    listener: Listener | None = None
     progress: bool = True
     limit_seconds: float | None = None
     rank: int | None = None
@@ -84,6 +86,7 @@ def caption(
     token_ids : store the ids of the generated tokens, too, up to the end token.
     workers : threads that decode and prepare images ahead of time; default up to 4.
     loader : a `Loader` that has begun already; `workers` is then its own.
+    listener : is called with every batch's prompts as a method left them (`Listener`).
     progress : show a progress bar (on rank 0).
     limit_seconds : stop before the next batch after so many seconds, with a warning; call again to
         continue.
@@ -226,7 +229,9 @@ class _Run:
                 if not (missing := task.missing(batch)):
                     continue
                 # A batch torn by a kill is computed whole again, so its numbers are the same.
-                made = captioner(batch, inputs, task.pruner)
+                made = captioner(
+                    batch, inputs, task.pruner, slug=task.slug, listener=settings.listener
+                )
                 task.append(record for record in made if record["image_id"] in missing)
                 self.worked.add(task.slug)
                 self.pace.captions += len(made)

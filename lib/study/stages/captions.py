@@ -21,6 +21,7 @@ from ..methods import Method, methods, swept
 from ..models import full_prompt
 from ..records import MANIFEST, read_records
 from . import sharing
+from .divergence import Divergences, parts
 from .study import Study
 
 __all__ = ["Job", "jobs", "make_captions"]
@@ -31,6 +32,7 @@ class Job:
     """Methods to caption one set of images with.
 
     settings: what the manifests hold beside the method. extra: the study's own part of it.
+    measured: divergences of the same methods, to be measured on the way.
     """
 
     folder: Path
@@ -39,23 +41,26 @@ class Job:
     settings: Mapping[str, Any]
     extra: Mapping[str, Any]
     prompt: str
+    measured: Divergences | None = None
 
     def run(self, study: Study, **place: int) -> None:
         """Caption what is missing; `place` is this process's rank among several."""
-        profile = study.profile
-        captioning.caption_methods(
-            study.loaded.model,
-            study.loaded.processor,
-            self.images,
-            {slug: method.create() for slug, method in self.table.items()},
-            self.folder,
-            prompt=self.prompt,
-            parameters=self.extra,
-            batch_size=profile.batch_size,
-            max_new_tokens=profile.max_new_tokens,
-            progress=study.progress,
-            **place,
-        )
+        profile, part = study.profile, self.measured
+        with part.overheard(study, **place) if part else contextlib.nullcontext() as listener:
+            captioning.caption_methods(
+                study.loaded.model,
+                study.loaded.processor,
+                self.images,
+                {slug: method.create() for slug, method in self.table.items()},
+                self.folder,
+                prompt=self.prompt,
+                parameters=self.extra,
+                batch_size=profile.batch_size,
+                max_new_tokens=profile.max_new_tokens,
+                progress=study.progress,
+                listener=listener,
+                **place,
+            )
 
     @property
     def missing(self) -> int:
@@ -75,6 +80,8 @@ def make_captions(study: Study, *, only: Sequence[str] | None = None) -> bool:
     todo = jobs(study)
     for job in todo:
         _drop_stale(job)
+        if job.measured:
+            job.measured.drop_stale()
     return sharing.complete(study, restricted(todo, only), stage="captions", table=bool(only))
 
 
@@ -94,9 +101,14 @@ def jobs(study: Study) -> list[Job]:
     few = examples(profile, limit=profile.few, progress=study.progress)
     everything = examples(profile, progress=study.progress)
     found = []
-    for part, table, images in (("captions", main, everything), ("ablations", rest, few)):
+    measured = None if profile.random_weights else parts(study)[0]
+    for part, table, images, on_the_way in (
+        ("captions", main, everything, measured),
+        ("ablations", rest, few, None),
+    ):
         settings = manifest_parameters(model, prompt, profile.max_new_tokens, images, extra)
-        found.append(Job(study.folder / part, images, table, settings, extra, prompt))
+        folder = study.folder / part
+        found.append(Job(folder, images, table, settings, extra, prompt, on_the_way))
     return found
 
 
@@ -104,7 +116,8 @@ def restricted(todo: list[Job], only: Sequence[str] | None) -> list[Job]:
     """The first job with the named methods alone, or all jobs as they are."""
     if not only:
         return todo
-    return [dataclasses.replace(todo[0], table={slug: todo[0].table[slug] for slug in only})]
+    table = {slug: todo[0].table[slug] for slug in only}
+    return [dataclasses.replace(todo[0], table=table, measured=None)]
 
 
 def _drop_stale(job: Job) -> None:

@@ -1,19 +1,21 @@
 """How far every method moves the model's predictions: what is missing is measured.
 
 Three parts, each a folder with one record an image that holds all of its methods: "table" (Table
-1), "ablations" (the sweep of keep rates among them) and "places" (`lib.study.places`). A profile of
-random weights has none, since there is nothing in its predictions to move.
+1), "ablations" (the sweep of keep rates among them) and "places" (`lib.study.places`). Table 1's
+methods are measured while they caption (`lib.study.stages.captions`), and here where that was not
+done. A profile of random weights has none, since there is nothing in its predictions to move.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from ..ablations import ablations
 from ..captioning.parameters import manifest_parameters
 from ..dependencies import divergence_code
-from ..divergence import divergences
+from ..divergence import Overheard, divergences
 from ..examples import examples
 from ..methods import Method, methods
 from ..models import full_prompt
@@ -50,6 +52,27 @@ class Divergences(Part):
             progress=study.progress,
         )
         return (lean(records) for _, records in found)
+
+    @contextmanager
+    def overheard(self, study: Study, *, rank: int = 0, world_size: int = 1) -> Iterator[Overheard]:
+        """Inside the block, what these methods caption is measured, too, where it is missing."""
+        model, processor, _ = study.loaded
+        images = {int(image.image_id) for image in self.images}
+        with self.store(study, rank=rank, world_size=world_size) as store:
+
+            def wanted(batch: Sequence[Any]) -> bool:
+                ids = {int(image.image_id) for image in batch}
+                return ids <= images and not ids <= store.done.keys()
+
+            yield Overheard(
+                model,
+                processor,
+                list(self.table),
+                lambda records: store.append(lean(records)),
+                prompt=study.profile.prompt,
+                references=REFERENCES,
+                wanted=wanted,
+            )
 
 
 def lean(records: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:

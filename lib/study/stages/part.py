@@ -44,21 +44,25 @@ class Part:
 
     def run(self, study: Study, *, rank: int = 0, world_size: int = 1) -> None:
         """Measure what is missing, or this rank's share of it."""
-        batch_size, device = study.profile.batch_size, study.loaded.model.device
-        about = environment(
-            device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-            batch_size=batch_size,
-            processes=world_size,
-        )
-        batches = cut(self.images, batch_size)
-        place = {"rank": rank, "world_size": world_size}
-        with RecordFolder(self.folder, self.parameters, run=about, **place) as store:
+        batches = cut(self.images, study.profile.batch_size)
+        with self.store(study, rank=rank, world_size=world_size) as store:
             pending = [b for b in batches if any(int(e.image_id) not in store.done for e in b)]
             if mine := ranks.share(pending, batches, rank, world_size):
                 pruners = {slug: method.create() for slug, method in self.table.items()}
                 for records in self.measured(study, mine, pruners):
                     store.append(records)
             store.finish([int(image.image_id) for image in self.images])
+
+    def store(self, study: Study, *, rank: int, world_size: int) -> RecordFolder:
+        """Where this rank's records go."""
+        device = study.loaded.model.device
+        about = environment(
+            device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+            batch_size=study.profile.batch_size,
+            processes=world_size,
+        )
+        place = {"rank": rank, "world_size": world_size}
+        return RecordFolder(self.folder, self.parameters, run=about, **place)
 
     def drop_stale(self) -> None:
         """Delete the records of other settings, weights, methods or code."""

@@ -11,6 +11,7 @@ from lib.study.divergence import divergence
 from lib.study.profiles import load_profile
 from lib.study.records import read_records
 from lib.study.run import share
+from lib.study.stages.captions import make_captions
 from lib.study.stages.divergence import PARTS, lean, make_divergence, parts
 from lib.study.stages.study import Study
 from tests import tiny_study
@@ -56,6 +57,18 @@ def test_records_are_what_divergence_finds(study):
                 for key in ("kl", "nll"):
                     assert row[key][place] == pytest.approx(one[key], rel=1e-3, abs=1e-7)
     assert {"fastv-at2-25", "random-at0-25"} <= set(manifest(folders()["places"])["methods"])
+
+
+def test_captioning_measures_table_1_on_the_way(study, monkeypatch):
+    monkeypatch.setattr("lib.study.stages.divergence.divergences", None)  # would fail
+    for path in (folders()["table"], paths.run("tiny").results / "captions"):
+        shutil.rmtree(path, ignore_errors=True)
+    assert make_captions(study)
+    (part, *_) = parts(study)
+    assert part.missing == 0
+    part.run(study)  # has nothing to measure, and finds its records in order
+    ids = [image.image_id for image in part.images]
+    assert [row["image_id"] for row in read_records(part.folder)] == ids
 
 
 def test_what_is_there_stays_and_what_is_missing_is_measured(study):
