@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated
 
@@ -30,34 +28,8 @@ def run(
     chosen = [path.resolve() for path in notebooks or ()]
     here = Path.cwd()
     with paths.looking_at(place):
-        if chosen:
-            made = _run_some(report.run, chosen, profile, jobs, quiet=quiet)
-        else:
-            made = report.notebooks(profile, jobs=jobs, progress=not quiet)
+        made = report.notebooks(profile, chosen, jobs=jobs, progress=not quiet)
     print(*(_shown(path, here) for path in made), sep="\n")
-
-
-def _run_some(
-    run_one: Callable[..., Path], notebooks: list[Path], profile: str, jobs: int, *, quiet: bool
-) -> list[Path]:
-    """Several notebooks at once under one bar; what went wrong is said when all have run."""
-    from tqdm.auto import tqdm
-
-    def attempt(notebook: Path) -> Path | Exception:
-        try:
-            return run_one(notebook, profile, progress=False)
-        except RuntimeError as error:
-            return error
-
-    bar = tqdm(total=len(notebooks), desc="notebooks", disable=quiet)
-    made, failures = [], []
-    with ThreadPoolExecutor(jobs) as pool, bar:
-        for result in pool.map(attempt, notebooks):
-            (failures if isinstance(result, Exception) else made).append(result)
-            bar.update()
-    if failures:
-        raise RuntimeError("\n".join(map(str, failures)))
-    return made
 
 
 def html(profile: Profile = "embedded", place: Place = "run") -> None:

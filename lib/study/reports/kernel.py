@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 
 from .. import paths
 
-__all__ = ["KERNEL", "OwnKernel", "kernel_spec"]
+__all__ = ["KERNEL", "OwnKernel", "kernel_spec", "sharing_cores"]
 
 #: the name that notebooks carry; any Jupyter finds a kernel for it
 KERNEL = "python3"
@@ -43,3 +45,20 @@ class OwnKernel(AsyncKernelManager):
     @property
     def kernel_spec(self) -> KernelSpec:
         return kernel_spec()
+
+
+@contextmanager
+def sharing_cores(kernels: int) -> Iterator[None]:
+    """Kernels started inside the block take an equal part of the cores, unless a number is set.
+
+    Threads that fight over cores wait for each other at every operation: several times slower.
+    """
+    name = "OMP_NUM_THREADS"
+    if name in os.environ:
+        yield
+        return
+    os.environ[name] = str(max(1, (os.cpu_count() or 1) // kernels))
+    try:
+        yield
+    finally:
+        del os.environ[name]

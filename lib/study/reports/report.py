@@ -26,6 +26,7 @@ from . import drawing, pages
 from . import notebooks as books
 from .comparison import comparison_page
 from .index import index_page
+from .kernel import sharing_cores
 from .notebooks import NotebookFailed, relative
 
 __all__ = [
@@ -87,12 +88,15 @@ def run(notebook: Path, profile: str, *, progress: bool = True) -> Path:
     return output
 
 
-def notebooks(profile: str, *, jobs: int = 2, progress: bool = True) -> list[Path]:
-    """Execute all notebooks of a profile, `jobs` at once, each in a kernel of its own.
+def notebooks(
+    profile: str, only: Sequence[Path] = (), *, jobs: int = 2, progress: bool = True
+) -> list[Path]:
+    """Execute a profile's notebooks, all or `only` some, `jobs` at once, each in its own kernel.
 
     Raises `NotebookFailed`, with every failure, when all the others have run.
     """
-    return _each(chosen(profile), lambda path: run(path, profile, progress=False), jobs, progress)
+    todo = only or chosen(profile)
+    return _each(todo, lambda path: run(path, profile, progress=False), jobs, progress)
 
 
 def update(notebooks: Sequence[Path], *, jobs: int = 1, progress: bool = True) -> list[Path]:
@@ -122,7 +126,7 @@ def _each(
             failures.append(str(error))
 
     bar = tqdm(total=len(todo), desc="notebooks", unit="notebook", disable=not progress)
-    with ThreadPoolExecutor(jobs) as pool, bar:
+    with sharing_cores(jobs), ThreadPoolExecutor(jobs) as pool, bar:
         for _ in pool.map(attempt, todo):
             bar.update()
     if failures:

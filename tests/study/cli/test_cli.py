@@ -12,9 +12,9 @@ import time
 import pytest
 
 from lib.study import cli, examples, paths
-from lib.study.cli import reports
 from lib.study.paths import ROOT
 from lib.study.records import ManifestMismatch
+from lib.study.reports import report
 from tests import tiny_study
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
@@ -168,18 +168,22 @@ def test_a_reader_that_has_seen_enough_is_no_error(root):
     assert process.stderr == "" and "Usage" in process.stdout
 
 
-def test_notebooks_that_fail_are_named_when_the_others_have_run(tmp_path):
+def test_notebooks_that_fail_are_named_when_the_others_have_run(tmp_path, monkeypatch):
     ran = []
 
     def run_one(notebook, profile, *, progress):
-        ran.append((notebook.name, profile, progress))
+        ran.append((notebook.name, profile, progress, os.environ["OMP_NUM_THREADS"]))
         if notebook.name == "b":
-            raise RuntimeError("b failed in cell 3")
+            raise report.NotebookFailed("b failed in cell 3")
         return notebook
 
+    monkeypatch.setattr(report, "run", run_one)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
     notebooks = [tmp_path / name for name in "abc"]
     with pytest.raises(RuntimeError, match="b failed in cell 3"):
-        reports._run_some(run_one, notebooks, "tiny", 1, quiet=True)
-    assert ran == [(name, "tiny", False) for name in "abc"]
-    del notebooks[1]
-    assert reports._run_some(run_one, notebooks, "tiny", 2, quiet=True) == notebooks
+        report.notebooks("tiny", notebooks, jobs=1, progress=False)
+    assert ran == [(name, "tiny", False, "8") for name in "abc"]
+    del notebooks[1], ran[:]
+    assert report.notebooks("tiny", notebooks, jobs=2, progress=False) == notebooks
+    assert {cores for *_, cores in ran} == {"4"} and "OMP_NUM_THREADS" not in os.environ
