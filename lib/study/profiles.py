@@ -63,7 +63,6 @@ class Profile:
         of the sweep.
     places, budgets: language layers before which criteria are compared, and the keep rates there;
         on as many images as the ablations. Layers that a model does not have are left out.
-    divergence_limit: images on which Table 1's divergence is measured; by default all.
     population_limit: images on which what the figures show of one is measured.
     catalogue_limit, catalogue_captions: images on which every registered method is compared, and
         how many of them it captions; 0 is none.
@@ -96,7 +95,6 @@ class Profile:
     sweep: tuple[float, ...] = (0.1, 0.25, 0.5, 0.75)
     places: tuple[int, ...] = (0, 1, 2, 4, 8, 15)
     budgets: tuple[float, ...] = (0.5, 0.25, 0.125, 0.0625)
-    divergence_limit: int | None = Field(None, ge=1)
     population_limit: int = Field(200, ge=1)
     catalogue_limit: int = Field(0, ge=0)
     catalogue_captions: int = Field(0, ge=0)
@@ -156,12 +154,6 @@ class Profile:
     def few(self) -> int:
         """Number of images of the ablations: never more than Table 1 has."""
         return min(self.ablation_limit, self.limit or self.ablation_limit)
-
-    @property
-    def read(self) -> int | None:
-        """Number of images of Table 1's divergence, likewise; None: all there are."""
-        limits = [n for n in (self.divergence_limit, self.limit) if n is not None]
-        return min(limits) if limits else None
 
     @property
     def captioned(self) -> int:

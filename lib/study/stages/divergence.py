@@ -57,12 +57,10 @@ class Divergences(Part):
     def overheard(self, study: Study, *, rank: int = 0, world_size: int = 1) -> Iterator[Overheard]:
         """Inside the block, what these methods caption is measured, too, where it is missing."""
         model, processor, _ = study.loaded
-        images = {int(image.image_id) for image in self.images}
         with self.store(study, rank=rank, world_size=world_size) as store:
 
             def wanted(batch: Sequence[Any]) -> bool:
-                ids = {int(image.image_id) for image in batch}
-                return ids <= images and not ids <= store.done.keys()
+                return any(int(image.image_id) not in store.done for image in batch)
 
             yield Overheard(
                 model,
@@ -109,7 +107,7 @@ def tables(study: Study, config: Any) -> dict[str, tuple[dict[str, Method], list
     def images(limit: int | None) -> list[Any]:
         return examples(profile, limit=limit, progress=study.progress)
 
-    few, many = images(profile.few), images(profile.read)
+    few, many = images(profile.few), images(profile.limit)
     tables = methods(profile), ablations(profile, config), places(profile, config)
     return {
         name: (table, images)
