@@ -4,9 +4,9 @@
     python tests/mutants.py lib/pruning --sample 8
 
 Each mutant lives in a temporary copy of the library. It meets the examples in its own docstrings
-and the tests that `TESTS` names for its module (its mirror in tests/, if none). What survives goes
-to tests/mutants.json with a reason; reasons already written there are kept. An empty reason, or
-none for a new survivor, fails the run.
+and the tests that `TESTS` names for its module: by default its mirror in tests/, and where there is
+none, `ENGINE`. What survives goes to tests/mutants.json with a reason; reasons already written there
+are kept. An empty reason, or none for a new survivor, fails the run.
 """
 
 from __future__ import annotations
@@ -32,7 +32,15 @@ import torch
 
 ROOT = Path(__file__).parents[1]
 RECORD = Path(__file__).with_suffix(".json")
-PATHS = ("lib/entropy", "lib/clustering", "lib/selection", "lib/rollout.py", "lib/merging.py")
+PATHS = (
+    "lib/entropy", "lib/clustering", "lib/selection", "lib/rollout.py", "lib/merging.py",
+    "lib/pruning",
+)  # fmt: skip
+#: of the engine's modules: quick ones first, since the first failure ends a mutant
+ENGINE = [
+    f"tests/pruning/test_{name}.py"
+    for name in ("cache", "attention", "staged", "pruning", "engine")
+]
 #: tests of modules whose mirror alone does not hold them
 TESTS = {
     "lib/entropy/decorators.py": [
@@ -75,6 +83,7 @@ TESTS = {
         "tests/selection/test_ranking.py",
         "tests/selection/test_strategies.py",
     ],
+    "lib/pruning/engine/cache.py": ["tests/pruning/test_cache.py"],
     "lib/selection/greedy.py": [
         "tests/selection/test_greedy.py",
         "tests/selection/test_strategies.py",
@@ -185,8 +194,12 @@ def noticed(folder: Path, path: Path, source: str, tests: list[str], limit: floa
 
 def tests_of(path: Path) -> list[str]:
     """The tests that hold a module; its mirror in tests/ unless `TESTS` says otherwise."""
-    mirror = Path("tests", *path.parts[1:-1], f"test_{path.name}")
-    return TESTS.get(path.as_posix(), [mirror.as_posix()])
+    if path.as_posix() in TESTS:
+        return TESTS[path.as_posix()]
+    folder, name = Path("tests", *path.parts[1:-1]), f"test_{path.name}"
+    mirrors = [folder / name, folder / "methods" / name]
+    found = [mirror.as_posix() for mirror in mirrors if (ROOT / mirror).is_file()]
+    return found or ENGINE
 
 
 def main() -> int:
