@@ -17,9 +17,9 @@ PATCH, SIDE = 7, 6  # 6 x 6 patches
 TOKENS = SIDE * SIDE
 
 
-def _configs(layers: int) -> tuple[CLIPVisionConfig, LlamaConfig]:
+def _configs(layers: int, tower: int = 5) -> tuple[CLIPVisionConfig, LlamaConfig]:
     vision = CLIPVisionConfig(
-        hidden_size=32, intermediate_size=64, num_hidden_layers=5, num_attention_heads=4,
+        hidden_size=32, intermediate_size=64, num_hidden_layers=tower, num_attention_heads=4,
         image_size=PATCH * SIDE, patch_size=PATCH, projection_dim=32,
     )  # fmt: skip
     text = LlamaConfig(
@@ -31,10 +31,15 @@ def _configs(layers: int) -> tuple[CLIPVisionConfig, LlamaConfig]:
 
 
 def tiny_llava(
-    *, layers: int = 5, attention: str = "sdpa", seed: int = 0, strategy: str = "default"
+    *,
+    layers: int = 5,
+    tower: int = 5,
+    attention: str = "sdpa",
+    seed: int = 0,
+    strategy: str = "default",
 ) -> LlavaForConditionalGeneration:
     """A LLaVA of a few thousand parameters: 36 visual tokens, 5 language layers, float32."""
-    vision, text = _configs(layers)
+    vision, text = _configs(layers, tower)
     config = LlavaConfig(
         vision_config=vision, text_config=text, image_token_index=IMAGE,
         vision_feature_layer=-2, vision_feature_select_strategy=strategy,
