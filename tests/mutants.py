@@ -5,8 +5,8 @@
 
 Each mutant lives in a temporary copy of the library. It meets the examples in its own docstrings
 and the tests that `TESTS` names for its module: by default its mirror in tests/, and where there is
-none, `ENGINE`. What survives goes to tests/mutants.json with a reason; reasons already written there
-are kept. An empty reason, or none for a new survivor, fails the run.
+none, `ENGINE`. What survives goes to tests/mutants.json with a reason; reasons already written
+there are kept. An empty reason, or none for a new survivor, fails the run.
 """
 
 from __future__ import annotations
