@@ -19,6 +19,9 @@ __all__ = ["Efficiency", "Profile", "load_profile", "profile_names"]
 #: types are checked, not converted, and an unknown entry is refused; whole numbers pass as floats
 CHECKED = ConfigDict(extra="forbid", strict=True)
 
+#: the profile with which the notebooks are committed
+OWN = "embedded"
+
 
 @dataclass(frozen=True, kw_only=True, config=CHECKED)
 class Efficiency:

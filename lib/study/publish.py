@@ -1,8 +1,9 @@
 """A finished run becomes the committed reference of its profile: for maintainers.
 
 Only what scores, claims and pages need is copied: records without their timings, manifests with
-their latest run, the summaries, what the figures were drawn from, figures and tables. The scores of
-every image, executed notebooks and logs stay in `build/`. Pages link their pictures, so they are
+their latest run, the summaries, figures and tables. What figures were drawn from, and curves as
+SVG, go along for the profile whose notebooks CI runs; for others a run makes them again. The scores
+of every image, executed notebooks and logs stay in `build/`. Pages link their pictures, so they are
 written anew where they will lie (`lib.study.reports.report.refresh`). Records that other commands
 measure (`MEASURED`) replace the reference's only where the run has some.
 """
@@ -11,12 +12,13 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from . import paths
 from .files import write_atomically, write_json
-from .profiles import load_profile
+from .profiles import OWN, load_profile
 from .records import MANIFEST, RECORDS, canonical, read_records
 
 __all__ = ["MEASURED", "lean_manifest", "lean_records", "publish_run"]
@@ -35,8 +37,9 @@ def publish_run(profile: str) -> list[str]:
     """
     reference, run = paths.reference(profile), paths.run(profile)
     _check_finished(profile, run)
-    _publish_results(run.results, reference.results)
-    _replace(run.figures, reference.figures)
+    whole = profile == OWN
+    _publish_results(run.results, reference.results, arrays=whole)
+    _replace(run.figures, reference.figures, leave_out=() if whole else (".svg",))
     return [
         f"{place.relative_to(paths.ROOT)}: {_size(place) / 1e6:.2f} MB"
         for place in (reference.results, reference.figures)
@@ -74,7 +77,7 @@ def _check_finished(profile: str, run: paths.Place) -> None:
             )
 
 
-def _publish_results(run: Path, reference: Path) -> None:
+def _publish_results(run: Path, reference: Path, *, arrays: bool) -> None:
     for part in ("captions", "ablations", "divergence", "catalogue", "scores", "figures"):
         shutil.rmtree(reference / part, ignore_errors=True)
     for manifest in sorted(run.glob(f"*/*/{MANIFEST}")):
@@ -88,15 +91,15 @@ def _publish_results(run: Path, reference: Path) -> None:
     for name in (*SUMMARIES, *SOME, *MEASURED):
         if (run / name).is_file():
             write_atomically(reference / name, (run / name).read_bytes())
-    if (run / "figures").is_dir():
+    if arrays and (run / "figures").is_dir():
         shutil.copytree(run / "figures", reference / "figures")
 
 
-def _replace(source: Path, target: Path) -> None:
-    """The files of one folder in another; nothing that was there before stays."""
+def _replace(source: Path, target: Path, *, leave_out: Sequence[str]) -> None:
+    """The files of one folder in another, but some kinds; nothing that was there before stays."""
     shutil.rmtree(target, ignore_errors=True)
     for path in sorted(source.rglob("*")):
-        if path.is_file() and not path.name.endswith(".partial"):
+        if path.is_file() and path.suffix not in (".partial", *leave_out):
             write_atomically(target / path.relative_to(source), path.read_bytes())
 
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from lib.study import cli, paths
+from lib.study import cli, paths, publish
 from lib.study.compare import compare_run
 from lib.study.files import write_atomically
 from lib.study.records import read_records
@@ -53,12 +53,15 @@ def test_divergences_are_published_and_old_ones_go(run):
     assert read_records(reference.results / "divergence" / "table") == [line]
 
 
-def test_only_what_is_needed_is_published(run, refreshed, capsys):
+@pytest.mark.parametrize("own", [True, False])
+def test_only_what_is_needed_is_published(run, refreshed, capsys, monkeypatch, own):
+    monkeypatch.setattr(publish, "OWN", "smoke" if own else "other")
     write_atomically(run.results / "scores" / "unpruned.json", "{}")
     write_atomically(run.results / "figures" / "tokens.npz", b"npz")
     write_atomically(run.reports / "06_table1.ipynb", "{}")
     write_atomically(run.reports / "06_table1.html", "<html></html>")
     write_atomically(run.figures / "table1.md", "| a |")
+    write_atomically(run.figures / "figure1.svg", "<svg/>")
     reference = paths.reference("smoke")
     places.fill(reference, ["old"])
     write_atomically(reference.results / "captions" / "gone-50" / "records.jsonl", "")
@@ -70,7 +73,7 @@ def test_only_what_is_needed_is_published(run, refreshed, capsys):
     slugs = ("captions/unpruned", "captions/fastv-50", "ablations/entropy-25")
     stored = {f"{slug}/{name}" for slug in slugs for name in ("records.jsonl", "manifest.json")}
     summaries = {"study.json", "scores.json", "efficiency.json", "benchmark.json"}
-    drawn = {"figure1.png", "table1.md", "figures/tokens.npz"}
+    drawn = {"figure1.png", "table1.md", *["figures/tokens.npz", "figure1.svg"] * own}
     # the pages are written anew where they lie, from what the run has executed
     assert files(reference) == stored | summaries | drawn | {"index.html", "old.html"}
     assert refreshed == ["smoke"]

@@ -13,6 +13,7 @@ from ..files import write_atomically
 from ..labels import BEFORE, DEEP
 from ..methods import table_1
 from ..profiles import load_profile
+from ..stored import load_scores
 from .tables import divergence, table1
 
 __all__ = ["blocks", "filled", "findings", "results", "verdicts", "write"]
@@ -22,22 +23,22 @@ METRICS = ("CIDEr", "BLEU-4", "METEOR", "ROUGE-L")
 
 
 def blocks() -> dict[str, str]:
-    """`{marker: Markdown}`: Table 1's five rows, what is compared, and the verdicts."""
+    """`{marker: Markdown}`: Table 1's five rows and what is compared, and the verdicts.
+
+    Rows and comparisons are those of the weightiest profile that has scores.
+    """
     names = claims.profiles()
-    scored = [name for name in names if not load_profile(name).random_weights]
-    return {
-        "results": "\n\n".join(map(results, scored)),
-        "findings": "\n".join(map(findings, scored)),
-        "verdicts": verdicts(names),
-    }
+    first = next(name for name in names if not load_profile(name).random_weights)
+    return {"results": results(first), "findings": findings(first), "verdicts": verdicts(names)}
 
 
 def results(profile: str) -> str:
     """Table 1's five rows of a profile: means, without their intervals."""
     table = table1.numbers(profile)
     rows = [slug for slug in table_1(load_profile(profile)) if slug != "entropy-printed"]
+    images = load_scores(profile)["images"]
     lines = [
-        f"**{profile}**: {load_profile(profile).description}.",
+        f"**{profile}**: {load_profile(profile).description}; {images} images.",
         "",
         "| Method | layer | kept (%) | average (%) | "
         + " | ".join(METRICS)
@@ -62,11 +63,11 @@ def findings(profile: str) -> str:
         DEEP: f"Criterion, one place ({DEEP}, minus FastV)",
         "printed": "Algorithm 1 as printed, minus as many random tokens",
     }
-    lines = []
+    lines = [f"**{profile}**, {found['images']} images:", ""]
     for family, title in asked.items():
         rows = [r for r in found["comparisons"][family] if _asked(family, r)]
         said = (f"{labels[row['a']].split(',')[0]}: {told(row)}" for row in rows)
-        lines.append(f"- {title}, {found['images']} images. {'; '.join(said)}.")
+        lines.append(f"- {title}. {'; '.join(said)}.")
     return "\n".join(lines)
 
 

@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from .. import paths
 from ..compare import compare_run
 from ..files import write_atomically
-from ..profiles import load_profile
+from ..profiles import OWN, load_profile
 from . import drawing, pages
 from . import notebooks as books
 from .comparison import comparison_page
@@ -44,9 +44,6 @@ __all__ = [
     "run",
     "update",
 ]
-
-#: the profile with which the notebooks are committed
-OWN = "embedded"
 
 
 def chosen(profile: str) -> list[Path]:
