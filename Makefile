@@ -73,13 +73,8 @@ types: $(READY) ## Check the types of the library (pyrefly)
 KERNEL_TESTS := $(wildcard tests/test_kernels_without_gpu.py tests/kernels)
 
 .PHONY: tests
-tests: $(READY) ## Run every test but the kernels'
-	$(PYTEST) $(KERNEL_TESTS:%=--ignore=%) $(COVERAGE)
-
-# a quarter slower, and below 90 % a failure
-.PHONY: coverage
-coverage: COVERAGE := --cov=lib --cov-report=term:skip-covered --cov-fail-under=90
-coverage: tests ## Run them with coverage of lib
+tests: $(READY) ## Run every test but the kernels', with coverage of lib
+	$(PYTEST) $(KERNEL_TESTS:%=--ignore=%) --cov=lib --cov-report=term:skip-covered --cov-fail-under=90
 
 # Without a GPU Triton compiles the kernels and interprets them; a CUDA build of torch has its own.
 $(TRITON): $(READY)

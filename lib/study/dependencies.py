@@ -6,7 +6,7 @@
 - Divergences: the same, and `lib/study/divergence`.
 - Scores: their records and references, and `lib/study/{evaluation, data, comparisons}`.
 - Populations: the unpruned model's captions, the library without its GPU kernels and decoder, and
-  `lib/study/{models, data, captioning, inspection}`.
+  `lib/study/{models, data, captioning, inspection}` and how captions become tokens.
 - Costs: the library, the decoder and kernels included, and `lib/study/{cost, models}`.
 
 The catalogue's captions and divergences are as the others', and its summary as scores and costs.
@@ -55,7 +55,7 @@ def population_code() -> str:
     """A fingerprint of the code that measures what the figures show of one image on many."""
     return _fingerprint(
         library=True,
-        study=("models", "data", "captioning", "inspection", "stages/population"),
+        study=(*CAPTIONING, "divergence/text", "inspection", "stages/population"),
         without={DECODER, KERNELS},
     )
 

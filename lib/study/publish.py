@@ -1,9 +1,9 @@
 """A finished run becomes the committed reference of its profile: for maintainers.
 
 Only what scores, claims and pages need is copied: records without their timings, manifests with
-their latest run, the summaries, figures and tables. What figures were drawn from, and curves as
-SVG, go along for the profile whose notebooks CI runs; for others a run makes them again. The scores
-of every image, executed notebooks and logs stay in `build/`. Pages link their pictures, so they are
+their latest run, the summaries, figures (as PNG) and tables. What figures were drawn from goes
+along for the profile whose notebooks CI runs; for others a run computes it again. The scores of
+every image, executed notebooks and logs stay in `build/`. Pages link their pictures, so they are
 written anew where they will lie (`lib.study.reports.report.refresh`). Records that other commands
 measure (`MEASURED`) replace the reference's only where the run has some.
 """
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +36,8 @@ def publish_run(profile: str) -> list[str]:
     """
     reference, run = paths.reference(profile), paths.run(profile)
     _check_finished(profile, run)
-    whole = profile == OWN
-    _publish_results(run.results, reference.results, arrays=whole)
-    _replace(run.figures, reference.figures, leave_out=() if whole else (".svg",))
+    _publish_results(run.results, reference.results, arrays=profile == OWN)
+    _replace(run.figures, reference.figures)
     return [
         f"{place.relative_to(paths.ROOT)}: {_size(place) / 1e6:.2f} MB"
         for place in (reference.results, reference.figures)
@@ -95,11 +93,11 @@ def _publish_results(run: Path, reference: Path, *, arrays: bool) -> None:
         shutil.copytree(run / "figures", reference / "figures")
 
 
-def _replace(source: Path, target: Path, *, leave_out: Sequence[str]) -> None:
-    """The files of one folder in another, but some kinds; nothing that was there before stays."""
+def _replace(source: Path, target: Path) -> None:
+    """The files of one folder in another, one picture each; nothing from before stays."""
     shutil.rmtree(target, ignore_errors=True)
     for path in sorted(source.rglob("*")):
-        if path.is_file() and path.suffix not in (".partial", *leave_out):
+        if path.is_file() and path.suffix not in (".partial", ".svg"):
             write_atomically(target / path.relative_to(source), path.read_bytes())
 
 

@@ -187,7 +187,7 @@ def test_pictures_have_a_text_alternative(path):
 def test_notebooks_and_what_is_drawn_by_them_stay_small():
     folders = [ROOT / "notebooks", ROOT / "figures", ROOT / "reports"]
     files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
-    assert sum(path.stat().st_size for path in files) < 9e6, "two profiles' figures and pages"
+    assert sum(path.stat().st_size for path in files) < 8e6
     assert max(path.stat().st_size for path in files if path.suffix == ".html") < 3e5
 
 

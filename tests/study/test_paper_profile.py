@@ -23,7 +23,6 @@ from lib.study.records import read_records
 from lib.study.reports import notebooks, report
 from tests import tiny_study
 from tests.loopback import Loopback, status
-from tests.warm_kernels import warm_kernels
 
 IMAGES = 16  # Figure 1 shows number 15
 RUN = Path("build") / "reproduce" / "paper"
@@ -91,8 +90,7 @@ def computed(tmp_path_factory):
             json_url=f"{server.url}/caption_datasets.zip", images_url=server.url, progress=False,
         )  # fmt: skip
         assert len(examples) == IMAGES
-        with warm_kernels(patch, folder):
-            report.everything("paper", device="cpu", progress=False)
+        report.everything("paper", device="cpu", progress=False)
     return folder
 
 

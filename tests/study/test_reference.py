@@ -30,10 +30,10 @@ def test_captions_of_the_validation_scenes_score_as_stored(name):
         assert np.mean(scores) == pytest.approx(row["Object F1"], abs=1e-12)
 
 
-@pytest.mark.parametrize("profile", ["embedded", "photos", "shape"])
-def test_records_hold_no_times_and_every_image(profile):
+@pytest.mark.parametrize("profile, least", [("embedded", 30), ("photos", 20), ("shape", 30)])
+def test_records_hold_no_times_and_every_image(profile, least):
     manifests = sorted((RESULTS / profile).glob(f"*/*/{MANIFEST}"))
-    assert len(manifests) > 20
+    assert len(manifests) > least
     for path in manifests:
         document = json.loads(path.read_text(encoding="utf-8"))
         records = read_records(path.parent)

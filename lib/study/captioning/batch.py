@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -12,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .listening import Listener, Prefill, prefill_of
+from .listening import Prefill, prefill_of
 from .record import Batch, Record
 from .vision import SharedVision
 
@@ -37,15 +36,12 @@ class Captioner:
         batch: Batch,
         inputs: Mapping[str, Tensor],
         pruner: Any,
-        *,
-        slug: str = "",
-        listener: Listener | None = None,
+        hear: Callable[[Prefill], None] | None = None,
     ) -> list[Record]:
         """The records of a batch under a method, None for the unpruned model.
 
-        listener: is called with the prompts' pass, under this slug.
+        hear: is called with the prompts' pass, the method still active.
         """
-        hear = listener and functools.partial(listener, slug, batch)
         try:
             answers, kept, seconds = self._generate(batch, inputs, pruner, hear)
         except torch.OutOfMemoryError as error:

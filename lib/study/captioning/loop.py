@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -229,9 +230,8 @@ class _Run:
                 if not (missing := task.missing(batch)):
                     continue
                 # A batch torn by a kill is computed whole again, so its numbers are the same.
-                made = captioner(
-                    batch, inputs, task.pruner, slug=task.slug, listener=settings.listener
-                )
+                hear = settings.listener and partial(settings.listener, task.slug, batch)
+                made = captioner(batch, inputs, task.pruner, hear)
                 task.append(record for record in made if record["image_id"] in missing)
                 self.worked.add(task.slug)
                 self.pace.captions += len(made)

@@ -18,7 +18,7 @@ def share(pruner):
 def test_latency_splits_a_caption_into_its_parts(name, operations_clock):
     model = tiny_llava()
     pruner = create(name) if name else None
-    probe = Probe(model, ragged(), pruner, 2, StaticDecoder(model))
+    probe = Probe(model, ragged(), pruner, 4, StaticDecoder(model))
     # operations are as many in every repeat
     result = latency(probe, warmup=1, repeats=1)
     assert result["static_agreement"] == 1.0

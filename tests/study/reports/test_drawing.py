@@ -17,8 +17,9 @@ def test_the_code_of_every_notebook_runs_with_the_profile(bare, notebook, monkey
         "fig, ax = subplots(figsize=(2, 2))\nsave(fig, 'figure1', profile, keep=keep)",
         tags=["parameters"],
     )  # fmt: skip
-    draw("tiny", progress=False)
-    folder = paths.figures_dir("tiny")
+    with paths.looking_at("run"):
+        draw("tiny", progress=False)
+        folder = paths.figures_dir("tiny")
     assert {p.name for p in folder.iterdir()} == {"figure1.png", "figure1.svg", "figure1.json"}
     assert "Keep 0.25." in (folder / "figure1.json").read_text()
     notebook(bare / "notebooks" / "02_fails.ipynb", "x = 1", "undefined_name")

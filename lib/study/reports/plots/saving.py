@@ -57,11 +57,11 @@ def show(fig: Figure, name: str, **numbers: Any) -> Picture:
 def save(fig: Figure | None, name: str, of: Any, **numbers: Any) -> Picture | str:
     """Write `figures/<profile>/<name>.png` and `.json` (caption, text alternative).
 
-    Curves are written as SVG, too; a picture would make that heavy. Title and texts are those of
-    `captions.yaml`, filled from `numbers`. What `lib.study.stored.mark` says of a profile stands
-    under the title and opens caption and text alternative. As the last value of a notebook cell,
-    what is returned shows the saved picture. Each file appears whole, and only if its bytes are
-    new.
+    A run's curves are written as SVG, too; a picture would make that heavy, and what is committed
+    stays lean. Title and texts are those of `captions.yaml`, filled from `numbers`. What
+    `lib.study.stored.mark` says of a profile stands under the title and opens caption and text
+    alternative. As the last value of a notebook cell, what is returned shows the saved picture.
+    Each file appears whole, and only if its bytes are new.
 
     fig: None where there was nothing to draw, which is then said in the figure's place.
     of: the profile's name, or a `Subject`, whose `source` is then known to the texts.
@@ -80,7 +80,7 @@ def save(fig: Figure | None, name: str, of: Any, **numbers: Any) -> Picture | st
     _headed(fig, title)
     folder = paths.figures_dir(profile)
     written = {"png": _write(folder / f"{name}.png", compact(_rendered(fig, "png")))}
-    if _pictorial(fig):
+    if _pictorial(fig) or paths.current(profile) == paths.reference(profile):
         (folder / f"{name}.svg").unlink(missing_ok=True)
     else:
         written["svg"] = _write(folder / f"{name}.svg", _rendered(fig, "svg"))

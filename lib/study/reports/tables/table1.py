@@ -30,8 +30,6 @@ def about(profile: str) -> str:
     if settings.random_weights:
         first = mark(profile)
         return f"{said}. {first[0].upper()}{first[1:]}: {UNSCORED}; the cost is measured."
-    if found := divergence.part(profile, "table"):
-        said += f", divergence on {found['images']} of them"
     return f"{said}; 95 % bootstrap intervals in brackets."
 
 

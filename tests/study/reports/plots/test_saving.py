@@ -25,7 +25,8 @@ WORDS = {
 def folder(tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "ROOT", tmp_path)
     monkeypatch.setattr(captions, "known", lambda: WORDS)
-    return tmp_path / "figures" / "p"
+    with paths.looking_at("run"):
+        yield paths.figures_dir("p")
 
 
 def curve():
@@ -52,6 +53,16 @@ def test_a_picture_has_no_svg_and_an_old_one_goes(folder):
     save(curve(), "figure9_x", "p", n=1, source="s")
     saved = save(images.patches(IMAGE, (4, 4)), "figure9_x", "p", n=1, source="s")
     assert list(saved.paths) == ["png", "json"] and not (folder / "figure9_x.svg").exists()
+
+
+def test_what_is_committed_is_png_alone():
+    with paths.looking_at("reference"):
+        old = paths.figures_dir("p") / "figure9_x.svg"
+        old.parent.mkdir(parents=True)
+        old.write_text("<svg/>")
+        saved = save(curve(), "figure9_x", "p", n=1, source="s")
+    assert list(saved.paths) == ["png", "json"] and not old.exists()
+    assert saved.paths["png"].parent == old.parent
 
 
 def test_unchanged_files_are_not_written_again(folder, monkeypatch):
