@@ -14,7 +14,7 @@ from typing import Any
 
 from . import paths
 from .files import write_json
-from .records import MANIFEST, canonical, read_records
+from .records import MANIFEST, RECORDS, canonical, read_records
 
 __all__ = ["COMPARISON", "compare_run", "load_comparison", "summary"]
 
@@ -109,8 +109,8 @@ def _made(results: Path) -> dict[str, Any] | None:
 def _captions(reference: Path, run: Path) -> dict[str, Any]:
     folders, same, of = {}, 0, 0
     for part in ("captions", "ablations"):
-        names = {path.parent.name for path in reference.glob(f"{part}/*/records.jsonl")}
-        names |= {path.parent.name for path in run.glob(f"{part}/*/records.jsonl")}
+        names = {path.parent.name for path in reference.glob(f"{part}/*/{RECORDS}*")}
+        names |= {path.parent.name for path in run.glob(f"{part}/*/{RECORDS}*")}
         for name in sorted(names):
             old, new = _by_image(reference / part / name), _by_image(run / part / name)
             shared = sorted(old.keys() & new.keys())

@@ -1,11 +1,11 @@
 """A finished run becomes the committed reference of its profile: for maintainers.
 
-Only what scores, claims and pages need is copied: records without their timings, manifests with
-their latest run, the summaries, figures (as PNG) and tables. What figures were drawn from goes
-along for the profile whose notebooks CI runs; for others a run computes it again. The scores of
-every image, executed notebooks and logs stay in `build/`. Pages link their pictures, so they are
-written anew where they will lie (`lib.study.reports.report.refresh`). Records that other commands
-measure (`MEASURED`) replace the reference's only where the run has some.
+Only what scores, claims and pages need is copied: records without their timings, compressed,
+manifests with their latest run, the summaries, figures (as PNG) and tables. What figures were drawn
+from goes along for the profile whose notebooks CI runs; for others a run computes it again. The
+scores of every image, executed notebooks and logs stay in `build/`. Pages link their pictures, so
+they are written anew where they will lie (`lib.study.reports.report.refresh`). Records that other
+commands measure (`MEASURED`) replace the reference's only where the run has some.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 from . import paths
 from .files import write_atomically, write_json
 from .profiles import OWN, load_profile
-from .records import MANIFEST, RECORDS, canonical, read_records
+from .records import MANIFEST, PUBLISHED, canonical, packed, read_records
 
 __all__ = ["MEASURED", "lean_manifest", "lean_records", "publish_run"]
 
@@ -81,7 +81,7 @@ def _publish_results(run: Path, reference: Path, *, arrays: bool) -> None:
     for manifest in sorted(run.glob(f"*/*/{MANIFEST}")):
         source = manifest.parent
         target = reference / source.relative_to(run)
-        write_atomically(target / RECORDS, lean_records(source))
+        write_atomically(target / PUBLISHED, packed(lean_records(source)))
         document = json.loads(manifest.read_text(encoding="utf-8"))
         write_json(target / MANIFEST, lean_manifest(document))
     for name in SOME:

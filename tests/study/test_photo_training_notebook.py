@@ -61,8 +61,8 @@ def test_the_training_notebook_runs(home):
     out = home / parameters["output"]
     rows = [json.loads(line) for line in (out / "training_log.jsonl").read_text().splitlines()]
     assert {row["stage"] for row in rows} == {
-        "distil", "joint", "photos", "photos-scores", "photos-mix", "photos-dropout",
-        "photos-dropout-scores", "photos-dropout-mix",
+        "distil", "joint", "photos", "photos-scores", "photos-again", "photos-mix",
+        "photos-dropout", "photos-dropout-scores", "photos-dropout-again", "photos-dropout-mix",
     }  # fmt: skip
     said = json.loads((home / parameters["checkpoints"] / "captions.json").read_text())
     assert len(said) == 4 and all(len(each) == 2 for each in said.values())

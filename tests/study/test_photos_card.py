@@ -1,91 +1,59 @@
-"""The photograph model's card says what its record holds."""
-
-import json
-import re
+"""The photograph model's card says what the records beside it hold."""
 
 import numpy as np
 import pytest
 
-from lib.study.evaluation import Family, Scores, compare_families
-from lib.study.labels import DIVERGENCE
-from lib.study.paths import ROOT
-from lib.study.reports.tables.format import p_value
-from lib.study.stages.readings import SAMPLES, plain
-from lib.study.stored import corrected
+from lib.study.grid import candidates
+from lib.study.trials import load_trial, two_levels
+from tests.study.photo_card import BUDGETS, FOLDER, LEVELS, RULES, TABLES, means
 
-FOLDER = ROOT / "data" / "photos"
 CARD = (FOLDER / "README.md").read_text(encoding="utf-8")
-RECORD = json.loads((FOLDER / "first_look.json").read_text(encoding="utf-8"))["divergence"]
-BUDGETS = ("50", "25", "12.5", "6.25")
-RULES = {
-    "FastV": "fastv",
-    "RandomPrune": "random",
-    "Entropy-Prune": "entropy",
-    "entropy + coverage (ours)": "selection",
-    "attention-weighted coverage (ours)": "weighted",
-}
 
 
-def table(first):
-    """`{first cell: other cells}` of the table whose head begins so."""
-    lines = CARD[CARD.index(f"| {first} |") :].split("\n\n")[0].splitlines()[2:]
-    rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)
-    return {name: cells for name, *cells in rows}
+@pytest.mark.parametrize("name", TABLES)
+def test_tables_are_the_records(name):
+    assert TABLES[name]() in CARD
 
 
-def kl(part, slug):
-    return np.array(RECORD[part]["methods"][slug]["kl"])
+def test_every_candidate_was_tried_on_all_dev_photographs():
+    part = load_trial("candidates")["candidates"]
+    assert len(set(part["image_ids"])) == 1000
+    assert {slug.rsplit("-", 1)[0] for slug in part["kl"]} == {
+        *candidates(), "fastv", "random", "entropy-prune"
+    }  # fmt: skip
+    assert all(len(values) == 1000 for values in part["kl"].values())
+    # the same thing twice: attention alone is FastV's rule
+    for budget in BUDGETS:
+        own, fastv = (np.mean(part["kl"][f"{slug}-{budget}"]) for slug in ("attention", "fastv"))
+        assert own == pytest.approx(fastv, rel=0.005)
 
 
-def test_means_and_standard_errors():
-    rows = table("before layer 2")
-    assert rows.keys() == RULES.keys()
-    for name, cells in rows.items():
-        found = [kl("layer 2", f"{RULES[name]}-at2-{budget}") for budget in BUDGETS]
-        errors = [values.std(ddof=1) / len(values) ** 0.5 for values in found]
-        assert cells == [f"{v.mean():.3f} ± {e:.3f}" for v, e in zip(found, errors)]
+def test_the_order_under_five_trainings():
+    found = load_trial("checkpoints")["checkpoints"]
+    assert len(found) == 5
+    reverse = []
+    for name, one in found.items():
+        rows = {slug: means(one["kl"], slug) for slug in RULES.values()}
+        for place, budget in enumerate(BUDGETS):
+            assert min(rows, key=lambda slug: rows[slug][place]) == "selection"
+            if rows["random"][place] > rows["fastv"][place]:
+                reverse.append((name, budget))
+    assert reverse == [("photos, by words alone", "50")]
 
 
-def test_comparisons_are_those_of_the_divergences():
-    part = RECORD["layer 2"]
-    scores = {
-        slug: Scores.of_means(part["image_ids"], {DIVERGENCE: row["kl"]})
-        for slug, row in part["methods"].items()
-    }
-    pairs = tuple(
-        (slug, f"fastv-at2-{slug.rsplit('-', 1)[1]}")
-        for slug in scores
-        if not slug.startswith("fastv")
-    )
-    family = Family("layer 2", pairs, (DIVERGENCE,))
-    made = compare_families(scores, [family], n_samples=SAMPLES)["layer 2"]
-    for stored, row in zip(part["comparisons"], map(plain, made), strict=True):
-        assert stored.keys() == row.keys() and stored["tests"] == 16
-        for name, value in row.items():
-            assert stored[name] == (pytest.approx(value) if isinstance(value, float) else value)
-    rows = table("over FastV's")
-    told = {row["a"]: p_value(corrected(row)) for row in part["comparisons"]}
-    assert rows.keys() == RULES.keys() - {"FastV"}
-    for name, cells in rows.items():
-        for budget, cell in zip(BUDGETS, cells, strict=True):
-            slug, rival = (f"{RULES[one]}-at2-{budget}" for one in (name, "FastV"))
-            ratio = scores[slug].values[DIVERGENCE] / scores[rival].values[DIVERGENCE]
-            assert cell == f"{ratio:.2f} (p {told[slug].removeprefix('p ')})"
-
-
-def test_candidates_over_fastv():
-    part = "candidates on dev, layer 2"
-    for cells in table("rule").values():
-        slug, *ratios = cells
-        slug = slug.strip("`")
-        for budget, ratio in zip(BUDGETS, ratios, strict=True):
-            found = kl(part, f"{slug}-{budget}").mean() / kl(part, f"fastv-{budget}").mean()
-            assert float(ratio) == pytest.approx(found, abs=0.0051)
-
-
-def test_the_readme_quotes_the_card():
-    said = re.search(
-        r"moves\s+them\s+(\.\d+)\s+to\s+(\.\d+)\s+times", (ROOT / "README.md").read_text()
-    )
-    cells = table("over FastV's")["entropy + coverage (ours)"]
-    assert list(said.groups()) == [cells[0][1:4], cells[-1][1:4]]
+def test_an_adaptive_budget_does_not_help():
+    part = load_trial("budgets")["budgets"]["test"]
+    entropy, gains, worse, certain = np.array(part["entropy"]), [], 0, 0
+    for slug in ("selection", "fastv", "entropy-prune"):
+        for count, *levels in LEVELS:
+            fixed, low, high = (
+                np.array(part["kl"][f"{slug}-{100 * n / 256:g}"]) for n in (count, *levels)
+            )
+            change = two_levels(entropy, low, high) - fixed
+            error = 1.96 * change.std(ddof=1) / len(change) ** 0.5
+            assert change.mean() > 0
+            certain += change.mean() > error
+            worse += two_levels(-entropy, low, high).mean() > change.mean() + fixed.mean()
+            gains.append(1 - two_levels(low - high, low, high).mean() / fixed.mean())
+    assert (certain, worse) == (8, 8)
+    assert f"by {100 * min(gains):.0f} to {100 * max(gains):.0f} %" in CARD

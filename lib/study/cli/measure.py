@@ -161,6 +161,22 @@ def bench(
     report(record)
 
 
+def trials(
+    what: Annotated[str, typer.Argument(help="candidates, checkpoints or budgets")],
+    limit: Annotated[int | None, typer.Option(min=1, help="photographs of each split")] = None,
+    weights: Annotated[
+        list[Path] | None, typer.Option(help="adapters to compare; default the published ones")
+    ] = None,
+    device: Device = None,
+    batch_size: Annotated[int, typer.Option(min=1)] = 50,
+) -> None:
+    """Measure a side question about the photograph model; its card quotes the result."""
+    from ..trials import measure
+
+    how = {"limit": limit, "weights": weights or (), "device": device, "batch_size": batch_size}
+    print(measure(what, **how))
+
+
 def _model_of(profile: str) -> str:
     """The model of a profile; a folder of results need not be a profile's."""
     from ..profiles import load_profile, profile_path
@@ -168,4 +184,4 @@ def _model_of(profile: str) -> str:
     return load_profile(profile).model if profile_path(profile).is_file() else "embedded"
 
 
-COMMANDS = (caption, benchmark, scaling, bench)
+COMMANDS = (caption, benchmark, scaling, bench, trials)

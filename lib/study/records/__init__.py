@@ -16,11 +16,12 @@ from ..files import write_atomically
 from .canonical import canonical, digest, is_timing
 from .environment import environment, processor
 from .folders import RecordFolder, read_records
-from .jsonl import RECORDS, RecordFile
+from .jsonl import PUBLISHED, RECORDS, RecordFile, packed
 from .manifest import MANIFEST, Manifest, ManifestMismatch, differences
 
 __all__ = [
     "MANIFEST",
+    "PUBLISHED",
     "RECORDS",
     "Manifest",
     "ManifestMismatch",
@@ -31,6 +32,7 @@ __all__ = [
     "digest",
     "environment",
     "is_timing",
+    "packed",
     "processor",
     "read_records",
     "write_atomically",

@@ -1,10 +1,12 @@
-"""Append-only files of records, one JSON object a line."""
+"""Append-only files of records, one JSON object a line; what is published is compressed."""
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import re
+import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from ..files import fcntl, naming, sync_folder
 from .canonical import Record, plain
 
 RECORDS = "records.jsonl"
+PUBLISHED = RECORDS + ".gz"
 SHARD = re.compile(r"records\.rank-\d{4,}-of-\d{4,}\.jsonl")
 
 
@@ -83,6 +86,8 @@ def parse(path: Path) -> tuple[list[Record], int]:
     Raises ValueError naming file and line for damage that no kill explains.
     """
     data = path.read_bytes()
+    if path.suffix == ".gz":
+        data = _unpacked(path, data)
     whole = data.rfind(b"\n") + 1
     lines = data[:whole].split(b"\n")[:-1]
     records: list[Record] = []
@@ -102,8 +107,22 @@ def parse(path: Path) -> tuple[list[Record], int]:
     return records, whole
 
 
+def packed(text: str) -> bytes:
+    """Lines of records as `PUBLISHED` holds them: the same bytes for the same text."""
+    return gzip.compress(text.encode("utf-8"), mtime=0)
+
+
+def _unpacked(path: Path, data: bytes) -> bytes:
+    try:
+        return gzip.decompress(data)
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(
+            f"{path}: damaged ({error}). Restore it, or delete it to compute it again."
+        ) from error
+
+
 def record_paths(folder: Path) -> list[Path]:
-    """The merged file first, then the shards of distributed runs by name."""
+    """The merged file first, then what is published, then shards of distributed runs by name."""
     shards = sorted(path for path in folder.glob("records.rank-*") if SHARD.fullmatch(path.name))
-    merged = folder / RECORDS
-    return ([merged] if merged.exists() else []) + shards
+    whole = [folder / RECORDS, folder / PUBLISHED]
+    return [path for path in whole if path.exists()] + shards

@@ -1,7 +1,8 @@
 """Weights between two checkpoints of one training, and which of them caption best.
 
-Training by score makes captions plainer than people's; a weighted mean of the weights before and
-after it often does better than either (averages of fine-tuned weights: arXiv:2109.01903).
+Training by score makes captions plainer than people's, and training by words scores lower; a
+weighted mean of the two often does better than either (averages of fine-tuned weights:
+arXiv:2109.01903).
 """
 
 from __future__ import annotations

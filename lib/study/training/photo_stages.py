@@ -1,4 +1,4 @@
-"""The photograph model's training from end to end: four stages, each resumable by itself.
+"""The photograph model's training from end to end: stages, each resumable by itself.
 
 1. `distil`: the tower learns from the teacher, on captioned and other photographs.
 2. `joint`: tower (slowly), projector and adapters learn captions; the teacher still holds the
@@ -6,8 +6,10 @@
 3. `captions`: projector and adapters go on, once with all visual tokens (`photos`) and once with
    random ones hidden (`photos-dropout`), from the same start, on the same photographs.
 4. `scores`: each of the two is rewarded for the score of captions that it samples.
-5. `mix`: each becomes the mean of its weights before and after stage 4 that captions other
-   photographs best.
+5. `again`: each goes on from there with human captions, since training by score leaves a model
+   sure of its own words.
+6. `mix`: each becomes the mean of its weights before and after stage 5; of several means, the one
+   that captions other photographs best.
 """
 
 from __future__ import annotations
@@ -37,15 +39,17 @@ UNITS = ("seconds", "steps")
 class Recipe:
     """Settings of all stages; the defaults are those of the published weights.
 
-    distil, joint, captions, scores : how long each stage takes, in `unit`; 0 leaves the last out.
+    distil, joint, captions, scores, again : how long each stage takes, in `unit`; 0 leaves out one
+        of the last two.
     share : part of a distillation batch that the captioned photographs give.
-    shares : of the weights after stage 4, among which stage 5 chooses.
+    shares : of the weights after stage 5, among which stage 6 chooses.
     """
 
     distil: float = 780
     joint: float = 250
     captions: float = 100
     scores: float = 150
+    again: float = 90
     unit: str = "seconds"
     share: float = 0.36
     rank: int = 8
@@ -63,7 +67,10 @@ class Recipe:
             learning_rate=4e-4, warmup=10, samples=8, random_state=2
         )
     )
-    shares: tuple[float, ...] = (0.5, 0.7, 0.85, 1.0)
+    again_plan: CaptionPlan = field(
+        default_factory=lambda: CaptionPlan(learning_rate=5e-4, warmup=20, random_state=3)
+    )
+    shares: tuple[float, ...] = (0.5,)
     random_state: int = 0
 
     def __post_init__(self) -> None:
@@ -175,6 +182,18 @@ class PhotoTraining:
         run = self._run(f"{name}-scores", self.recipe.scores, **parts)
         learn_from_scores(self.captioner, plan, run, workers=workers, **self._reports())
         if run.over:
+            self.states[name] = self.captioner.trainables.state_dict()
+        return self._end(run)
+
+    def again(self, name: str) -> Run | None:
+        """Stage 5 of one checkpoint, from the end of its stage 4; None where it is left out."""
+        if not self.recipe.again:
+            return None
+        self.captioner.trainables.load_state_dict(self.states[name])
+        plan = replace(self.recipe.again_plan, drop=self._drop(name))
+        run = self._run(f"{name}-again", self.recipe.again, learning=self.captioner.trainables)
+        learn_captions(self.captioner, plan, run, **self._reports())
+        if run.over:
             self.states[f"{name}-before"] = self.states[name]
             self.states[name] = self.captioner.trainables.state_dict()
         return self._end(run)
@@ -182,7 +201,7 @@ class PhotoTraining:
     def mix(
         self, name: str, photographs: torch.Tensor, references: Sequence[Sequence[str]]
     ) -> list[dict]:
-        """Stage 5 of one checkpoint, by CIDEr + BLEU-4 of weights as stored; a row a share.
+        """Stage 6 of one checkpoint, by CIDEr + BLEU-4 of weights as stored; a row a share.
 
         photographs, references : held out, (n, side, side, 3) uint8 and their human captions.
         """
@@ -206,6 +225,7 @@ class PhotoTraining:
             stages += [
                 lambda name=name: self.captions(name),
                 lambda name=name: self.scores(name, workers=workers),
+                lambda name=name: self.again(name),
             ]
         for stage in stages:
             run = stage()

@@ -5,7 +5,15 @@ import time
 
 import pytest
 
-from lib.study.records import RecordFile, canonical, read_records
+from lib.study.records import (
+    PUBLISHED,
+    RECORDS,
+    RecordFile,
+    RecordFolder,
+    canonical,
+    packed,
+    read_records,
+)
 from tests.study.records.writing import record, writer
 
 
@@ -78,3 +86,20 @@ def test_killed_at_random_moments_a_rerun_ends_with_the_same_file(tmp_path):
     assert sizes == sorted(sizes) and sizes[0] < sizes[-1]
     assert writer(tmp_path / "killed").wait() == 0
     assert canonical(read_records(path)) == expected
+
+
+def test_published_records_are_read_and_the_same_bytes_each_time(tmp_path):
+    with RecordFolder(tmp_path, {}) as folder:
+        folder.append([{"image_id": i, "caption": "Ein grüner Hund."} for i in (3, 1)])
+    lines = (tmp_path / RECORDS).read_text(encoding="utf-8")
+    (tmp_path / RECORDS).unlink()
+    (tmp_path / PUBLISHED).write_bytes(packed(lines))
+    assert packed(lines) == packed(lines)
+    assert [record["image_id"] for record in read_records(tmp_path)] == [3, 1]
+    with RecordFolder(tmp_path, {}) as folder:  # goes on from what is published
+        folder.append([{"image_id": 1, "caption": "?"}, {"image_id": 2, "caption": "A cat."}])
+        assert [r["image_id"] for r in folder.finish([1, 2, 3])] == [1, 2, 3]
+    assert sorted(path.name for path in tmp_path.glob("records*")) == [RECORDS]
+    (tmp_path / PUBLISHED).write_bytes(packed(lines)[:-9])
+    with pytest.raises(ValueError, match=f"{PUBLISHED}: damaged .*Restore it"):
+        read_records(tmp_path)

@@ -19,10 +19,11 @@ TEXTS = ["A dog runs on the grass.", "Two men in red shirts play football.", "A 
 def recipe_of(**changes):
     quick = {"batch_size": 2, "room": 48, "longest": 16, "warmup": 1}
     return st.Recipe(
-        distil=2, joint=2, captions=2, scores=1, unit="steps", rank=2, alpha=8,
+        distil=2, joint=2, captions=2, scores=1, again=1, unit="steps", rank=2, alpha=8,
         distil_plan=DistilPlan(batch_size=2, warmup=1),
         joint_plan=CaptionPlan(**quick, tower_rate=0.1, distil_size=2),
-        caption_plan=CaptionPlan(**quick), score_plan=CaptionPlan(**quick, samples=2), **changes,
+        caption_plan=CaptionPlan(**quick), score_plan=CaptionPlan(**quick, samples=2),
+        again_plan=CaptionPlan(**quick), **changes,
     )  # fmt: skip
 
 
@@ -48,8 +49,8 @@ def test_two_checkpoints_come_out_and_load_again(language, tmp_path):
     run = training(language, tmp_path / "run", report=told.append)
     assert run.all(workers=1)
     assert [row["stage"] for row in told] == [
-        "distil", "distil", "joint", "joint", "photos", "photos", "photos-scores",
-        "photos-dropout", "photos-dropout", "photos-dropout-scores",
+        "distil", "distil", "joint", "joint", "photos", "photos", "photos-scores", "photos-again",
+        "photos-dropout", "photos-dropout", "photos-dropout-scores", "photos-dropout-again",
     ]  # fmt: skip
     run.publish(tmp_path / "out")
     for name in photos.NAMES:

@@ -1,0 +1,175 @@
+"""Side questions about the photograph model, each one measurement kept beside its weights.
+
+    python -m lib trials candidates    # data/photos/candidates.json.gz
+
+- `candidates`: every rule of `lib.study.grid.candidates` on the dev photographs, at four budgets.
+- `checkpoints`: the rules of Table 1 under several weights, on test photographs: does the order of
+  methods depend on how the model was trained?
+- `budgets`: three rules at ten budgets on dev and test photographs, and each image's entropy: does
+  a budget that follows the image beat a fixed one (`two_levels`)?
+
+All before language layer 2, along two human captions of each photograph.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..entropy import matrix_entropy
+from ..geometry import feature_layer
+from ..pruning import create
+from . import paths
+from .captioning import load_image, own_gpu
+from .divergence import divergence
+from .examples import examples
+from .files import write_atomically
+from .grid import Run, candidates
+from .methods import FASTV_LAYER
+from .models import photos
+from .profiles import load_profile
+from .records import environment
+
+__all__ = ["TRIALS", "at", "load_trial", "measure", "two_levels"]
+
+TRIALS = ("candidates", "checkpoints", "budgets")
+BUDGETS = (0.5, 0.25, 0.125, 0.0625)
+COUNTS = (8, 16, 24, 32, 48, 64, 96, 128, 160, 192)
+RIVALS: dict[str, Run] = {
+    "fastv": ("fastv", {}), "random": ("random", {}), "entropy-prune": ("entropy", {}),
+}  # fmt: skip
+OURS: dict[str, Run] = {"selection": ("selection", {}), "weighted": ("weighted", {})}
+
+
+def at(rules: Mapping[str, Run], keeps: Sequence[float], layer: int = FASTV_LAYER) -> dict:
+    """`{slug: (name, options)}` of rules before one layer at several budgets.
+
+    >>> at({"random": ("random", {})}, (0.125,))
+    {'random-12.5': ('random', {'keep': 0.125, 'layer': 2})}
+    """
+    return {
+        f"{slug}-{100 * keep:g}": (name, {**options, "keep": keep, "layer": layer})
+        for slug, (name, options) in rules.items()
+        for keep in keeps
+    }
+
+
+def two_levels(entropy: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """What each image gives if the half with more entropy keeps more tokens than the other half.
+
+    Both halves have as many images, so the average budget is the mean of the two.
+
+    entropy, low, high : (n,) entropies, and a measure at the lower and the higher budget.
+
+    >>> two_levels(np.array([1.0, 3.0]), np.array([10, 20]), np.array([1, 2])).tolist()
+    [10, 2]
+    """
+    order = np.argsort(entropy, kind="stable")
+    found = low.copy()
+    found[order[len(order) // 2 :]] = high[order[len(order) // 2 :]]
+    return found
+
+
+def load_trial(what: str) -> dict[str, Any]:
+    """A committed trial.
+
+    Raises FileNotFoundError where there is none.
+    """
+    return json.loads(gzip.decompress(_place(what).read_bytes()))
+
+
+def measure(
+    what: str,
+    *,
+    limit: int | None = None,
+    weights: Sequence[Path] = (),
+    device: str | None = None,
+    batch_size: int = 50,
+) -> Path:
+    """Measure one of `TRIALS` and keep it; returns the file.
+
+    Parameters
+    ----------
+    limit : photographs of each split, a seeded choice; all by default.
+    weights : of "checkpoints", adapters in place of the published ones.
+    batch_size : changes the result by rounding only.
+
+    Raises
+    ------
+    ValueError : an unknown trial.
+    """
+    if what not in TRIALS:
+        raise ValueError(f"unknown trial {what!r}: choose from {', '.join(TRIALS)}")
+    device = device or own_gpu() or "cpu"
+    own = [photos.photos_dir() / f"{name}.safetensors" for name in photos.NAMES]
+    jobs = {
+        "candidates": lambda: _Bench(own[0], device, batch_size).split(
+            "val", limit, at({**candidates(), **RIVALS}, BUDGETS)
+        ),
+        "checkpoints": lambda: {
+            path.stem: _Bench(path, device, batch_size).split(
+                "test", limit, at({**RIVALS, **OURS}, BUDGETS)
+            )
+            for path in weights or own
+        },
+        "budgets": lambda: {
+            split: _Bench(own[0], device, batch_size).split(
+                split, limit, at(RIVALS | {"selection": OURS["selection"]}, _shares()), entropy=True
+            )
+            for split in ("val", "test")
+        },
+    }
+    found = {"environment": environment(device=device), "layer": FASTV_LAYER, what: jobs[what]()}
+    text = json.dumps(found, separators=(",", ":"))
+    write_atomically(_place(what), gzip.compress(text.encode("utf-8"), mtime=0))
+    return _place(what)
+
+
+class _Bench:
+    """One set of weights on a device."""
+
+    def __init__(self, weights: Path, device: str, batch_size: int) -> None:
+        tower = photos.photos_dir() / "tower.safetensors"
+        model, self.processor = photos.assemble(photos.language_file(print), tower, weights)
+        self.model, self.batch_size = model.to(device), batch_size
+
+    def split(
+        self, split: str, limit: int | None, rules: Mapping[str, Run], *, entropy: bool = False
+    ) -> dict[str, Any]:
+        """Divergences of every rule on photographs of a split, and the images' entropies."""
+        profile = replace(load_profile("photos"), split=split)
+        images = examples(profile, limit=limit, progress=False)
+        pruners = {slug: create(name, **options) for slug, (name, options) in rules.items()}
+        rows = divergence(
+            self.model, self.processor, images, pruners, prompt=profile.prompt,
+            references=2, batch_size=self.batch_size,
+        )  # fmt: skip
+        found: dict[str, Any] = {"image_ids": [int(image.image_id) for image in images]}
+        if entropy:
+            found["entropy"] = [self._entropy(image.path) for image in images]
+        kl = {slug: [float(f"{row['kl']:.3g}") for row in each] for slug, each in rows.items()}
+        return found | {"kl": kl}
+
+    @torch.inference_mode()
+    def _entropy(self, path: Path) -> float:
+        """Matrix entropy in nats of the tower's tokens that the language model is given."""
+        pixels = self.processor.image_processor([load_image(path)], return_tensors="pt")
+        states = self.model.model.vision_tower(
+            pixels["pixel_values"].to(self.model.device), output_hidden_states=True
+        ).hidden_states[feature_layer(self.model.config)]
+        return float(f"{float(matrix_entropy(states[0, 1:].double())):.6g}")
+
+
+def _shares() -> tuple[float, ...]:
+    return tuple(count / 256 for count in COUNTS)
+
+
+def _place(what: str) -> Path:
+    return paths.data_dir() / "photos" / f"{what}.json.gz"
