@@ -566,6 +566,46 @@ def test_options_are_plain_json_and_rebuild_the_method(case):
     assert {f.name for f in dataclasses.fields(pruner)} == options.keys()
 
 
+@pytest.mark.parametrize("name", available())
+def test_pruners_are_told_apart_by_identity_and_options_by_name(name):
+    """Two pruners with the same options are in use at once, and are keys of dictionaries."""
+    first, second = create(name), create(name)
+    assert first != second and len({first, second}) == 2
+    assert all(option.kw_only for option in dataclasses.fields(method(name)) if option.init)
+
+
+def without_a_token(model, number):
+    """Hooks under which a patch of every image is zero in the tower and before the first layer."""
+
+    def block(module, args, output):
+        states = (output[0] if isinstance(output, tuple) else output).clone()
+        states[:, 1 + number] = 0  # the class token is the first
+        return (states, *output[1:]) if isinstance(output, tuple) else states
+
+    def projector(module, args, output):
+        output = output.clone()
+        if output.shape[1] == TOKENS:  # a method may project merged tokens
+            output[:, number] = 0
+        return output
+
+    blocks = model.model.vision_tower.encoder.layers
+    handles = [layer.register_forward_hook(block) for layer in blocks]
+    return [*handles, model.model.multi_modal_projector.register_forward_hook(projector)]
+
+
+@every_method
+def test_a_token_of_zeros_breaks_no_method(model, case):
+    """It has no direction: every cosine with it is undefined."""
+    handles = without_a_token(model, 5)
+    try:
+        with make(case, keep=0.6)(model) as pruner:
+            assert torch.isfinite(model(**ragged()).logits).all()
+            assert all(len(kept) for kept in pruner.kept)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 # ---- LLaVA-NeXT: images of different lengths ---------------------------------------------------
 
 
