@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from lib.pruning import FixedPrune, PrunedCache, available, cache_bytes, create
+from lib.pruning import FixedPrune, PrunedCache, VisualPruner, available, cache_bytes, create
 from lib.pruning.registry import method
 from tests.tiny import IMAGE, TOKENS, batch, one, prompt, ragged, tiny_llava, tiny_llava_next
 
@@ -545,6 +545,39 @@ def test_bad_options(name, options, message):
         create(name, **options)
 
 
+#: the last values that options may have
+LIMITS = {
+    "cdpruner": {"strength": [0.0]},
+    "dart": {"visual_pivots": [1], "text_pivots": [0]},
+    "entropy": {"core_clusters": [1], "tokens_per_cluster": [1]},
+    "hired": {"alpha": [0.0, 1.0]},
+    "mmtok": {"alpha": [0.0]},
+    "ppt": {"threshold": [0.0]},
+    "selection": {"cover": [0.0]},
+    "sparsevlm": {"heads": [1]},
+    "tokencorr": {"similar": [-1.0, 1.0], "repeats": [0]},
+    "topv": {"iterations": [1], "recover": [0, 2]},
+    "visionzip": {"contextual": [0.0, 1.0]},
+    "vispruner": {"important": [0.0, 1.0], "step": [1]},
+    "weighted": {"uniform": [0.0, 1.0], "floor": [0.0, 1.0], "power": [0.0]},
+}
+
+
+@pytest.mark.parametrize("keep", [1 / TOKENS, 0.25, 1 - 1 / TOKENS])
+@pytest.mark.parametrize(
+    "name, option, value",
+    [(n, o, v) for n, options in LIMITS.items() for o, values in options.items() for v in values],
+)
+def test_what_is_accepted_works(model, name, option, value, keep):
+    """Where an option ends, a share of the budget may be nothing or all of it."""
+    if name in IN_TOWER:
+        keep = max(keep, 0.25)
+    with create(name, **{option: value}, keep=keep)(model) as pruner:
+        assert torch.isfinite(model(**ragged()).logits).all()
+        if pruner.exact:
+            assert pruner.kept_counts == [pruner.budget(TOKENS)] * 4
+
+
 def test_unknown_names_options_layers_and_models(model):
     with pytest.raises(ValueError, match=r"unknown pruning method 'fastw'; available: .*entropy"):
         create("fastw")
@@ -572,6 +605,17 @@ def test_pruners_are_told_apart_by_identity_and_options_by_name(name):
     first, second = create(name), create(name)
     assert first != second and len({first, second}) == 2
     assert all(option.kw_only for option in dataclasses.fields(method(name)) if option.init)
+
+
+@every_method
+def test_a_count_that_varies_has_a_bound_where_one_is_promised(model, case):
+    """`most` is that bound, and `bounded` says that a method knows one."""
+    pruner = make(case, keep=0.25)
+    assert pruner.exact or pruner.bounded == (type(pruner).most is not VisualPruner.most)
+    if pruner.bounded:
+        with pruner(model):
+            model(**ragged())
+            assert max(pruner.kept_counts) <= pruner.most(TOKENS)
 
 
 def without_a_token(model, number):
