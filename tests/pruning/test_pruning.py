@@ -56,6 +56,20 @@ def test_fastv_row_sums_to_one(model):
     torch.testing.assert_close(seen[0].sum(1), torch.ones(3))
 
 
+def test_fastv_before_the_first_layer_draws_what_random_draws(model):
+    """Nothing has been attended to yet; one seed, one draw, given or left out."""
+    for seed in ({}, {"seed": 0}, {"seed": 5}):
+        kept = []
+        for kind in (FastV, RandomPrune):
+            with kind(keep=0.5, layer=0, **seed)(model) as pruner:
+                model(**ragged())
+            kept.append([own.tolist() for own in pruner.kept])
+        assert kept[0] == kept[1]
+        if not seed:
+            default = kept[0]
+        assert (kept[0] == default) == (seed != {"seed": 5})
+
+
 # ---- Random ------------------------------------------------------------------------------------
 
 
@@ -245,10 +259,20 @@ def test_fixed_prune_checks_its_indices(model):
         ([], "has 1 images, but 0 are given"),
         ([[0], [1], [2]], "but 3 are given"),
         ([[TOKENS]], "must lie in 0..35"),
+        ([[0, TOKENS]], "must lie in 0..35"),
+        ([[-1, 3]], "must lie in 0..35"),
         ([[]], "not be empty"),
     ]:
         with pytest.raises(ValueError, match=message), FixedPrune(indices=indices)(model):
             model(**one())
+
+
+def test_fixed_prune_keeps_the_first_and_the_last_and_is_itself_alone(model):
+    first, second = (FixedPrune(indices=[[0, TOKENS - 1]]) for _ in range(2))
+    assert first != second and len({first, second}) == 2
+    with first(model):
+        model(**one())
+    assert first.kept[0].tolist() == [0, TOKENS - 1]
 
 
 def test_a_selector_with_the_wrong_shape_is_named(model):
