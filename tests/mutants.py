@@ -41,6 +41,8 @@ PATHS = (
     "lib/entropy", "lib/clustering", "lib/selection", "lib/rollout.py", "lib/merging.py",
     "lib/pruning",
 )  # fmt: skip
+#: seconds for all runs without a mutant
+WHOLE = 3600
 CONTRACT = ["tests/pruning/test_contract.py", "tests/pruning/families/test_contract.py"]
 #: left out below: two tests that compile a model, a minute each
 QUICK = "not compiled"
@@ -59,6 +61,17 @@ ENGINE = [
     ["tests/pruning/families/test_contract.py", "-k", f"not every_method or {SOME}"],
     ["tests/pruning/test_engine.py", "-k", f"{SLOW} and {SOME}"],
 ]
+#: of what several methods share: these methods, or tests of another name
+USERS = {
+    "fixed": "fixed or stages or oracle or chosen",
+    "in_tower": "tome or ppt",
+    "recycling": "sparsevlm",
+    "registry": "name or unknown or json",
+    "staged": "staged or pyramiddrop or sparsevlm or v2drop",
+    "states": "entropy or selection or weighted",
+    "support": "refused",
+    "tower_rule": "fastervlm or hired or visionzip or scope or prumerge",
+}
 #: of an adapter: its own name, and that of a family made from it
 FAMILIES = {
     "base": "llava or qwen or vl",
@@ -237,17 +250,21 @@ def tests_of(path: Path) -> list[list[str]]:
         return [
             ["tests/pruning/families/test_towers.py"],
             [CONTRACT[1], "-k", FAMILIES.get(path.stem, path.stem)],
-            *ENGINE[1:2],
+            ["tests/pruning/test_pruning.py", *ENGINE[1]],
         ]
     if path.parent == Path("lib/pruning") and (names := methods_of(path)):
+        own = [f"tests/pruning/test_{name}.py" for name in ("pruning", "staged")]
+        own = found or [[*own, "tests/pruning/methods", "-k", names]]
         shared = [*CONTRACT, "tests/pruning/test_engine.py", "-k", f"({names}) and {QUICK}"]
-        return [*(found or [["tests/pruning/test_pruning.py"]]), shared]
+        return [*own, shared]
     return found if found and "pruning" not in path.parts else ENGINE
 
 
 def methods_of(path: Path) -> str:
-    """The names a file registers, as pytest selects by them."""
-    return " or ".join(re.findall(r'^class .*\bname="([\w-]+)"', (ROOT / path).read_text(), re.M))
+    """The methods a file registers, or those that use it, as pytest selects tests by them."""
+    source = (ROOT / path).read_text()
+    named = re.findall(r'^class .*\bname="([\w-]+)"', source, re.MULTILINE)
+    return " or ".join(named) or USERS.get(path.stem, "")
 
 
 def main() -> int:
@@ -265,6 +282,7 @@ def main() -> int:
         inside = sorted(path.rglob("*.py")) if path.is_dir() else [path]
         files += [p for p in inside if p.name != "__init__.py"]
     record = json.loads(RECORD.read_text())
+    passed: list[list[list[str]]] = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         sys.path[0] = temporary
@@ -275,7 +293,7 @@ def main() -> int:
         prepare(folder)
         for path in files:
             start = time.monotonic()
-            entry = examine(folder, path, options, record.get(path.as_posix(), {}))
+            entry = examine(folder, path, options, record.get(path.as_posix(), {}), passed)
             record = json.loads(RECORD.read_text())  # another run may have written meanwhile
             record[path.as_posix()] = entry
             RECORD.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
@@ -298,11 +316,15 @@ def prepare(folder: Path) -> None:
     assert "lib" not in sys.modules
 
 
-def examine(folder: Path, path: Path, options: argparse.Namespace, before: dict) -> dict:
-    """What becomes of the mutants of one file."""
+def examine(
+    folder: Path, path: Path, options: argparse.Namespace, before: dict, passed: list
+) -> dict:
+    """What becomes of the mutants of one file; `passed`: runs that are known to pass without."""
     runs = tests_of(path)
-    if noticed(folder, path, (ROOT / path).read_text(), runs, options.limit):
+    known = runs in passed  # what a folder shares passes without a mutant, once
+    if noticed(folder, path, (ROOT / path).read_text(), runs[:1] if known else runs, WHOLE):
         raise RuntimeError(f"{runs} fail without a mutant of {path}")
+    passed.append(runs)
     every = mutants(path)
     chosen = every
     if options.sample is not None and options.sample < len(every):
