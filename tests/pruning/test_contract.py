@@ -545,6 +545,53 @@ def test_bad_options(name, options, message):
         create(name, **options)
 
 
+#: numbers that a method has of its own, where nobody says otherwise: those that its source uses,
+#: and of this study's own methods those that its results were computed with
+DEFAULTS = {
+    "dart": {"layer": 2, "visual_pivots": 4, "text_pivots": 4},
+    "entropy": {"random_state": 0},
+    "fastv": {"layer": 2, "seed": 0},
+    "head-entropy": {"layer": 2, "normalised": False},
+    "hired": {"alpha": 0.5},
+    "llavolta": {"layer": 2},
+    "mmtok": {"alpha": 0.5, "text_temperature": 0.02, "vision_temperature": 0.2},
+    "ppt": {"threshold": pytest.approx(2.68912)},  # 7e-5 at 196 patches
+    "priortr": {"layer": 3},
+    "prumerge": {"plus": False},
+    "pyramiddrop": {"keep": 1 / 8},
+    "random": {"seed": 0},
+    "scope": {"alpha": 1.0},
+    "selection": {"cover": 1.0, "random_state": 0},
+    "sparsevlm": {"heads": 14},
+    "tokencorr": {"similar": 0.8, "repeats": 8, "seed": 0},
+    "topv": {
+        "layer": 3, "feature": 1.0, "spatial": 1.0, "central": 0.01, "sigma": 10.0,
+        "epsilon": 0.1, "iterations": 3, "recover": 4,
+    },
+    "v2drop": {"keep": 1 / 576},
+    "visionzip": {"contextual": 10 / 64, "class_token": True},
+    "vispruner": {"important": 0.5, "step": 8},
+    "weighted": {
+        "layer": 2, "power": 1.0, "uniform": 0.0, "cover": 1.0, "entropy": 0.0, "volume": 0.0,
+        "relevance": 0.0, "floor": 0.0, "rank_power": 1.0, "bound": 2.0,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", available())
+def test_what_is_left_out_is_as_published(name):
+    general = {f.name: f.default for f in dataclasses.fields(VisualPruner)}
+    assert general == {
+        "keep": 0.5, "average": None, "layer": 0, "mode": "inplace", "positions": "original",
+    }  # fmt: skip
+    own = {
+        f.name: f.default
+        for f in dataclasses.fields(method(name))
+        if f.init and isinstance(f.default, int | float) and general.get(f.name) != f.default
+    }
+    assert own == DEFAULTS.get(name, {})
+
+
 #: the last values that options may have
 LIMITS = {
     "cdpruner": {"strength": [0.0]},
@@ -605,6 +652,32 @@ def test_pruners_are_told_apart_by_identity_and_options_by_name(name):
     first, second = create(name), create(name)
     assert first != second and len({first, second}) == 2
     assert all(option.kw_only for option in dataclasses.fields(method(name)) if option.init)
+
+
+#: choices that the text does not change although no `vision_only` says so: drawn by keys that a
+#: caller may give, looking at what the language model would read, or merging what it made
+ANYWAY = {
+    "random", "random layer 2", "fastv layer 0", "selection greedy", "weighted tower", "llavolta",
+    "pool layer 1",
+}  # fmt: skip
+
+
+@every_method
+def test_the_text_changes_the_choice_unless_it_is_of_vision_only(model, case):
+    """One image among four texts."""
+    image = one(seed=3)["pixel_values"]
+    found = set()
+    for before, after in [
+        ([5], [6, 8, 9]),
+        ([7, 30, 12], [60, 3, 44, 21]),
+        ([44], [70]),
+        ([], [33]),
+    ]:
+        inputs = batch([[1, *before, *[IMAGE] * TOKENS, *after]], 1) | {"pixel_values": image}
+        with make(case, keep=0.4)(model) as pruner:
+            model(**inputs)
+            found.add(tuple(pruner.kept[0].tolist()))
+    assert (len(found) == 1) == (pruner.vision_only or case in ANYWAY)
 
 
 @every_method

@@ -4,13 +4,14 @@ import math
 
 import pytest
 import torch
+from transformers import LlavaForConditionalGeneration
 
 from lib.pruning import EntropyPrune, FastV, FixedPrune, RandomPrune, SelectionPrune, ToMe, create
 from lib.pruning.engine.vision import record_of
 from lib.pruning.fastv import last_row
 from lib.pruning.random_prune import mix
 from lib.selection import STRATEGIES, hierarchical, token_level
-from tests.tiny import IMAGE, TOKENS, batch, one, prompt, ragged, tiny_llava
+from tests.tiny import IMAGE, TOKENS, batch, finish, one, prompt, ragged, tiny_llava
 
 
 @pytest.fixture(scope="module")
@@ -113,11 +114,14 @@ def test_mix_is_splitmix64():
 # ---- ToMe --------------------------------------------------------------------------------------
 
 
-def test_proportional_attention_over_merged_copies_is_exact(monkeypatch):
+@pytest.mark.parametrize("width", [32, 64])  # narrower and wider than there are tokens
+def test_proportional_attention_over_merged_copies_is_exact(monkeypatch, width):
     """Where the first block merges identical tokens, all later blocks must go on as if both
     copies were still there: the reference is the unmerged tower."""
     monkeypatch.setattr("lib.pruning.tome.schedule", lambda *_: [18, 0, 0, 0])
-    flat = tiny_llava()
+    config = tiny_llava().config
+    config.vision_config.hidden_size = width
+    flat = finish(LlavaForConditionalGeneration, config)
     flat.model.vision_tower.embeddings.position_embedding.weight.zero_()
     tower = flat.model.vision_tower
     # patches are identical in pairs: columns 0 and 1, 2 and 3, 4 and 5
