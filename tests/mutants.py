@@ -2,6 +2,7 @@
 
     python tests/mutants.py --sample 8
     python tests/mutants.py lib/pruning --sample 8
+    python tests/mutants.py lib/pruning --again
 
 Each mutant lives in a temporary copy of the library. It meets the examples in its own docstrings
 and the runs of tests that hold its module, the quickest first: its mirror in tests/ or what `TESTS`
@@ -253,8 +254,8 @@ def tests_of(path: Path) -> list[list[str]]:
             ["tests/pruning/test_pruning.py", *ENGINE[1]],
         ]
     if path.parent == Path("lib/pruning") and (names := methods_of(path)):
-        own = [f"tests/pruning/test_{name}.py" for name in ("pruning", "staged")]
-        own = found or [[*own, "tests/pruning/methods", "-k", names]]
+        general = [f"tests/pruning/test_{name}.py" for name in ("pruning", "staged")]
+        own = found or [general, ["tests/pruning/methods", "-k", names]]
         shared = [*CONTRACT, "tests/pruning/test_engine.py", "-k", f"({names}) and {QUICK}"]
         return [*own, shared]
     return found if found and "pruning" not in path.parts else ENGINE
@@ -271,6 +272,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("paths", nargs="*", type=Path, help="files or folders below lib/")
     parser.add_argument("--sample", type=int, help="mutants a file, drawn with --seed; else all")
+    parser.add_argument("--again", action="store_true", help="only what survived before")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--limit", type=float, default=300, help="seconds a mutant")
     options = parser.parse_args()
@@ -325,11 +327,17 @@ def examine(
     if noticed(folder, path, (ROOT / path).read_text(), runs[:1] if known else runs, WHOLE):
         raise RuntimeError(f"{runs} fail without a mutant of {path}")
     passed.append(runs)
-    every = mutants(path)
-    chosen = every
-    if options.sample is not None and options.sample < len(every):
+    every, known = mutants(path), before.get("survivors", [])
+    reasons = {s["what"]: s["reason"] for s in known}
+    chosen, tried, seed = every, len(every), options.seed
+    if options.again:
+        names = {(s["line"], s["what"]) for s in known}
+        chosen = [mutant for mutant in every if mutant[:2] in names]
+        # what is written alike on one line is told apart by nothing: all of it is tried
+        tried, seed = before["tried"] + max(0, len(chosen) - len(known)), before["seed"]
+    elif options.sample is not None and options.sample < len(every):
         chosen = random.Random(f"{options.seed} {path}").sample(every, options.sample)
-    reasons = {s["what"]: s["reason"] for s in before.get("survivors", [])}
+        tried = len(chosen)
     survivors = [
         {"line": line, "what": what, "reason": reasons.get(what, "")}
         for line, what, source in sorted(chosen)
@@ -337,9 +345,9 @@ def examine(
     ]
     return {
         "sites": len(every),
-        "seed": options.seed,
-        "tried": len(chosen),
-        "killed": len(chosen) - len(survivors),
+        "seed": seed,
+        "tried": tried,
+        "killed": tried - len(survivors),
         "survivors": survivors,
     }
 

@@ -174,6 +174,17 @@ def test_a_crop_by_a_positive_number_means_what_it_means_upstream():
             assert cache.get_seq_length() == plain.get_seq_length() == 4
 
 
+def test_a_size_to_crop_to_that_is_no_smaller_changes_nothing(monkeypatch):
+    """Where a positive number is a size, as in older releases."""
+    monkeypatch.setattr("lib.pruning.engine.cache.crops_to_a_size", lambda: True)
+    with create("random")(MODEL):
+        cache = cache_of(MODEL(**one(), use_cache=True))
+        given = cache.get_seq_length()
+        for size, left in ((given + 3, given), (given, given), (given - 2, given - 2), (4, 4)):
+            cache.crop(size)
+            assert cache.get_seq_length() == left
+
+
 def test_reset_makes_it_an_empty_cache():
     with create("random")(MODEL):
         cache = cache_of(MODEL(**one(), use_cache=True))
