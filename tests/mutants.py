@@ -272,7 +272,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("paths", nargs="*", type=Path, help="files or folders below lib/")
     parser.add_argument("--sample", type=int, help="mutants a file, drawn with --seed; else all")
-    parser.add_argument("--again", action="store_true", help="only what survived before")
+    parser.add_argument("--again", action="store_true", help="only survivors without a reason")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--limit", type=float, default=300, help="seconds a mutant")
     options = parser.parse_args()
@@ -323,18 +323,20 @@ def examine(
 ) -> dict:
     """What becomes of the mutants of one file; `passed`: runs that are known to pass without."""
     runs = tests_of(path)
-    known = runs in passed  # what a folder shares passes without a mutant, once
-    if noticed(folder, path, (ROOT / path).read_text(), runs[:1] if known else runs, WHOLE):
+    shared = runs in passed  # what a folder shares passes without a mutant, once
+    if noticed(folder, path, (ROOT / path).read_text(), runs[:1] if shared else runs, WHOLE):
         raise RuntimeError(f"{runs} fail without a mutant of {path}")
     passed.append(runs)
     every, known = mutants(path), before.get("survivors", [])
     reasons = {s["what"]: s["reason"] for s in known}
-    chosen, tried, seed = every, len(every), options.seed
+    chosen, tried, seed, held = every, len(every), options.seed, []
     if options.again:
-        names = {(s["line"], s["what"]) for s in known}
-        chosen = [mutant for mutant in every if mutant[:2] in names]
+        open_ = [s for s in known if not s["reason"]]
+        held = [s for s in known if s["reason"]]
+        names = {(s["line"], s["what"]) for s in open_}
         # what is written alike on one line is told apart by nothing: all of it is tried
-        tried, seed = before["tried"] + max(0, len(chosen) - len(known)), before["seed"]
+        chosen = [mutant for mutant in every if mutant[:2] in names]
+        tried, seed = before["tried"] + max(0, len(chosen) - len(open_)), before["seed"]
     elif options.sample is not None and options.sample < len(every):
         chosen = random.Random(f"{options.seed} {path}").sample(every, options.sample)
         tried = len(chosen)
@@ -347,8 +349,8 @@ def examine(
         "sites": len(every),
         "seed": seed,
         "tried": tried,
-        "killed": tried - len(survivors),
-        "survivors": survivors,
+        "killed": tried - len(held) - len(survivors),
+        "survivors": held + survivors,
     }
 
 
