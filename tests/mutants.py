@@ -45,6 +45,7 @@ PATHS = (
 #: seconds for all runs without a mutant
 WHOLE = 3600
 CONTRACT = ["tests/pruning/test_contract.py", "tests/pruning/families/test_contract.py"]
+MORE = ["tests/pruning/methods/test_waiting.py", "tests/pruning/test_engine.py"]
 #: left out below: two tests that compile a model, a minute each
 QUICK = "not compiled"
 #: one method for each way through the engine: stages, the tower, attention, merging
@@ -256,7 +257,7 @@ def tests_of(path: Path) -> list[list[str]]:
     if path.parent == Path("lib/pruning") and (names := methods_of(path)):
         general = [f"tests/pruning/test_{name}.py" for name in ("pruning", "staged")]
         own = found or [general, ["tests/pruning/methods", "-k", names]]
-        shared = [*CONTRACT, "tests/pruning/test_engine.py", "-k", f"({names}) and {QUICK}"]
+        shared = [*CONTRACT, *MORE, "-k", f"({names}) and {QUICK}"]
         return [*own, shared]
     return found if found and "pruning" not in path.parts else ENGINE
 

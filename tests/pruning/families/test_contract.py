@@ -237,7 +237,9 @@ def test_beams_and_several_sequences(models, name, method):
 
 @pytest.mark.parametrize("name", ["smolvlm", "llava"])
 @pytest.mark.parametrize("beams", [1, 3])
-def test_keys_of_prompts_draw_the_same_alone_in_a_batch_and_with_beams(models, name, beams):
+def test_random_draws_by_keys_of_prompts_are_the_same_alone_in_a_batch_and_with_beams(
+    models, name, beams
+):
     """A key a prompt, whatever the number of its tiles and wherever it stands."""
     model, tiny = models(name), family(name)
     row = tiny.rows("ragged")[0]

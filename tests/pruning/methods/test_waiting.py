@@ -32,7 +32,7 @@ def test_rules_that_are_captured(name):
     assert create(name).rule(RULES[name], quota=KEEP).shape == (IMAGES, KEEP)
 
 
-def test_the_class_tokens_attention():
+def test_fastervlm():
     pruner = create("fastervlm")
     pruner.attention = lambda piece: WEIGHTS
     assert pruner.pick(SimpleNamespace(quota=KEEP)).shape == (IMAGES, KEEP)
@@ -53,13 +53,13 @@ def test_divprune():
 
 
 @pytest.mark.parametrize("strategy", sorted(STRATEGIES))
-def test_selections(strategy):
+def test_selection(strategy):
     pruner = create("selection", strategy=strategy)
     assert pruner._select([STATES], keep=KEEP).shape == (IMAGES, TOKENS)
 
 
 @pytest.mark.parametrize("options", [{}, {"count": "adaptive"}, {"level": "token"}])
-def test_algorithm_1(options):
+def test_entropy(options):
     pruner = create("entropy", **options)
     assert pruner._select([STATES] * 3, keep=KEEP).shape == (IMAGES, TOKENS)
 
