@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lib.pruning import create
+from lib.pruning import available, create
 from lib.pruning.divprune import _picks
 from lib.selection import STRATEGIES
 
@@ -68,3 +68,19 @@ def test_entropy(options):
 def test_weighted(options):
     pruner = create("weighted", **options)
     assert pruner._select([STATES, WEIGHTS], budget=KEEP).shape == (IMAGES, TOKENS)
+
+
+@pytest.mark.parametrize("name", available())
+def test_what_the_tower_alone_decides_is_begun_when_its_features_are_there(
+    model, monkeypatch, name
+):
+    """In a captured prefill; rules that read the prompt, or make tokens, have to wait."""
+    begun = []
+    for module in ("tower_rule", "states"):
+        monkeypatch.setattr(
+            f"lib.pruning.{module}.tower.ahead", lambda pruner, block, compute: begun.append(block)
+        )
+    with create(name)(model):
+        pass
+    alone = {"entropy", "fastervlm", "hired", "rollout", "scope", "selection", "vispruner"}
+    assert begun == ([4] if name in alone else [])
