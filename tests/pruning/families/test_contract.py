@@ -244,8 +244,8 @@ def test_random_draws_by_keys_of_prompts_are_the_same_alone_in_a_batch_and_with_
     model, tiny = models(name), family(name)
     row = tiny.rows("ragged")[0]
     rows, keys = [row] * 3, torch.tensor([7, 8, 9])
-    if not hasattr(model, "_expand_multimodal_outputs"):
-        rows = rows[:2]  # transformers 5.17 mixes up images when it repeats prompts of several
+    if beams > 1 and name == "smolvlm" and not hasattr(model, "_expand_multimodal_outputs"):
+        pytest.skip("transformers 5.17 repeats the tiles too, so that keys of prompts fit neither")
     (count,) = images_per_row([row], tiny)
     with create("random", keep=0.4)(model) as pruner:
         alone = []
