@@ -2,21 +2,27 @@
 
     python tests/mutants.py --sample 8
     python tests/mutants.py lib/pruning --sample 8
+    python tests/mutants.py lib/pruning --again
 
 Each mutant lives in a temporary copy of the library. It meets the examples in its own docstrings
-and the tests that `TESTS` names for its module: by default its mirror in tests/, and where there is
-none, `ENGINE`. What survives goes to tests/mutants.json with a reason; reasons already written
-there are kept. An empty reason, or none for a new survivor, fails the run.
+and the runs of tests that hold its module, the quickest first: its mirror in tests/ or what `TESTS`
+names for it, and of what a pruning method shares with all others (the contract) the part that the
+method's name selects. What survives goes to tests/mutants.json with a reason; reasons already
+written there are kept. An empty reason, or none for a new survivor, fails the run.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import compileall
 import copy
+import importlib
 import json
 import os
+import py_compile
 import random
+import re
 import shutil
 import signal
 import sys
@@ -36,11 +42,44 @@ PATHS = (
     "lib/entropy", "lib/clustering", "lib/selection", "lib/rollout.py", "lib/merging.py",
     "lib/pruning",
 )  # fmt: skip
+#: seconds for all runs without a mutant
+WHOLE = 3600
+CONTRACT = ["tests/pruning/test_contract.py", "tests/pruning/families/test_contract.py"]
+MORE = ["tests/pruning/methods/test_waiting.py", "tests/pruning/test_engine.py"]
+#: left out below: two tests that compile a model, a minute each
+QUICK = "not compiled"
+#: one method for each way through the engine: stages, the tower, attention, merging
+SOME = "(fastv or entropy or tome or sparsevlm or downsample or tokencorr or visionzip)"
+SLOW = "(prompt_lookup or threads or outlives)"
 #: of the engine's modules: quick ones first, since the first failure ends a mutant
 ENGINE = [
-    f"tests/pruning/test_{name}.py"
-    for name in ("cache", "attention", "staged", "pruning", "engine")
+    [
+        *(f"tests/pruning/test_{name}.py" for name in ("cache", "attention", "staged", "pruning")),
+        "tests/pruning/methods",
+    ],
+    ["tests/pruning/test_engine.py", "-k", f"{QUICK} and not {SLOW}"],
+    ["tests/pruning/families/test_towers.py", "tests/pruning/test_graphs.py"],
+    ["tests/pruning/test_contract.py", "-k", SOME],
+    ["tests/pruning/families/test_contract.py", "-k", f"not every_method or {SOME}"],
+    ["tests/pruning/test_engine.py", "-k", f"{SLOW} and {SOME}"],
 ]
+#: of what several methods share: these methods, or tests of another name
+USERS = {
+    "fixed": "fixed or stages or oracle or chosen",
+    "in_tower": "tome or ppt",
+    "recycling": "sparsevlm",
+    "registry": "name or unknown or json",
+    "staged": "staged or pyramiddrop or sparsevlm or v2drop",
+    "states": "entropy or selection or weighted",
+    "support": "refused",
+    "tower_rule": "fastervlm or hired or visionzip or scope or prumerge",
+}
+#: of an adapter: its own name, and that of a family made from it
+FAMILIES = {
+    "base": "llava or qwen or vl",
+    "smolvlm": "smolvlm or idefics3",
+    "qwen2_5_vl": "qwen",
+}
 #: tests of modules whose mirror alone does not hold them
 TESTS = {
     "lib/entropy/decorators.py": [
@@ -83,7 +122,6 @@ TESTS = {
         "tests/selection/test_ranking.py",
         "tests/selection/test_strategies.py",
     ],
-    "lib/pruning/engine/cache.py": ["tests/pruning/test_cache.py"],
     "lib/selection/greedy.py": [
         "tests/selection/test_greedy.py",
         "tests/selection/test_strategies.py",
@@ -161,8 +199,11 @@ def mutants(path: Path) -> list[tuple[int, str, str]]:
     return found
 
 
-def noticed(folder: Path, path: Path, source: str, tests: list[str], limit: float) -> bool:
-    """Whether a test of the copy in `folder` fails, or does not end in time, with this source."""
+def noticed(folder: Path, path: Path, source: str, runs: list[list[str]], limit: float) -> bool:
+    """Whether a test of the copy in `folder` fails, or does not end in time, with this source.
+
+    runs: what to pass to pytest, one after another until a test fails.
+    """
     original = (folder / path).read_text()
     (folder / path).write_text(source)
     child = os.fork()  # torch and scikit-learn are imported already, the library is not
@@ -172,9 +213,7 @@ def noticed(folder: Path, path: Path, source: str, tests: list[str], limit: floa
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, 1)
         os.dup2(null, 2)
-        arguments = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:cov"]
-        code = pytest.main([*arguments, "--doctest-modules", str(path), *tests])
-        os._exit(int(code))
+        os._exit(first_failure(path, runs))
     end = time.monotonic() + limit
     try:
         while time.monotonic() < end:
@@ -192,20 +231,49 @@ def noticed(folder: Path, path: Path, source: str, tests: list[str], limit: floa
         (folder / path).write_text(original)
 
 
-def tests_of(path: Path) -> list[str]:
-    """The tests that hold a module; its mirror in tests/ unless `TESTS` says otherwise."""
+def first_failure(path: Path, runs: list[list[str]]) -> int:
+    """pytest's exit code of the first run that fails, 0 if none does."""
+    arguments = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:cov"]
+    for number, tests in enumerate(runs):
+        examples = [] if number else ["--doctest-modules", str(path)]
+        if code := int(pytest.main([*arguments, *examples, *tests])):
+            return code
+    return 0
+
+
+def tests_of(path: Path) -> list[list[str]]:
+    """The runs of tests that hold a module, each what pytest is given, the quickest first."""
     if path.as_posix() in TESTS:
-        return TESTS[path.as_posix()]
+        return [TESTS[path.as_posix()]]
     folder, name = Path("tests", *path.parts[1:-1]), f"test_{path.name}"
     mirrors = [folder / name, folder / "methods" / name]
-    found = [mirror.as_posix() for mirror in mirrors if (ROOT / mirror).is_file()]
-    return found or ENGINE
+    found = [[mirror.as_posix()] for mirror in mirrors if (ROOT / mirror).is_file()]
+    if path.parent == Path("lib/pruning/families"):
+        return [
+            ["tests/pruning/families/test_towers.py"],
+            [CONTRACT[1], "-k", FAMILIES.get(path.stem, path.stem)],
+            ["tests/pruning/test_pruning.py", *ENGINE[1]],
+        ]
+    if path.parent == Path("lib/pruning") and (names := methods_of(path)):
+        general = [f"tests/pruning/test_{name}.py" for name in ("pruning", "staged")]
+        own = found or [general, ["tests/pruning/methods", "-k", names]]
+        shared = [*CONTRACT, *MORE, "-k", f"({names}) and {QUICK}"]
+        return [*own, shared]
+    return found if found and "pruning" not in path.parts else ENGINE
+
+
+def methods_of(path: Path) -> str:
+    """The methods a file registers, or those that use it, as pytest selects tests by them."""
+    source = (ROOT / path).read_text()
+    named = re.findall(r'^class .*\bname="([\w-]+)"', source, re.MULTILINE)
+    return " or ".join(named) or USERS.get(path.stem, "")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("paths", nargs="*", type=Path, help="files or folders below lib/")
     parser.add_argument("--sample", type=int, help="mutants a file, drawn with --seed; else all")
+    parser.add_argument("--again", action="store_true", help="only survivors without a reason")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--limit", type=float, default=300, help="seconds a mutant")
     options = parser.parse_args()
@@ -216,7 +284,8 @@ def main() -> int:
     for path in options.paths or map(Path, PATHS):
         inside = sorted(path.rglob("*.py")) if path.is_dir() else [path]
         files += [p for p in inside if p.name != "__init__.py"]
-    record = json.loads(RECORD.read_text()) if RECORD.exists() else {}
+    record = json.loads(RECORD.read_text())
+    passed: list[list[list[str]]] = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         sys.path[0] = temporary
@@ -224,9 +293,11 @@ def main() -> int:
         for part in ("lib", "tests"):
             shutil.copytree(ROOT / part, folder / part, ignore=ignore)
         shutil.copy(ROOT / "pyproject.toml", folder)
+        prepare(folder)
         for path in files:
             start = time.monotonic()
-            entry = examine(folder, path, options, record.get(path.as_posix(), {}))
+            entry = examine(folder, path, options, record.get(path.as_posix(), {}), passed)
+            record = json.loads(RECORD.read_text())  # another run may have written meanwhile
             record[path.as_posix()] = entry
             RECORD.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
             print(
@@ -240,27 +311,47 @@ def main() -> int:
     return bool(open_)
 
 
-def examine(folder: Path, path: Path, options: argparse.Namespace, before: dict) -> dict:
-    """What becomes of the mutants of one file."""
-    tests = tests_of(path)
-    if noticed(folder, path, (ROOT / path).read_text(), tests, options.limit):
-        raise RuntimeError(f"{tests} fail without a mutant of {path}")
-    every = mutants(path)
-    chosen = every
-    if options.sample is not None and options.sample < len(every):
+def prepare(folder: Path) -> None:
+    """What every mutant would do again: compile the other modules, import the tests' models."""
+    checked = py_compile.PycInvalidationMode.CHECKED_HASH  # a mutant may be as long as its original
+    compileall.compile_dir(folder, quiet=2, invalidation_mode=checked)
+    importlib.import_module("tests.pruning.families.tiny")
+    assert "lib" not in sys.modules
+
+
+def examine(
+    folder: Path, path: Path, options: argparse.Namespace, before: dict, passed: list
+) -> dict:
+    """What becomes of the mutants of one file; `passed`: runs that are known to pass without."""
+    runs = tests_of(path)
+    shared = runs in passed  # what a folder shares passes without a mutant, once
+    if noticed(folder, path, (ROOT / path).read_text(), runs[:1] if shared else runs, WHOLE):
+        raise RuntimeError(f"{runs} fail without a mutant of {path}")
+    passed.append(runs)
+    every, known = mutants(path), before.get("survivors", [])
+    reasons = {s["what"]: s["reason"] for s in known}
+    chosen, tried, seed, held = every, len(every), options.seed, []
+    if options.again:
+        open_ = [s for s in known if not s["reason"]]
+        held = [s for s in known if s["reason"]]
+        names = {(s["line"], s["what"]) for s in open_}
+        # what is written alike on one line is told apart by nothing: all of it is tried
+        chosen = [mutant for mutant in every if mutant[:2] in names]
+        tried, seed = before["tried"] + max(0, len(chosen) - len(open_)), before["seed"]
+    elif options.sample is not None and options.sample < len(every):
         chosen = random.Random(f"{options.seed} {path}").sample(every, options.sample)
-    reasons = {s["what"]: s["reason"] for s in before.get("survivors", [])}
+        tried = len(chosen)
     survivors = [
         {"line": line, "what": what, "reason": reasons.get(what, "")}
         for line, what, source in sorted(chosen)
-        if not noticed(folder, path, source, tests, options.limit)
+        if not noticed(folder, path, source, runs, options.limit)
     ]
     return {
         "sites": len(every),
-        "seed": options.seed,
-        "tried": len(chosen),
-        "killed": len(chosen) - len(survivors),
-        "survivors": survivors,
+        "seed": seed,
+        "tried": tried,
+        "killed": tried - len(held) - len(survivors),
+        "survivors": held + survivors,
     }
 
 

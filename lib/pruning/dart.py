@@ -81,7 +81,10 @@ class DART(VisualPruner, name="dart"):
         """Positions `(n, p)` of the text behind the images with the largest keys; which are any."""
         text = images.prefill.at_present(images.text_behind, images.rows).to(size.device)
         own = size[images.rows.to(size.device)].masked_fill(~text, -torch.inf)
-        place = top_k(own, min(self.text_pivots, own.shape[1]), check=False)
+        number = min(self.text_pivots, own.shape[1])
+        if not number:
+            return text.new_zeros(len(text), 0, dtype=torch.int64), text[:, :0]
+        place = top_k(own, number, check=False)
         return place, text.gather(1, place)
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lib.pruning import VisualPruner
-from lib.pruning.engine.attention import Watch, ahead
+from lib.pruning.engine.attention import LayerAttention, Watch, ahead
 from tests.tiny import IMAGE, TOKENS, batch, prompt, ragged, tiny_llava
 
 
@@ -42,6 +42,35 @@ def looked(model, look, inputs, **options):
     pruner.look, pruner.cut = look, options.pop("cut", None)
     with torch.inference_mode(), pruner(model):
         return model(**inputs, **options)
+
+
+def test_weights_are_a_softmax_over_the_keys_that_a_query_may_see():
+    """Written out key by key: earlier turns with padding, groups of heads, padding of its own."""
+    generator = torch.Generator().manual_seed(0)
+    queries = torch.randn(2, 4, 5, 8, generator=generator)
+    keys = torch.randn(2, 2, 3 + 5, 8, generator=generator)
+    past = torch.tensor([[False, True, True], [False, False, False]])
+    valid = torch.tensor([[True] * 5, [False, False, True, True, True]])
+    places = torch.tensor([[0, 2, 4], [0, 2, 3]])
+    attention = LayerAttention(queries, keys, 0.3, 3, lambda states, _: states, valid, past)
+    want = torch.zeros(2, 4, 3, 5, dtype=torch.float64)
+    for row in range(2):
+        for at, place in enumerate(places[row].tolist()):
+            seen = [j for j in range(3) if past[row, j]]
+            seen += [3 + j for j in range(place + 1) if valid[row, j]]
+            for head in range(4):
+                logits = [
+                    0.3
+                    * float(queries[row, head, place].double() @ keys[row, head // 2, j].double())
+                    for j in seen
+                ]
+                shares = torch.tensor(logits, dtype=torch.float64).softmax(0)
+                for j, share in zip(seen, shares):
+                    if j >= 3:
+                        want[row, head, at, j - 3] = share
+    found = attention.weights(places)
+    torch.testing.assert_close(found.double(), want, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(attention.rows(places), found.mean(1))
 
 
 def test_weights_by_head_are_the_models_own(model):

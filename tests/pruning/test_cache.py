@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+from types import SimpleNamespace
 
 import hypothesis.strategies as st
 import pytest
@@ -11,7 +12,10 @@ from transformers import DynamicCache
 from transformers.cache_utils import Cache
 
 from lib.pruning import PrunedCache, VisualPruner, create
+from lib.pruning.engine.cache import Segment
+from lib.pruning.engine.passes import Stage
 from lib.pruning.engine.release import cache_of
+from lib.pruning.engine.sequence import segment_after
 from tests.pruning import oracle
 from tests.tiny import IMAGE, TOKENS, one, pixels, prompt, tiny_llava
 
@@ -172,6 +176,30 @@ def test_a_crop_by_a_positive_number_means_what_it_means_upstream():
         else:
             cache.crop(4)
             assert cache.get_seq_length() == plain.get_seq_length() == 4
+
+
+def test_a_later_turn_appends_its_places_behind_those_of_earlier_ones():
+    """The first token of a turn, whose column is 0, is no filling."""
+    turn = SimpleNamespace(past=5, length=4, batch=2)
+    columns = torch.tensor([[0, 2, 3], [-1, 0, 3]])
+    stage = Stage(layer=2, columns=columns, held=4, filled=True)
+    before = Segment(2, 5, torch.tensor([[0, 1, 4, 3], [-1, 0, 2, 4]]), True)
+    for earlier, first in ((before, before.columns), (None, torch.arange(4).expand(2, -1))):
+        found = segment_after(turn, stage, earlier, torch.device("cpu"))
+        want = torch.cat([first, torch.tensor([[5, 7, 8], [-1, 5, 8]])], 1)
+        assert torch.equal(found.columns, want)
+        assert (found.layer, found.seen, found.filled, found.hidden) == (2, 9, True, None)
+
+
+def test_a_size_to_crop_to_that_is_no_smaller_changes_nothing(monkeypatch):
+    """Where a positive number is a size, as in older releases."""
+    monkeypatch.setattr("lib.pruning.engine.cache.crops_to_a_size", lambda: True)
+    with create("random")(MODEL):
+        cache = cache_of(MODEL(**one(), use_cache=True))
+        given = cache.get_seq_length()
+        for size, left in ((given + 3, given), (given, given), (given - 2, given - 2), (4, 4)):
+            cache.crop(size)
+            assert cache.get_seq_length() == left
 
 
 def test_reset_makes_it_an_empty_cache():

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from lib.pruning import FixedPrune, PrunedCache, available, cache_bytes, create
+from lib.pruning import FixedPrune, PrunedCache, VisualPruner, available, cache_bytes, create
 from lib.pruning.registry import method
 from tests.tiny import IMAGE, TOKENS, batch, one, prompt, ragged, tiny_llava, tiny_llava_next
 
@@ -545,6 +545,86 @@ def test_bad_options(name, options, message):
         create(name, **options)
 
 
+#: numbers that a method has of its own, where nobody says otherwise: those that its source uses,
+#: and of this study's own methods those that its results were computed with
+DEFAULTS = {
+    "dart": {"layer": 2, "visual_pivots": 4, "text_pivots": 4},
+    "entropy": {"random_state": 0},
+    "fastv": {"layer": 2, "seed": 0},
+    "head-entropy": {"layer": 2, "normalised": False},
+    "hired": {"alpha": 0.5},
+    "llavolta": {"layer": 2},
+    "mmtok": {"alpha": 0.5, "text_temperature": 0.02, "vision_temperature": 0.2},
+    "ppt": {"threshold": pytest.approx(2.68912)},  # 7e-5 at 196 patches
+    "priortr": {"layer": 3},
+    "prumerge": {"plus": False},
+    "pyramiddrop": {"keep": 1 / 8},
+    "random": {"seed": 0},
+    "scope": {"alpha": 1.0},
+    "selection": {"cover": 1.0, "random_state": 0},
+    "sparsevlm": {"heads": 14},
+    "tokencorr": {"similar": 0.8, "repeats": 8, "seed": 0},
+    "topv": {
+        "layer": 3, "feature": 1.0, "spatial": 1.0, "central": 0.01, "sigma": 10.0,
+        "epsilon": 0.1, "iterations": 3, "recover": 4,
+    },
+    "v2drop": {"keep": 1 / 576},
+    "visionzip": {"contextual": 10 / 64, "class_token": True},
+    "vispruner": {"important": 0.5, "step": 8},
+    "weighted": {
+        "layer": 2, "power": 1.0, "uniform": 0.0, "cover": 1.0, "entropy": 0.0, "volume": 0.0,
+        "relevance": 0.0, "floor": 0.0, "rank_power": 1.0, "bound": 2.0,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", available())
+def test_what_is_left_out_is_as_published(name):
+    general = {f.name: f.default for f in dataclasses.fields(VisualPruner)}
+    assert general == {
+        "keep": 0.5, "average": None, "layer": 0, "mode": "inplace", "positions": "original",
+    }  # fmt: skip
+    own = {
+        f.name: f.default
+        for f in dataclasses.fields(method(name))
+        if f.init and isinstance(f.default, int | float) and general.get(f.name) != f.default
+    }
+    assert own == DEFAULTS.get(name, {})
+
+
+#: the last values that options may have
+LIMITS = {
+    "cdpruner": {"strength": [0.0]},
+    "dart": {"visual_pivots": [1], "text_pivots": [0]},
+    "entropy": {"core_clusters": [1], "tokens_per_cluster": [1]},
+    "hired": {"alpha": [0.0, 1.0]},
+    "mmtok": {"alpha": [0.0]},
+    "ppt": {"threshold": [0.0]},
+    "selection": {"cover": [0.0]},
+    "sparsevlm": {"heads": [1]},
+    "tokencorr": {"similar": [-1.0, 1.0], "repeats": [0]},
+    "topv": {"iterations": [1], "recover": [0, 2]},
+    "visionzip": {"contextual": [0.0, 1.0]},
+    "vispruner": {"important": [0.0, 1.0], "step": [1]},
+    "weighted": {"uniform": [0.0, 1.0], "floor": [0.0, 1.0], "power": [0.0]},
+}
+
+
+@pytest.mark.parametrize("keep", [1 / TOKENS, 0.25, 1 - 1 / TOKENS])
+@pytest.mark.parametrize(
+    "name, option, value",
+    [(n, o, v) for n, options in LIMITS.items() for o, values in options.items() for v in values],
+)
+def test_what_is_accepted_works(model, name, option, value, keep):
+    """Where an option ends, a share of the budget may be nothing or all of it."""
+    if name in IN_TOWER:
+        keep = max(keep, 0.25)
+    with create(name, **{option: value}, keep=keep)(model) as pruner:
+        assert torch.isfinite(model(**ragged()).logits).all()
+        if pruner.exact:
+            assert pruner.kept_counts == [pruner.budget(TOKENS)] * 4
+
+
 def test_unknown_names_options_layers_and_models(model):
     with pytest.raises(ValueError, match=r"unknown pruning method 'fastw'; available: .*entropy"):
         create("fastw")
@@ -564,6 +644,83 @@ def test_options_are_plain_json_and_rebuild_the_method(case):
     options = json.loads(json.dumps(pruner.options()))
     assert create(options.pop("method"), **options).options() == pruner.options()
     assert {f.name for f in dataclasses.fields(pruner)} == options.keys()
+
+
+@pytest.mark.parametrize("name", available())
+def test_pruners_are_told_apart_by_identity_and_options_by_name(name):
+    """Two pruners with the same options are in use at once, and are keys of dictionaries."""
+    first, second = create(name), create(name)
+    assert first != second and len({first, second}) == 2
+    assert all(option.kw_only for option in dataclasses.fields(method(name)) if option.init)
+
+
+#: choices that the text does not change although no `vision_only` says so: drawn by keys that a
+#: caller may give, looking at what the language model would read, or merging what it made
+ANYWAY = {
+    "random", "random layer 2", "fastv layer 0", "selection greedy", "weighted tower", "llavolta",
+    "pool layer 1",
+}  # fmt: skip
+
+
+@every_method
+def test_the_text_changes_the_choice_unless_it_is_of_vision_only(model, case):
+    """One image among four texts."""
+    image = one(seed=3)["pixel_values"]
+    found = set()
+    for before, after in [
+        ([5], [6, 8, 9]),
+        ([7, 30, 12], [60, 3, 44, 21]),
+        ([44], [70]),
+        ([], [33]),
+    ]:
+        inputs = batch([[1, *before, *[IMAGE] * TOKENS, *after]], 1) | {"pixel_values": image}
+        with make(case, keep=0.4)(model) as pruner:
+            model(**inputs)
+            found.add(tuple(pruner.kept[0].tolist()))
+    assert (len(found) == 1) == (pruner.vision_only or case in ANYWAY)
+
+
+@every_method
+def test_a_count_that_varies_has_a_bound_where_one_is_promised(model, case):
+    """`most` is that bound, and `bounded` says that a method knows one."""
+    pruner = make(case, keep=0.25)
+    assert pruner.exact or pruner.bounded == (type(pruner).most is not VisualPruner.most)
+    if pruner.bounded:
+        with pruner(model):
+            model(**ragged())
+            assert max(pruner.kept_counts) <= pruner.most(TOKENS)
+
+
+def without_a_token(model, number):
+    """Hooks under which a patch of every image is zero in the tower and before the first layer."""
+
+    def block(module, args, output):
+        states = (output[0] if isinstance(output, tuple) else output).clone()
+        states[:, 1 + number] = 0  # the class token is the first
+        return (states, *output[1:]) if isinstance(output, tuple) else states
+
+    def projector(module, args, output):
+        output = output.clone()
+        if output.shape[1] == TOKENS:  # a method may project merged tokens
+            output[:, number] = 0
+        return output
+
+    blocks = model.model.vision_tower.encoder.layers
+    handles = [layer.register_forward_hook(block) for layer in blocks]
+    return [*handles, model.model.multi_modal_projector.register_forward_hook(projector)]
+
+
+@every_method
+def test_a_token_of_zeros_breaks_no_method(model, case):
+    """It has no direction: every cosine with it is undefined."""
+    handles = without_a_token(model, 5)
+    try:
+        with make(case, keep=0.6)(model) as pruner:
+            assert torch.isfinite(model(**ragged()).logits).all()
+            assert all(len(kept) for kept in pruner.kept)
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 # ---- LLaVA-NeXT: images of different lengths ---------------------------------------------------

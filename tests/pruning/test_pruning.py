@@ -4,13 +4,14 @@ import math
 
 import pytest
 import torch
+from transformers import LlavaForConditionalGeneration
 
 from lib.pruning import EntropyPrune, FastV, FixedPrune, RandomPrune, SelectionPrune, ToMe, create
 from lib.pruning.engine.vision import record_of
 from lib.pruning.fastv import last_row
 from lib.pruning.random_prune import mix
 from lib.selection import STRATEGIES, hierarchical, token_level
-from tests.tiny import IMAGE, TOKENS, batch, one, prompt, ragged, tiny_llava
+from tests.tiny import IMAGE, TOKENS, batch, finish, one, prompt, ragged, tiny_llava
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +57,20 @@ def test_fastv_row_sums_to_one(model):
     torch.testing.assert_close(seen[0].sum(1), torch.ones(3))
 
 
+def test_fastv_before_the_first_layer_draws_what_random_draws(model):
+    """Nothing has been attended to yet; one seed, one draw, given or left out."""
+    for seed in ({}, {"seed": 0}, {"seed": 5}):
+        kept = []
+        for kind in (FastV, RandomPrune):
+            with kind(keep=0.5, layer=0, **seed)(model) as pruner:
+                model(**ragged())
+            kept.append([own.tolist() for own in pruner.kept])
+        assert kept[0] == kept[1]
+        if not seed:
+            default = kept[0]
+        assert (kept[0] == default) == (seed != {"seed": 5})
+
+
 # ---- Random ------------------------------------------------------------------------------------
 
 
@@ -99,11 +114,14 @@ def test_mix_is_splitmix64():
 # ---- ToMe --------------------------------------------------------------------------------------
 
 
-def test_proportional_attention_over_merged_copies_is_exact(monkeypatch):
+@pytest.mark.parametrize("width", [32, 64])  # narrower and wider than there are tokens
+def test_proportional_attention_over_merged_copies_is_exact(monkeypatch, width):
     """Where the first block merges identical tokens, all later blocks must go on as if both
     copies were still there: the reference is the unmerged tower."""
     monkeypatch.setattr("lib.pruning.tome.schedule", lambda *_: [18, 0, 0, 0])
-    flat = tiny_llava()
+    config = tiny_llava().config
+    config.vision_config.hidden_size = width
+    flat = finish(LlavaForConditionalGeneration, config)
     flat.model.vision_tower.embeddings.position_embedding.weight.zero_()
     tower = flat.model.vision_tower
     # patches are identical in pairs: columns 0 and 1, 2 and 3, 4 and 5
@@ -245,10 +263,20 @@ def test_fixed_prune_checks_its_indices(model):
         ([], "has 1 images, but 0 are given"),
         ([[0], [1], [2]], "but 3 are given"),
         ([[TOKENS]], "must lie in 0..35"),
+        ([[0, TOKENS]], "must lie in 0..35"),
+        ([[-1, 3]], "must lie in 0..35"),
         ([[]], "not be empty"),
     ]:
         with pytest.raises(ValueError, match=message), FixedPrune(indices=indices)(model):
             model(**one())
+
+
+def test_fixed_prune_keeps_the_first_and_the_last_and_is_itself_alone(model):
+    first, second = (FixedPrune(indices=[[0, TOKENS - 1]]) for _ in range(2))
+    assert first != second and len({first, second}) == 2
+    with first(model):
+        model(**one())
+    assert first.kept[0].tolist() == [0, TOKENS - 1]
 
 
 def test_a_selector_with_the_wrong_shape_is_named(model):

@@ -235,6 +235,30 @@ def test_beams_and_several_sequences(models, name, method):
     assert torch.equal(masked, beam)
 
 
+@pytest.mark.parametrize("name", ["smolvlm", "llava"])
+@pytest.mark.parametrize("beams", [1, 3])
+def test_random_draws_by_keys_of_prompts_are_the_same_alone_in_a_batch_and_with_beams(
+    models, name, beams
+):
+    """A key a prompt, whatever the number of its tiles and wherever it stands."""
+    model, tiny = models(name), family(name)
+    row = tiny.rows("ragged")[0]
+    rows, keys = [row] * 3, torch.tensor([7, 8, 9])
+    if beams > 1 and name == "smolvlm" and not hasattr(model, "_expand_multimodal_outputs"):
+        pytest.skip("transformers 5.17 repeats the tiles too, so that keys of prompts fit neither")
+    (count,) = images_per_row([row], tiny)
+    with create("random", keep=0.4)(model) as pruner:
+        alone = []
+        for key in keys[: len(rows), None]:
+            pruner.image_keys = key
+            model(**tiny.batch([row]))
+            alone += kept(pruner)
+        assert len({tuple(own) for own in alone}) == len(rows) * count  # each its own draw
+        pruner.image_keys = keys[: len(rows)]
+        model.generate(**tiny.batch(rows), **GREEDY, num_beams=beams)
+        assert kept(pruner) == repeated(alone, [count] * len(rows), beams)
+
+
 def images_per_row(rows, tiny):
     return [sum(len(tiny.tokens(p)) for p in row if isinstance(p, Picture)) for row in rows]
 

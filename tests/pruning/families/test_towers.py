@@ -1,5 +1,7 @@
 """What methods read of the towers: states and attention of exactly the patches of each token."""
 
+import math
+
 import pytest
 import torch
 from transformers import AttentionInterface
@@ -8,7 +10,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from lib.pruning import VisualPruner
 from lib.pruning.engine import tower
 from lib.pruning.families import resolve
-from tests.pruning.families.tiny import ALL, MORE, ONEVISION, SMOLVLM, Picture
+from tests.pruning.families.tiny import ALL, LLAVA, MORE, ONEVISION, SMOLVLM, Picture
 
 kinds = [(name, "ragged") for name in [*ALL, *MORE]]
 kinds += [(name, "video") for name, tiny in ALL.items() if tiny.video]
@@ -114,6 +116,48 @@ def separated(images, family):
     return torch.zeros_like(images.columns, dtype=torch.bool) if found is None else found
 
 
+@pytest.mark.parametrize("name, kind", kinds)
+def test_layouts_say_of_every_token_what_it_is_made_of(name, kind):
+    """A separator of nothing and of no tile, any other token of patches whose shares add up."""
+    tiny = family(name)
+    layouts = seen(
+        tiny.model(), tiny.inputs(kind),
+        lambda self, images: tower.layouts_at(images, self.family) or [None] * images.count,
+    )  # fmt: skip
+    if layouts[0] is None:
+        assert name == "llava"
+        return
+    assert [len(one.source) for one in layouts] == tiny.lengths(kind)
+    for source, grid, tiles, weights in layouts:
+        lonely = source[:, 0] < 0
+        assert (source[lonely] == -1).all() and (source[~lonely] >= 0).all()
+        assert tiles.shape == lonely.shape and torch.equal(tiles == -1, lonely)
+        assert (tiles[~lonely] >= 0).all()
+        assert grid is None or math.prod(grid) == int((~lonely).sum())
+        if weights is not None:
+            assert weights.shape == source.shape
+            torch.testing.assert_close(weights.sum(1), torch.ones(len(source)).double())
+    shares = [one.weights for one in layouts if one.weights is not None]
+    assert not shares or any(bool((own.amax(1) < 1).any()) for own in shares)  # mixed somewhere
+
+
+def test_the_feature_layer_is_the_last_that_is_named():
+    model = LLAVA.model()
+    parts = resolve(model)
+    depth = len(parts.blocks())
+    for named, layers in (
+        (-1, [depth]),
+        (-2, [depth - 1]),
+        (2, [2]),
+        (0, [0]),
+        ([1, -2], [1, depth - 1]),
+        ([-1, 3, 2], [depth, 3, 2]),
+    ):
+        model.config.vision_feature_layer = named
+        assert parts.feature_layer() == layers[-1]
+        assert tower.feature_layers(parts) == layers
+
+
 def test_newlines_are_separators():
     model, tiny = ONEVISION.model(), ONEVISION
     apart = seen(model, tiny.inputs("one"), lambda self, images: separated(images, self.family))
@@ -140,6 +184,19 @@ def test_images_that_were_padded(size):
         (lonely,) = seen(model, inputs, lambda self, images: separated(images, self.family))
         assert 0 < int(lonely.sum()) < len(lonely)
         torch.testing.assert_close(states[~lonely], want[~lonely], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_words_are_rotated_by_their_place_in_every_family(name):
+    """Also where positions have three rows: time, height and width of a word are one."""
+    parts = resolve(family(name).model())
+    places = torch.tensor([[0, 0, 1, 2, 3], [5, 6, 7, 9, 40]])
+    cos, sin = parts.rotary(torch.zeros(*places.shape, 32), places)
+    width = cos.shape[-1]
+    turns = 10000.0 ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
+    angles = (places[..., None] * turns).repeat(1, 1, 2)
+    torch.testing.assert_close(cos.double(), angles.cos(), atol=1e-5, rtol=0)
+    torch.testing.assert_close(sin.double(), angles.sin(), atol=1e-5, rtol=0)
 
 
 # ---- attention -----------------------------------------------------------------------------------

@@ -41,7 +41,7 @@ def reference(pruner):
 
 @pytest.mark.parametrize("options", [
     {}, {"keep": 0.3}, {"keep": 0.05}, {"count": "published", "keep": 0.6},
-    {"visual_pivots": 2, "text_pivots": 1, "layer": 1},
+    {"visual_pivots": 2, "text_pivots": 1, "layer": 1}, {"visual_pivots": 1, "text_pivots": 0},
 ])  # fmt: skip
 def test_it_is_the_written_out_method(model, options):
     pruner = create("dart", **options)
@@ -83,3 +83,9 @@ def test_a_permutation_of_the_tokens_permutes_the_choice():
     one = duplication_aware(states, size, text, there, **options)
     other = duplication_aware(states[:, turn], size[:, turn], text, there, **options)
     assert torch.equal(other, one[:, turn])
+
+
+@pytest.mark.parametrize("bad", [{"visual_pivots": 0}, {"text_pivots": -1}, {"count": "some"}])
+def test_bad_options(bad):
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        create("dart", **bad)

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from lib.pruning import create
+from lib.pruning import FixedPrune, create
 from lib.pruning.engine.rasters import cells, proportional
+from lib.pruning.grid import filled
 from tests.pruning.methods.reference import kept_by
 from tests.pruning.test_contract import next_inputs
 from tests.tiny import one, ragged, tiny_llava
@@ -53,6 +54,32 @@ def test_tiles_share_the_budget_and_form_grids_of_their_own(tiled):
             mosaic = 72  # 6 x 12 or 12 x 6 tokens, and a newline behind each row
             assert length - 36 - mosaic in (6, 12)
             assert int((own < 36).sum()) == proportional(budget, [36, mosaic])[0]
+
+
+@pytest.mark.parametrize("method", ["grid", "pool"])
+def test_what_is_left_when_every_patch_stays_goes_to_the_first_newlines(tiled, method):
+    inputs, lengths = next_inputs(tiled)
+    with create(method, keep=0.96)(tiled) as pruner:
+        tiled(**inputs)
+        for own, length in zip(pruner.kept, lengths):
+            high, wide = (6, 12) if length == 36 + 6 * 13 else (12, 6)
+            newlines = [36 + (wide + 1) * row + wide for row in range(high)]
+            gone = newlines[pruner.budget(length) - 36 - 72 :]
+            assert 0 < len(gone) < high
+            assert sorted(set(range(length)) - set(own.tolist())) == gone
+        pruned = tiled(**inputs).logits[:, -1]
+        kept = [own.tolist() for own in pruner.kept]
+    with FixedPrune(indices=kept, positions="contiguous")(tiled):  # each as the model made it
+        torch.testing.assert_close(tiled(**inputs).logits[:, -1], pruned, atol=2e-5, rtol=2e-5)
+
+
+@pytest.mark.parametrize("more", [0, 1, 2, 3, 4])
+def test_filling_takes_the_first_free_places(more):
+    mask = torch.tensor([True, False, False, True, False, False, True])
+    wanted = mask.tolist()
+    for place in [1, 2, 4, 5][:more]:
+        wanted[place] = True
+    assert filled(mask, more).tolist() == wanted
 
 
 def test_tokens_without_a_raster_are_refused():

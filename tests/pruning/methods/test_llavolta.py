@@ -55,5 +55,6 @@ def test_other_counts_differ_by_one_token_a_run(k):
 
 
 def test_the_default_is_layer_2_and_counts_are_exact(model):
-    assert create("llavolta").layer == 2
+    assert create("llavolta").layer == 2 and not create("llavolta").vision_only
+    assert create("llavolta", layer=0).vision_only
     assert [len(own) for own in kept_by("llavolta", model, ragged(), keep=0.3)] == [11] * 4

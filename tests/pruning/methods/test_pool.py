@@ -78,3 +78,7 @@ def test_both_rasters_of_llava_next_are_pooled(tiled):
     if base == 1:
         torch.testing.assert_close(seen[0, begin], features[0][:36].mean(0), atol=1e-5, rtol=1e-5)
     assert len(kept) == 5 and 1 <= base <= 2
+
+
+def test_what_the_language_model_made_is_not_of_vision_only():
+    assert create("pool").vision_only and not create("pool", layer=1).vision_only

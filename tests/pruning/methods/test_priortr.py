@@ -48,6 +48,11 @@ def test_scores_add_up_to_a_divergence():
     assert information(torch.tensor([0.0, 1.0]), torch.tensor([1.0, 0.0])).isfinite().all()
 
 
+def test_a_token_that_the_prior_ignores_counts_as_one_in_ten_thousand_million():
+    found = information(torch.tensor([1.0, 0.0]).double(), torch.tensor([0.0, 1.0]).double())
+    torch.testing.assert_close(found, torch.tensor([math.log(1e10), 0.0]), atol=1e-4, rtol=0)
+
+
 def test_one_text_token_is_its_own_prior(model):
     pruner = create("priortr", keep=0.25)
     with torch.inference_mode(), pruner(model):

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lib.pruning import create
-from lib.pruning.prumerge import chosen, outliers, summed
+from lib.pruning.prumerge import PruMerge, chosen, outliers, summed
 from tests.pruning.methods.reference import Tower, cosines, entering, kept_by
 from tests.pruning.test_contract import next_inputs
 from tests.tiny import IMAGE, TOKENS, one, ragged
@@ -49,6 +49,20 @@ def test_exact_counts_follow_the_definition(model, keep):
     torch.testing.assert_close(seen, wanted, atol=1e-4, rtol=1e-4)
     first = min(set(range(TOKENS)) - set(kept))
     assert kept_by("prumerge", model, inputs, keep=keep) == [sorted([*kept, first])]
+
+
+def test_where_the_rule_counts_a_piece_has_no_quota(model, tiled):
+    quotas = []
+
+    class Noting(PruMerge):
+        def pick(self, piece):
+            quotas.append(piece.quota)
+            return super().pick(piece)
+
+    for kind, inputs in ((model, ragged()), (tiled, next_inputs(tiled)[0])):
+        with Noting(count="adaptive")(kind):
+            kind(**inputs)
+    assert set(quotas) == {0}
 
 
 def test_adaptive_counts_are_the_outliers_of_the_image_alone(model):

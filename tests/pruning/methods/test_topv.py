@@ -65,6 +65,22 @@ def take_back(scores, count, every):
     return sorted(best + others[::step][:back])
 
 
+@pytest.mark.parametrize("rows, columns", [(6, 6), (2, 5), (4, 3)])
+def test_costs_of_places_are_their_distances_from_each_other_and_from_the_middle(rows, columns):
+    """Not shown by choices: a cost that only the source has is scaled away."""
+    spots = [(float(y), float(x)) for y in range(rows) for x in range(columns)]
+    same = torch.zeros(1, len(spots), 3)
+    middle = ((rows - 1) / 2, (columns - 1) / 2)
+    central = unit([[math.dist(spot, middle)] * len(spots) for spot in spots])
+    near = [[1 - math.exp(-(math.dist(a, b) ** 2) / 18) for b in spots] for a in spots]
+    for weights, want in (((0.0, 1.0), central), ((1.0, 0.0), unit(near))):
+        spatial, centred = weights
+        pruner = create("topv", feature=0.0, spatial=spatial, central=centred, sigma=3.0)
+        found = pruner.cost(same, same, torch.tensor([spots]))[0]
+        want = torch.tensor(want).expand_as(found)
+        torch.testing.assert_close(found, want, atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("options", [
     {}, {"target": "output", "recover": 0}, {"keep": 0.1, "iterations": 1, "central": 1.0},
     {"layer": 1, "epsilon": 0.5, "sigma": 2.0},

@@ -1,5 +1,7 @@
 """Weighted choices in a prefill written out: which attention weighs, and what is chosen then."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -110,6 +112,26 @@ def test_budgets_follow_the_rank_and_average_to_the_wanted_one(model):
     assert all(set(a) <= set(b.tolist()) for a, b in zip(smaller, fixed.kept))  # nested
 
 
+def test_adaptive_counts_do_not_depend_on_how_wide_the_states_are():
+    generator = torch.Generator().manual_seed(0)
+    pruner = create("weighted", count="adaptive", typical=2.0)
+    for width in (3, 40):
+        given = [torch.randn(2, 20, width, generator=generator), torch.ones(2, 20)]
+        own = pruner.budgets(*given, 10)
+        assert int(own.max()) > 10
+        assert torch.equal(pruner._select(given, budget=10).sum(1), own)
+
+
+def test_tokens_that_nobody_attends_to_weigh_alike():
+    pruner = create("weighted")
+    pruner._watched = [SimpleNamespace(taken=lambda pass_: None)]
+    found = torch.tensor([[0.0] * 4, [0.2, 0.0, 0.4, 0.2]])
+    pruner._attended = lambda images, taken: found
+    images = SimpleNamespace(prefill=None, columns=torch.zeros(2, 4))
+    want = torch.tensor([[1.0] * 4, [1.0, 0.0, 2.0, 1.0]])
+    torch.testing.assert_close(pruner.weights(images), want)
+
+
 @pytest.mark.parametrize("options, message", [
     ({"layer": 0}, "none before 0"),
     ({"count": "adaptive"}, "needs typical"),
@@ -117,6 +139,8 @@ def test_budgets_follow_the_rank_and_average_to_the_wanted_one(model):
     ({"count": "adaptive", "typical": 2.0, "bound": 0.5}, "bound must be at least 1"),
     ({"uniform": 1.5}, "uniform must be in"),
     ({"floor": -0.1}, "floor must be in"),
+    ({"floor": 1.5}, "floor must be in"),
+    ({"power": -1.0}, "power must be in"),
     ({"cover": 0.0}, "must be positive, all are 0"),
     ({"entropy": float("nan")}, "entropy must be finite"),
     ({"attention": "first"}, "attention must be one of"),
