@@ -1,9 +1,14 @@
 """The photograph model's card says what the records beside it hold."""
 
+import json
+
 import numpy as np
 import pytest
 
 from lib.study.grid import candidates
+from lib.study.labels import DIVERGENCE
+from lib.study.paths import ROOT
+from lib.study.stored import corrected
 from lib.study.trials import load_trial, two_levels
 from tests.study.photo_card import BUDGETS, FOLDER, LEVELS, RULES, TABLES, means
 
@@ -57,3 +62,27 @@ def test_an_adaptive_budget_does_not_help():
             gains.append(1 - two_levels(low - high, low, high).mean() / fixed.mean())
     assert (certain, worse) == (8, 8)
     assert f"by {100 * min(gains):.0f} to {100 * max(gains):.0f} %" in CARD
+
+
+def test_the_readme_quotes_places_and_captions():
+    said = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    results = ROOT / "data" / "results" / "photos"
+    places = json.loads((results / "divergence.json").read_text(encoding="utf-8"))["places"]
+    assert places["images"] == 1000
+    value = {slug: row["values"][DIVERGENCE] for slug, row in places["methods"].items()}
+    rows = [r for r in places["comparisons"]["places"] if r["b"].startswith("fastv-at")]
+    for rule, label in (("weighted", "coverage weighted by attention"),
+                        ("selection", "entropy joined with coverage")):  # fmt: skip
+        own = [row for row in rows if row["a"].startswith(f"{rule}-at")]
+        assert len(own) == 20 and all(row["value"] < 0 and corrected(row) < 0.05 for row in own)
+        ratios = [value[row["a"]] / value[row["b"]] for row in own]
+        low, high = (f"{x:.2f}"[1:] for x in (min(ratios), max(ratios)))
+        assert f"{label} {low} to {high} times" in said
+    for rule in ("entropy", "random"):
+        own = [row for row in rows if row["a"].startswith(f"{rule}-at")]
+        less = sum(row["value"] < 0 and corrected(row) < 0.05 for row in own)
+        assert f"less than FastV in {less} of these {len(own)} cases" in said
+    scores = json.loads((results / "scores.json").read_text(encoding="utf-8"))
+    half = [r for r in scores["comparisons"]["pruning"]
+            if r["metric"] == "CIDEr" and not r["a"].endswith("printed")]  # fmt: skip
+    assert len(half) == 11 and all(corrected(row) > 0.05 for row in half)
