@@ -178,18 +178,10 @@ reproduce: $(READY) ## Compute, draw and report everything of PROFILE below buil
 	@echo "Open $(RUN)/reports/index.html"
 endif
 
-$(RUN)/.studied: $(PROFILE_FILE) $(COMPUTING) | $(READY)
-	$(LIB) study --profile $(PROFILE)
-	@touch $@
-
-# only the notebooks that changed, unless something they all depend on did
-$(RUN)/.executed: $(RUN)/.studied $(CHOSEN) $(REPORTING) | $(READY)
-	$(LIB) report run --profile $(PROFILE) --jobs $(JOBS) $(if $(filter-out notebooks/%,$?),$(CHOSEN),$(filter notebooks/%,$?))
-	@touch $@
-
-$(RUN)/reports/index.html: $(RUN)/.executed | $(READY)
-	@$(LIB) compare --profile $(PROFILE) >/dev/null
-	@$(LIB) report html --profile $(PROFILE) >/dev/null
+# One process, since it imports for seconds. Only the notebooks that changed, unless something they
+# all depend on did.
+$(RUN)/reports/index.html: $(PROFILE_FILE) $(COMPUTING) $(CHOSEN) $(REPORTING) | $(READY)
+	@$(LIB) reproduce --profile $(PROFILE) --jobs $(JOBS) $(if $(filter-out %.ipynb,$?),,$?) >/dev/null
 
 .PHONY: publish
 publish: $(READY) ## Make the run of PROFILE the committed reference (for maintainers)

@@ -38,7 +38,7 @@ from .stages.captions import caption_share, make_captions
 from .stages.catalogue import catalogue_share, make_catalogue
 from .stages.costs import make_costs
 from .stages.divergence import divergence_share, make_divergence
-from .stages.population import make_population
+from .stages.meanwhile import Scoring, population
 from .stages.scores import make_scores, score
 from .stages.study import Study
 from .stored import load_efficiency, load_scores, load_study, mark
@@ -67,7 +67,7 @@ STAGES = {
     "captions": make_captions,
     "divergence": make_divergence,
     "scores": make_scores,
-    "population": make_population,
+    "population": population,
     "efficiency": make_costs,
     "catalogue": make_catalogue,
 }
@@ -91,10 +91,15 @@ def run(
     path = study.folder / "study.json"
     before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     clock: dict[str, float] = dict(before.get("seconds", {}))
+    scoring, began = None, 0.0
     for name, make in STAGES.items():
         begin = time.monotonic()
-        if name in stages and make(study):
+        if name == "scores" and {name, "population"} <= {*stages}:
+            scoring, began = Scoring.started(study), begin
+        if name in stages and not (name == "scores" and scoring) and make(study):
             clock[name] = time.monotonic() - begin
+        if name == "population" and scoring and scoring.finished(study):
+            clock["scores"] = time.monotonic() - began
     # without the model, this machine only scored what another one computed
     earlier = before.get("environment")
     made_here = study.device_name is not None or not earlier

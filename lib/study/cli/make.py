@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -55,13 +56,21 @@ def study(
 
 
 def reproduce(
+    notebooks: Annotated[
+        list[Path] | None, typer.Argument(help="only these, of a finished study; default all")
+    ] = None,
     profile: Profile = "embedded",
     device: Device = None,
     jobs: Annotated[int, typer.Option(min=1, help="notebooks at once")] = 2,
     quiet: Quiet = False,
 ) -> None:
     """The study of a profile, its notebooks, the comparison and the pages: make without Make."""
-    from .. import paths
+    from .. import forking, paths
+
+    # what is forked later imports while this process does
+    if not notebooks and device in (None, "cpu"):
+        cores = os.cpu_count() or 1
+        forking.warm({**os.environ, "OMP_NUM_THREADS": str(max(1, cores // min(2, cores)))})
     from .. import run as studying
     from ..compare import compare_run, summary
     from ..fitting import check
@@ -69,12 +78,14 @@ def reproduce(
     from ..reports import report
     from ..stages.sharing import default_workers, suited
 
-    settings = suited(load_profile(profile), device)
-    check(settings)
-    workers = default_workers(settings, device)
-    studying.run(settings, device=device, progress=not quiet, workers=workers)
+    chosen = [path.resolve() for path in notebooks or ()]
+    if not chosen:
+        settings = suited(load_profile(profile), device)
+        check(settings)
+        workers = default_workers(settings, device)
+        studying.run(settings, device=device, progress=not quiet, workers=workers)
     with paths.looking_at(paths.RUN):
-        report.notebooks(profile, jobs=jobs, progress=not quiet)
+        report.notebooks(profile, chosen, jobs=jobs, progress=not quiet)
         compared = compare_run(profile)
         pages = report.html(profile)
     print(summary(compared))

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import os
 import sys
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
+from jupyter_client.provisioning import LocalProvisioner
 
-from .. import paths
+from .. import forking, paths
 
-__all__ = ["KERNEL", "OwnKernel", "kernel_spec", "sharing_cores"]
+__all__ = ["KERNEL", "ForkedKernel", "OwnKernel", "kernel_spec", "sharing_cores"]
 
 #: the name that notebooks carry; any Jupyter finds a kernel for it
 KERNEL = "python3"
@@ -45,6 +49,40 @@ class OwnKernel(AsyncKernelManager):
     @property
     def kernel_spec(self) -> KernelSpec:
         return kernel_spec()
+
+
+class ForkedKernel(OwnKernel):
+    """The same kernel, forked where that is possible: worth it from the second one on."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.kernel_id = self.kernel_id or str(uuid.uuid4())
+        self.provisioner = _Forking(
+            kernel_id=self.kernel_id, kernel_spec=self.kernel_spec, parent=self
+        )
+
+
+class _Forking(LocalProvisioner):
+    """Forks a kernel, or starts one as usual."""
+
+    async def launch_kernel(self, cmd: list[str], **options: Any) -> Any:
+        arguments = cmd[cmd.index("ipykernel_launcher") + 1 :]
+        folder = Path(options.get("cwd") or Path.cwd())
+        environment = options.get("env") or os.environ
+        forked = forking.start(_kernel, arguments, environment=environment, folder=folder)
+        if forked is None:
+            return await super().launch_kernel(cmd, **options)
+        self.process, self.pid, self.pgid, self.cwd = forked, forked.pid, forked.pid, folder
+        return self.connection_info
+
+
+def _kernel(arguments: list[str]) -> None:
+    """Be a kernel: as `ipykernel_launcher`, in a session of its own, which no Ctrl-C reaches."""
+    from ipykernel.kernelapp import launch_new_instance
+
+    os.setsid()
+    sys.argv = ["ipykernel_launcher", *arguments]
+    launch_new_instance([*arguments, f"--IPKernelApp.parent_handle={os.getppid()}"])
 
 
 @contextmanager

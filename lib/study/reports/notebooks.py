@@ -22,7 +22,7 @@ from nbformat import NotebookNode
 from .. import paths
 from ..files import write_atomically
 from ..profiles import load_profile
-from .kernel import KERNEL, OwnKernel
+from .kernel import KERNEL, ForkedKernel, OwnKernel
 
 __all__ = ["NotebookFailed", "execute", "failure", "notebooks", "parameters", "tidy", "title_of"]
 
@@ -61,11 +61,18 @@ def title_of(document: NotebookNode) -> str:
 
 
 def execute(
-    notebook: Path, output: Path, given: Mapping[str, Any], *, log: Path, progress: bool = True
+    notebook: Path,
+    output: Path,
+    given: Mapping[str, Any],
+    *,
+    log: Path,
+    progress: bool = True,
+    forked: bool = False,
 ) -> None:
     """Run a notebook into `output`, which appears, or changes, only when every cell has run.
 
-    given: values of its parameters. `output` may be the notebook itself.
+    given: values of its parameters. `output` may be the notebook itself. forked: the kernel may be
+    forked (`lib.study.forking`): quicker if it is one of several.
 
     Raises `NotebookFailed`, naming the notebook, the cell and `log`; the notebook as far as it got
     lies beside the log.
@@ -83,7 +90,7 @@ def execute(
             parameters=dict(given),
             cwd=str(notebook.parent),
             kernel_name=KERNEL,
-            kernel_manager_class=OwnKernel,
+            kernel_manager_class=ForkedKernel if forked else OwnKernel,
             extra_arguments=_QUIET_KERNEL,
             progress_bar={"desc": notebook.stem} if progress else False,
         )

@@ -68,11 +68,11 @@ def executed(profile: str) -> list[Path]:
 # ---------------------------------------------------------------------------- running
 
 
-def run(notebook: Path, profile: str, *, progress: bool = True) -> Path:
+def run(notebook: Path, profile: str, *, progress: bool = True, forked: bool = False) -> Path:
     """Execute a notebook with a profile; returns the executed one.
 
     Earlier output of this notebook, its page and the index go first, so a failure or a kill leaves
-    nothing that looks finished.
+    nothing that looks finished. forked: see `lib.study.reports.notebooks.execute`.
 
     Raises `NotebookFailed`.
     """
@@ -81,7 +81,7 @@ def run(notebook: Path, profile: str, *, progress: bool = True) -> Path:
         old.unlink(missing_ok=True)
     log = paths.ROOT / "build" / "logs" / profile / f"{notebook.stem}.log"
     given = books.parameters(profile, notebook)
-    books.execute(notebook, output, given, log=log, progress=progress)
+    books.execute(notebook, output, given, log=log, progress=progress, forked=forked)
     return output
 
 
@@ -93,7 +93,10 @@ def notebooks(
     Raises `NotebookFailed`, with every failure, when all the others have run.
     """
     todo = only or chosen(profile)
-    return _each(todo, lambda path: run(path, profile, progress=False), jobs, progress)
+    several = len(todo) > 1
+    return _each(
+        todo, lambda path: run(path, profile, progress=False, forked=several), jobs, progress
+    )
 
 
 def update(notebooks: Sequence[Path], *, jobs: int = 1, progress: bool = True) -> list[Path]:
@@ -104,7 +107,8 @@ def update(notebooks: Sequence[Path], *, jobs: int = 1, progress: bool = True) -
 
     def one(notebook: Path) -> Path:
         log = paths.ROOT / "build" / "logs" / "update" / f"{notebook.stem}.log"
-        books.execute(notebook, notebook, {}, log=log, progress=False)
+        several = len(notebooks) > 1
+        books.execute(notebook, notebook, {}, log=log, progress=False, forked=several)
         return notebook
 
     return _each(notebooks, one, jobs, progress)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from .. import paths
+from .. import forking, paths
 from ..profiles import Profile
 from .study import Study, threads
 
@@ -20,8 +20,10 @@ __all__ = [
     "WORTH_SHARING",
     "complete",
     "default_workers",
+    "environment_of_workers",
     "share",
     "suited",
+    "threads_each",
     "together",
     "turn",
 ]
@@ -59,7 +61,7 @@ def together(study: Study, todo: Sequence[Any], *, stage: str, table: bool = Fal
     process's. table: only Table 1's first part.
     """
     device, workers = study.loaded.model.device, study.workers
-    each = max(1, (os.cpu_count() or 1) // workers)
+    each = threads_each(workers)
     options = ["--stages", stage, *["--table"] * table]
     running = [_start(study, rank, device, each, options) for rank in range(1, workers)]
     try:
@@ -89,19 +91,30 @@ def turn(number: int, rank: int, world_size: int) -> dict[str, int]:
 
 
 def _start(study: Study, rank: int, device: torch.device, each: int, options: Sequence[str]) -> Any:
-    command = [sys.executable, "-m", "lib", "study", "--profile", study.profile.profile]
-    command += [] if device.type == "cuda" else ["--device", str(device)]
-    command += [*options, *["--quiet"] * (not study.progress)]
+    arguments = ["study", "--profile", study.profile.profile]
+    arguments += [] if device.type == "cuda" else ["--device", str(device)]
+    arguments += [*options, *["--quiet"] * (not study.progress)]
     gpu = ((device.index or 0) + rank) % max(torch.cuda.device_count(), 1)
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": str(each),
+    environment = environment_of_workers(each) | {
         "WORLD_SIZE": str(study.workers),
         "RANK": str(rank),
         "LOCAL_RANK": str(gpu),
         "ENTROPY_PRUNE_ROOT": str(paths.ROOT),
     }
-    return subprocess.Popen(command, env=environment, cwd=Path(__file__).parents[3])
+    folder = Path(__file__).parents[3]
+    forked = forking.start(forking.command, arguments, environment=environment, folder=folder)
+    command = [sys.executable, "-m", "lib", *arguments]
+    return forked or subprocess.Popen(command, env=environment, cwd=folder)
+
+
+def threads_each(workers: int) -> int:
+    """Threads of one of several processes that share the cores."""
+    return max(1, (os.cpu_count() or 1) // workers)
+
+
+def environment_of_workers(each: int) -> Mapping[str, str]:
+    """The variables of processes that share the images, with so many threads."""
+    return {**os.environ, "OMP_NUM_THREADS": str(each)}
 
 
 def default_workers(profile: Profile, device: str | None) -> int:

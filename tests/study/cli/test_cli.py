@@ -171,7 +171,7 @@ def test_a_reader_that_has_seen_enough_is_no_error(root):
 def test_notebooks_that_fail_are_named_when_the_others_have_run(tmp_path, monkeypatch):
     ran = []
 
-    def run_one(notebook, profile, *, progress):
+    def run_one(notebook, profile, *, progress, forked):
         ran.append((notebook.name, profile, progress, os.environ["OMP_NUM_THREADS"]))
         if notebook.name == "b":
             raise report.NotebookFailed("b failed in cell 3")

@@ -29,6 +29,8 @@ def test_every_process_has_a_gpu_of_its_own(monkeypatch, first, workers, others)
             pass
 
     monkeypatch.setattr(sharing.subprocess, "Popen", Process)
+    monkeypatch.setattr(sharing.forking, "possible", lambda: False)
+    monkeypatch.setattr(sharing.forking, "_born", {})
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     study = Study(load_profile("smoke"), progress=False, workers=workers)
     model = SimpleNamespace(device=torch.device("cuda", first))
@@ -46,6 +48,22 @@ def test_every_process_has_a_gpu_of_its_own(monkeypatch, first, workers, others)
         assert command[6:] == ["--stages", "divergence", "--quiet"]
 
 
+def test_a_process_is_forked_where_that_is_possible(monkeypatch):
+    asked = []
+
+    def start(function, *args, environment, folder):
+        asked.append((function, args, environment["RANK"], environment["OMP_NUM_THREADS"]))
+        return SimpleNamespace(wait=lambda: 0, kill=lambda: None)
+
+    monkeypatch.setattr(sharing.forking, "start", start)
+    monkeypatch.setattr(sharing.os, "cpu_count", lambda: 8)
+    study = Study(load_profile("smoke"), progress=False, workers=2)
+    study.__dict__["loaded"] = SimpleNamespace(model=SimpleNamespace(device=torch.device("cpu")))
+    sharing.together(study, [], stage="captions")
+    arguments = ["study", "--profile", "smoke", "--device", "cpu", "--stages", "captions"]
+    assert asked == [(sharing.forking.command, ([*arguments, "--quiet"],), "1", "4")]
+
+
 def test_a_process_that_stops_is_an_error_and_none_is_left_behind(monkeypatch):
     killed = []
 
@@ -60,6 +78,8 @@ def test_a_process_that_stops_is_an_error_and_none_is_left_behind(monkeypatch):
             killed.append(self.rank)
 
     monkeypatch.setattr(sharing.subprocess, "Popen", Process)
+    monkeypatch.setattr(sharing.forking, "possible", lambda: False)
+    monkeypatch.setattr(sharing.forking, "_born", {})
     study = Study(load_profile("smoke"), progress=False, workers=3)
     study.__dict__["loaded"] = SimpleNamespace(model=SimpleNamespace(device=torch.device("cpu")))
     with pytest.raises(RuntimeError, match="another process stopped"):

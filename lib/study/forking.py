@@ -1,0 +1,214 @@
+"""Processes that have torch and transformers loaded as they start: forked from one that has.
+
+Importing them takes a process five seconds; a study and its notebooks start some fifteen. A server
+(`multiprocessing.forkserver`) imports them once, computes nothing and forks. What it forks is what
+a new interpreter would be after these imports, so no result changes; it is asked for only where
+that is certain, and `start` returns None elsewhere, for the caller to start a process as usual:
+
+- on Linux: elsewhere a fork is missing, or unsafe in a process that uses the system's libraries;
+- where Python runs a package, as in `python -m lib`: of a script, `multiprocessing` would run all
+  of the main module again;
+- without a GPU, since drivers do not survive a fork;
+- in the environment the server was started in, since libraries read variables as they load: the
+  number of threads, above all. Those in `LATER` may differ.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from multiprocessing import connection, forkserver, process
+from pathlib import Path
+from typing import Any
+
+from . import paths
+
+__all__ = ["Forked", "command", "possible", "start", "warm", "warmed"]
+
+#: what the server imports; a package that is missing is left to whoever needs it. Nothing of this
+#: project, and nothing that looks as it loads whether it is in a notebook, as pandas does.
+PRELOADED = (
+    "torch._dynamo",
+    "transformers.models.llava_next.modeling_llava_next",
+    "scipy.optimize",
+    "scipy.stats",
+    "matplotlib.pyplot",
+    "ipykernel.kernelapp",
+)
+#: what some of these bring along that looks for a notebook, too, and is loaded anew
+_AGAIN = ("tqdm.auto", "tqdm.autonotebook")
+#: how the variables begin that are read when they are asked for, not as one of these loads, or that
+#: libraries set themselves as they load
+LATER = (
+    "ENTROPY_PRUNE_", "JPY_", "RANK", "WORLD_SIZE", "LOCAL_RANK", "PYTEST_", "COV_", "KMP_",
+    "PYTHONPATH", "TORCHINDUCTOR_CACHE_DIR",
+)  # fmt: skip
+#: the server's unless they are set: what a kernel says of figures, debuggers and hubs
+_SERVER = {
+    "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+    "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+}
+_OWN = _SERVER.keys() - {"MPLBACKEND"}
+
+_LOCK = threading.RLock()
+_born: dict[str, str] = {}
+
+
+class Forked:
+    """A forked process, with what callers use of `subprocess.Popen`."""
+
+    stdin = stdout = stderr = None
+
+    def __init__(self, process: Any) -> None:
+        self._process = process
+        self.pid: int = process.pid
+
+    def poll(self) -> int | None:
+        """The exit code, None while it runs."""
+        with _LOCK:  # whoever reads the code first has it
+            return self._process.exitcode
+
+    def wait(self) -> int:
+        """Wait for its end; returns the exit code."""
+        connection.wait([self._process.sentinel])
+        while (code := self.poll()) is None:
+            pass
+        return code
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal, unless it has ended."""
+        if self.poll() is None:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        """Ask it to end."""
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End it."""
+        self.send_signal(signal.SIGKILL)
+
+
+def possible() -> bool:
+    """Whether a forked process is as good as a started one here."""
+    if sys.platform != "linux" or _is_script():
+        return False
+    import torch
+
+    return not torch.cuda.is_available()
+
+
+def warm(environment: Mapping[str, str]) -> bool:
+    """Have the server import meanwhile; False: it cannot serve a process of this environment."""
+    wanted = _early(environment)
+    with _LOCK:
+        if not _born and possible():
+            _start_server(dict(environment))
+            _born.update(wanted)
+        return _born == wanted
+
+
+def warmed(environment: Mapping[str, str]) -> bool:
+    """Whether the server was started, and can serve a process of this environment."""
+    return bool(_born) and warm(environment)
+
+
+def start(
+    function: Callable[..., Any], *args: Any, environment: Mapping[str, str], folder: Path
+) -> Forked | None:
+    """Call a function of a module in a forked process; None where it has to be a new one.
+
+    environment: all variables of the process. folder: where it works. It ends with this process.
+    """
+    if not warm(environment):
+        return None
+    given = (dict(environment), str(folder), str(paths.ROOT), function, args)
+    child = multiprocessing.get_context("forkserver").Process(
+        target=_become, args=given, daemon=True
+    )
+    with _LOCK:
+        child.start()
+    return Forked(child)
+
+
+def command(arguments: Sequence[str]) -> int:
+    """`python -m lib` with these arguments: for `start`."""
+    from .cli import main
+
+    return main(arguments)
+
+
+def _is_script() -> bool:
+    main = sys.modules["__main__"]
+    if (spec := getattr(main, "__spec__", None)) is not None:
+        return not spec.name.endswith("__main__")
+    return hasattr(main, "__file__")
+
+
+def _early(environment: Mapping[str, str]) -> dict[str, str]:
+    """What of an environment may decide what an import does."""
+    later = {name for name in environment if name.startswith(LATER)} | _OWN
+    return {name: value for name, value in environment.items() if name not in later}
+
+
+def _start_server(environment: dict[str, str]) -> None:
+    """Start the server with these variables, which it takes from this process."""
+    before = dict(os.environ)
+    try:
+        _set_variables(_SERVER | environment)
+        multiprocessing.get_context("forkserver").set_forkserver_preload(list(PRELOADED))
+        forkserver.ensure_running()
+    finally:
+        _set_variables(before)
+
+
+def _set_variables(environment: Mapping[str, str]) -> None:
+    for name in os.environ.keys() - environment.keys():
+        del os.environ[name]
+    os.environ.update(environment)
+
+
+def _become(
+    environment: dict[str, str],
+    folder: str,
+    root: str,
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+) -> None:
+    """Go on as the process that was asked for."""
+    threading.Thread(target=_end_with, args=(process.parent_process(),), daemon=True).start()
+    _set_variables(environment)
+    os.chdir(folder)
+    paths.ROOT = Path(root)
+    for name in _AGAIN:
+        sys.modules.pop(name, None)
+    _reseed()
+    # which may start others
+    process.current_process().daemon = False
+    # as in a new interpreter that finds our package by PYTHONPATH
+    first = str(paths.PACKAGE.parent)
+    others = [p for p in sys.path if p and p not in (first, process.ORIGINAL_DIR)]
+    sys.path[:] = [first, *others]
+    sys.exit(function(*args))
+
+
+def _reseed() -> None:
+    """What is not seeded differs from process to process, as ever."""
+    import numpy
+    import torch
+
+    torch.seed()
+    numpy.random.seed()
+
+
+def _end_with(parent: Any) -> None:
+    """The server outlives whoever asked it, and would be waited for."""
+    connection.wait([parent.sentinel])
+    os._exit(1)

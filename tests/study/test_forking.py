@@ -1,0 +1,165 @@
+"""A forked process is as one that was started, and only there is one forked."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import nbformat
+import pytest
+import torch
+
+from lib.study import forking, paths
+from lib.study.reports import notebooks
+
+ONLY_LINUX = pytest.mark.skipif(not forking.possible(), reason="no process is forked here")
+#: what may depend on the order in which libraries are loaded, or on where they look as they load
+CELLS = (
+    f"import importlib\nfor name in {forking.PRELOADED}:\n    importlib.import_module(name)",
+    "import os, signal, sys, threading\nprint(sys.executable, os.getcwd(), *sys.path, sep='\\n')",
+    "import lib; from lib.study import paths\nprint(lib.__file__, paths.ROOT)",
+    "sorted((k, v) for k, v in os.environ.items() if k != 'JPY_PARENT_PID')",
+    "import torch\nseeded = torch.manual_seed(0)\nprint(torch.get_num_threads(), torch.randn(2))",
+    "import numpy as np, pandas as pd\n"
+    "pd.DataFrame(np.arange(60.0).reshape(2, 30), columns=[f'column {n}' for n in range(30)])",
+    "pd.get_option('display.max_columns'), pd.get_option('display.width')",
+    "import matplotlib, seaborn\nprint(matplotlib.get_backend(), dict(matplotlib.rcParams))",
+    "from matplotlib import pyplot\npyplot.figure(figsize=(2, 1)).gca().plot([1, 2]);",
+    "from tqdm.auto import tqdm\nprint(tqdm)",
+    "import warnings\nsorted(map(str, warnings.filters))",
+    "signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM), signal.getsignal(17)",
+    "import subprocess\nsubprocess.run(['echo', 'said'], capture_output=True, text=True).stdout",
+    "import multiprocessing\nmultiprocessing.current_process().daemon",
+)
+
+
+def outputs(folder, forked):
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in CELLS])
+    nbformat.write(book, folder / "a.ipynb")
+    output = folder / "out.ipynb"
+    notebooks.execute(
+        folder / "a.ipynb", output, {}, log=folder / "log", progress=False, forked=forked
+    )
+    return [cell.outputs for cell in nbformat.read(output, as_version=4).cells]
+
+
+@ONLY_LINUX
+def test_a_forked_kernel_says_what_a_started_one_says(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        forking, "start", lambda *a, _=forking.start, **k: asked.append(_(*a, **k)) or asked[-1]
+    )
+    started, forked = outputs(tmp_path, False), outputs(tmp_path, True)
+    assert [type(process) for process in asked] == [forking.Forked]
+    for source, one, other in zip(CELLS, started, forked, strict=True):
+        assert other == one, source
+    assert asked[0].wait() == 0, "it ends when it is asked to"
+
+
+@pytest.fixture
+def environment(monkeypatch):
+    """Nothing was forked before, as far as `forking` knows; the server that runs is used again."""
+    found = dict(os.environ)
+    monkeypatch.setattr(forking, "_born", forking._early(found))
+    return found
+
+
+def test_a_process_works_where_it_is_told_and_its_code_is_known(tmp_path, environment):
+    if not forking.possible():
+        pytest.skip("no process is forked here")
+    said = tmp_path / "said"
+    asked = {**environment, "ENTROPY_PRUNE_PLACE": "run"}
+    command = f"echo $ENTROPY_PRUNE_PLACE $PWD > {said}; exit 7"
+    given = {"environment": asked, "folder": tmp_path}
+    process = forking.start(shell, command, **given)
+    assert process.wait() == 7 and process.poll() == 7
+    assert said.read_text().split() == ["run", str(tmp_path)]
+    process.kill()  # nobody is there any more
+    process = forking.start(nap, tmp_path / "asleep", **given)
+    while not (tmp_path / "asleep").is_file():
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    assert process.wait() == 1, "as a KeyboardInterrupt ends Python"
+    process = forking.start(time.sleep, 60, **given)
+    process.terminate()
+    assert process.wait() == -signal.SIGTERM
+
+
+def nap(file):
+    file.touch()
+    time.sleep(60)
+
+
+def shell(command):
+    return subprocess.run(command, shell=True).returncode
+
+
+@pytest.mark.parametrize("name", ["OMP_NUM_THREADS", "HF_HOME", "MPLBACKEND"])
+def test_a_process_of_another_environment_is_not_forked(name, environment, tmp_path):
+    other = {**environment, name: "3"}
+    assert forking.start(time.sleep, 0, environment=other, folder=tmp_path) is None
+    assert not forking.warmed(other)
+
+
+def test_where_libraries_must_not_be_forked_none_is(monkeypatch, environment, tmp_path):
+    monkeypatch.setattr(forking, "_born", {})
+    assert not forking.warmed(environment), "nobody asked for a server"
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "platform", "darwin")
+        assert not forking.possible()
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.cuda, "is_available", lambda: True)
+        assert not forking.possible()
+        assert forking.start(time.sleep, 0, environment=environment, folder=tmp_path) is None
+    script = tmp_path / "script.py"
+    script.write_text("from lib.study import forking\nprint(forking.possible())\n")
+    path = {**environment, "PYTHONPATH": str(paths.PACKAGE.parent)}
+    command = [sys.executable, str(script)]
+    said = subprocess.run(command, env=path, capture_output=True, text=True, check=True).stdout
+    assert said.strip() == "False", "it would run again in what is forked"
+
+
+@ONLY_LINUX
+def test_what_libraries_set_as_they_load_is_no_other_environment():
+    code = (
+        "import os\nfrom lib.study import forking\n"
+        "forking._born.update(forking._early(os.environ))\n"
+        "from lib.study import run\nfrom lib.study.reports import kernel, report\n"
+        "print(forking.warmed(os.environ | kernel.kernel_spec().env))"
+    )
+    path = os.environ | {"PYTHONPATH": str(paths.PACKAGE.parent)}
+    command = [sys.executable, "-c", code]
+    said = subprocess.run(command, env=path, capture_output=True, text=True, check=True).stdout
+    assert said.strip() == "True"
+
+
+@ONLY_LINUX
+def test_a_kernel_is_started_where_it_cannot_be_forked(tmp_path, monkeypatch):
+    monkeypatch.setattr(forking, "start", lambda *args, **options: None)
+    assert outputs(tmp_path, True)[2][0].text.split()[1] == str(paths.ROOT)
+
+
+@ONLY_LINUX
+def test_what_is_forked_ends_with_whoever_asked_for_it(tmp_path):
+    code = (
+        "import os, sys, time\nfrom pathlib import Path\nfrom lib.study import forking\n"
+        "child = forking.start(time.sleep, 60, environment=os.environ, folder=Path.cwd())\n"
+        "print(child.pid, flush=True)\ntime.sleep(60)\n"
+    )
+    path = os.environ | {"PYTHONPATH": str(paths.PACKAGE.parent)}
+    with subprocess.Popen([sys.executable, "-c", code], env=path, stdout=subprocess.PIPE) as asked:
+        child = int(asked.stdout.readline())
+        asked.kill()
+    deadline = time.monotonic() + 60
+    while alive(child):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
