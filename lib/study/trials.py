@@ -1,6 +1,6 @@
 """Side questions about the photograph model, each one measurement kept beside its weights.
 
-    python -m lib trials candidates    # data/photos/candidates.json.gz
+    python -m lib trials candidates    # data/photos/candidates.json.xz
 
 - `candidates`: every rule of `lib.study.grid.candidates` on the dev photographs, at four budgets.
 - `checkpoints`: the rules of Table 1 under several weights, on test photographs: does the order of
@@ -13,8 +13,8 @@ All before language layer 2, along two human captions of each photograph.
 
 from __future__ import annotations
 
-import gzip
 import json
+import lzma
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -82,7 +82,7 @@ def load_trial(what: str) -> dict[str, Any]:
 
     Raises FileNotFoundError where there is none.
     """
-    return json.loads(gzip.decompress(_place(what).read_bytes()))
+    return json.loads(lzma.decompress(_place(what).read_bytes()))
 
 
 def measure(
@@ -128,7 +128,7 @@ def measure(
     }
     found = {"environment": environment(device=device), "layer": FASTV_LAYER, what: jobs[what]()}
     text = json.dumps(found, separators=(",", ":"))
-    write_atomically(_place(what), gzip.compress(text.encode("utf-8"), mtime=0))
+    write_atomically(_place(what), lzma.compress(text.encode("utf-8")))
     return _place(what)
 
 
@@ -172,4 +172,4 @@ def _shares() -> tuple[float, ...]:
 
 
 def _place(what: str) -> Path:
-    return paths.data_dir() / "photos" / f"{what}.json.gz"
+    return paths.data_dir() / "photos" / f"{what}.json.xz"

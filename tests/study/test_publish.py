@@ -71,7 +71,7 @@ def test_only_what_is_needed_is_published(run, refreshed, capsys, monkeypatch, o
     assert cli.main(["publish", "--profile", "smoke"]) == 0
     assert "data/results/smoke: 0.0" in capsys.readouterr().out
     slugs = ("captions/unpruned", "captions/fastv-50", "ablations/entropy-25")
-    stored = {f"{slug}/{name}" for slug in slugs for name in ("records.jsonl.gz", "manifest.json")}
+    stored = {f"{slug}/{name}" for slug in slugs for name in ("records.jsonl.xz", "manifest.json")}
     summaries = {"study.json", "scores.json", "efficiency.json", "benchmark.json"}
     drawn = {"figure1.png", "table1.md", *["figures/tokens.npz"] * own}
     # the pages are written anew where they lie, from what the run has executed

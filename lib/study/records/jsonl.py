@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import gzip
 import json
+import lzma
 import os
 import re
-import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from ..files import fcntl, naming, sync_folder
 from .canonical import Record, plain
 
 RECORDS = "records.jsonl"
-PUBLISHED = RECORDS + ".gz"
+PUBLISHED = RECORDS + ".xz"
 SHARD = re.compile(r"records\.rank-\d{4,}-of-\d{4,}\.jsonl")
 
 
@@ -86,7 +85,7 @@ def parse(path: Path) -> tuple[list[Record], int]:
     Raises ValueError naming file and line for damage that no kill explains.
     """
     data = path.read_bytes()
-    if path.suffix == ".gz":
+    if path.suffix == ".xz":
         data = _unpacked(path, data)
     whole = data.rfind(b"\n") + 1
     lines = data[:whole].split(b"\n")[:-1]
@@ -109,13 +108,13 @@ def parse(path: Path) -> tuple[list[Record], int]:
 
 def packed(text: str) -> bytes:
     """Lines of records as `PUBLISHED` holds them: the same bytes for the same text."""
-    return gzip.compress(text.encode("utf-8"), mtime=0)
+    return lzma.compress(text.encode("utf-8"))
 
 
 def _unpacked(path: Path, data: bytes) -> bytes:
     try:
-        return gzip.decompress(data)
-    except (OSError, EOFError, zlib.error) as error:
+        return lzma.decompress(data)
+    except (EOFError, lzma.LZMAError) as error:
         raise ValueError(
             f"{path}: damaged ({error}). Restore it, or delete it to compute it again."
         ) from error
