@@ -15,9 +15,13 @@ that is certain, and `start` returns None elsewhere, for the caller to start a p
 
 from __future__ import annotations
 
+import functools
+import importlib
+import json
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -129,7 +133,7 @@ def start(
     """
     if not warm(environment):
         return None
-    given = (dict(environment), str(folder), str(paths.ROOT), function, args)
+    given = (dict(environment), str(folder), str(paths.ROOT), _interpreter_path(), function, args)
     child = multiprocessing.get_context("forkserver").Process(
         target=_become, args=given, daemon=True
     )
@@ -140,9 +144,19 @@ def start(
 
 def command(arguments: Sequence[str]) -> int:
     """`python -m lib` with these arguments: for `start`."""
-    from .cli import main
+    # by name, as a started process has it: what is forked does not depend on the command line
+    return importlib.import_module(".cli", __package__).main(arguments)
 
-    return main(arguments)
+
+@functools.cache
+def _interpreter_path() -> tuple[str, ...]:
+    """Where a new interpreter looks for modules, whatever this process has added since it began."""
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    code = "import json, sys; print(json.dumps([p for p in sys.path if p]))"
+    asked = subprocess.run(
+        [sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, check=True
+    )
+    return tuple(json.loads(asked.stdout))
 
 
 def _is_script() -> bool:
@@ -179,6 +193,7 @@ def _become(
     environment: dict[str, str],
     folder: str,
     root: str,
+    path: tuple[str, ...],
     function: Callable[..., Any],
     args: tuple[Any, ...],
 ) -> None:
@@ -194,8 +209,7 @@ def _become(
     process.current_process().daemon = False
     # as in a new interpreter that finds our package by PYTHONPATH
     first = str(paths.PACKAGE.parent)
-    others = [p for p in sys.path if p and p not in (first, process.ORIGINAL_DIR)]
-    sys.path[:] = [first, *others]
+    sys.path[:] = [first, *(p for p in path if p != first)]
     sys.exit(function(*args))
 
 

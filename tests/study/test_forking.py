@@ -50,6 +50,7 @@ def test_a_forked_kernel_says_what_a_started_one_says(tmp_path, monkeypatch):
     monkeypatch.setattr(
         forking, "start", lambda *a, _=forking.start, **k: asked.append(_(*a, **k)) or asked[-1]
     )
+    monkeypatch.syspath_prepend(tmp_path)  # what this process has added is its own
     started, forked = outputs(tmp_path, False), outputs(tmp_path, True)
     assert [type(process) for process in asked] == [forking.Forked]
     for source, one, other in zip(CELLS, started, forked, strict=True):

@@ -20,7 +20,7 @@ from tests import tiny_study
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 COMMANDS = {
     "study", "reproduce", "data", "compare", "publish", "caption", "benchmark", "scaling", "bench",
-    "doctor", "spice", "report",
+    "trials", "doctor", "spice", "report",
 }  # fmt: skip
 
 
