@@ -35,7 +35,7 @@ from .grid import Run, candidates
 from .methods import FASTV_LAYER
 from .models import photos
 from .profiles import load_profile
-from .records import environment
+from .records import environment, packed
 
 __all__ = ["TRIALS", "at", "load_trial", "measure", "two_levels"]
 
@@ -109,26 +109,23 @@ def measure(
         raise ValueError(f"unknown trial {what!r}: choose from {', '.join(TRIALS)}")
     device = device or own_gpu() or "cpu"
     own = [photos.photos_dir() / f"{name}.safetensors" for name in photos.NAMES]
-    jobs = {
-        "candidates": lambda: _Bench(own[0], device, batch_size).split(
-            "val", limit, at({**candidates(), **RIVALS}, BUDGETS)
-        ),
-        "checkpoints": lambda: {
-            path.stem: _Bench(path, device, batch_size).split(
-                "test", limit, at({**RIVALS, **OURS}, BUDGETS)
-            )
-            for path in weights or own
-        },
-        "budgets": lambda: {
-            split: _Bench(own[0], device, batch_size).split(
-                split, limit, at(RIVALS | {"selection": OURS["selection"]}, _shares()), entropy=True
-            )
-            for split in ("val", "test")
-        },
-    }
-    found = {"environment": environment(device=device), "layer": FASTV_LAYER, what: jobs[what]()}
+
+    def bench(path: Path) -> _Bench:
+        return _Bench(path, device, batch_size)
+
+    made: dict[str, Any]
+    if what == "candidates":
+        made = bench(own[0]).split("val", limit, at({**candidates(), **RIVALS}, BUDGETS))
+    elif what == "checkpoints":
+        rules = at({**RIVALS, **OURS}, BUDGETS)
+        made = {path.stem: bench(path).split("test", limit, rules) for path in weights or own}
+    else:
+        rules = at({**RIVALS, "selection": OURS["selection"]}, [n / 256 for n in COUNTS])
+        one = bench(own[0])
+        made = {s: one.split(s, limit, rules, entropy=True) for s in ("val", "test")}
+    found = {"environment": environment(device=device), "layer": FASTV_LAYER, what: made}
     text = json.dumps(found, separators=(",", ":"))
-    write_atomically(_place(what), lzma.compress(text.encode("utf-8")))
+    write_atomically(_place(what), packed(text))
     return _place(what)
 
 
@@ -165,10 +162,6 @@ class _Bench:
             pixels["pixel_values"].to(self.model.device), output_hidden_states=True
         ).hidden_states[feature_layer(self.model.config)]
         return float(f"{float(matrix_entropy(states[0, 1:].double())):.6g}")
-
-
-def _shares() -> tuple[float, ...]:
-    return tuple(count / 256 for count in COUNTS)
 
 
 def _place(what: str) -> Path:
