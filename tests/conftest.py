@@ -1,5 +1,6 @@
 """One torch thread a worker: many tiny decompositions fighting over cores take ten times longer."""
 
+import signal
 from types import SimpleNamespace
 
 import pytest
@@ -9,6 +10,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from lib.pruning import registry
 
 torch.set_num_threads(1)
+# What a shell starts in the background ignores Ctrl-C, and so would every process of the tests.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class _Ticks(TorchDispatchMode):

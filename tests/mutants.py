@@ -352,7 +352,8 @@ def examine(
         names = {(s["line"], s["what"]) for s in open_}
         # what is written alike on one line is told apart by nothing: all of it is tried
         chosen = [mutant for mutant in every if mutant[:2] in names]
-        tried, seed = before["tried"] + max(0, len(chosen) - len(open_)), before["seed"]
+        tried = min(before["tried"] + max(0, len(chosen) - len(open_)), len(every))
+        seed = before["seed"]
     elif options.sample is not None and options.sample < len(every):
         chosen = random.Random(f"{options.seed} {path}").sample(every, options.sample)
         tried = len(chosen)

@@ -86,6 +86,51 @@ def test_tensors_off_the_gpu_and_those_with_gradients_are_left_alone():
     assert not GraphCache._suits([torch.ones(2)])
 
 
+class OnGpu:
+    """What is asked of a tensor before it is captured."""
+
+    def __init__(self, index=0, requires_grad=False):
+        self.device, self.requires_grad = torch.device("cuda", index), requires_grad
+
+
+def test_what_suits_a_capture_lies_on_one_gpu_and_needs_no_gradient(monkeypatch):
+    suits = GraphCache._suits
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    assert suits([OnGpu(), OnGpu()])
+    assert not suits([OnGpu(), OnGpu(1)]) and not suits([OnGpu(), torch.ones(1)])
+    with torch.enable_grad():
+        assert suits([OnGpu(), OnGpu()])
+        assert not suits([OnGpu(), OnGpu(requires_grad=True)])
+    with torch.no_grad():
+        assert suits([OnGpu(requires_grad=True)])
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    assert not suits([OnGpu()])
+
+
+def test_the_graphs_used_longest_ago_go_first(cache):
+    def use(*keys):
+        for key in keys:
+            cache(key, double, [torch.ones(1)])
+
+    use("a", "a", "b", "b", "a", "c", "c")  # b was used before a was
+    assert [key for (key, _) in cache._graphs] == ["a", "c"]
+
+
+def test_a_key_is_remembered_until_many_others_came(cache):
+    def graphs_after(others):
+        cache.clear()
+        for key in ("first", *range(others), "first"):
+            cache(key, double, [torch.ones(1)])
+        return len(cache)
+
+    assert graphs_after(16 * cache.size - 1) == 1  # seen before: captured
+    assert graphs_after(16 * cache.size) == 0  # forgotten: seen for the first time
+
+
+def test_eight_graphs_are_kept_unless_another_number_is_asked_for():
+    assert GraphCache().size == 8 and GraphCache(3).size == 3
+
+
 @pytest.mark.parametrize(
     "options",
     [

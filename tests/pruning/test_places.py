@@ -116,6 +116,11 @@ def test_rows_end_with_a_separator_and_need_not_be_equally_long():
         assert own == pytest.approx([y * 2 / 3, x * 2 / 3])
 
 
+def test_a_tile_of_one_token_and_rows_of_one():
+    found = laid_out("o" + "o|o|", [0] + [1] * 4)
+    assert found == [[0, 0], [0, 0], [0, 1], [0.5, 0], [0.5, 1]]
+
+
 def test_separators_of_a_raster_lie_behind_the_token_in_front():
     found = laid_out("oo|oo|", [0] * 6, grid=(2, 2))
     assert found == [[0, 0], [0, 1], [0, 2], [1, 0], [1, 1], [1, 2]]

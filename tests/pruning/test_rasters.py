@@ -102,6 +102,12 @@ def test_shares_are_exact_but_for_less_than_one(total, sizes):
     assert not up or not down or min(up) >= max(down) - 1e-9
 
 
+def test_no_band_has_more_cells_than_columns():
+    """313 cells in 9 x 39: a root of 8.5 bands, rounded to 8, would want 40 of 39 columns."""
+    _, weights = cells(9, 39, 313, CPU)
+    assert bool((weights.sum(1) > 0).all()) and bool(((weights > 0).sum(0) == 1).all())
+
+
 @settings(deadline=None, max_examples=60)
 @given(st.integers(1, 12), st.integers(1, 12), st.data())
 def test_cells_are_bands_of_rows_cut_alike(rows, columns, data):
