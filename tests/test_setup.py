@@ -41,7 +41,9 @@ config = LlavaConfig(
     text_config=LlamaConfig(**small, vocab_size=96, pad_token_id=0, bos_token_id=1, eos_token_id=2),
     image_token_index=90, image_seq_length=36,
 )
+torch.manual_seed(0)
 model = LlavaForConditionalGeneration(config).eval()
+model.generation_config.eos_token_id = None  # a random model may say it at once
 ids = torch.tensor([[1, 5, *[90] * 36, 6, 7]])
 inputs = {"input_ids": ids, "pixel_values": torch.randn(1, 3, 42, 42)}
 with EntropyPrune(keep=0.25, layer=1)(model) as pruner:
