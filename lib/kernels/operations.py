@@ -5,14 +5,17 @@ from .choice import choose
 from .gram import gram
 from .greedy import forward
 from .kmeans import kmeans
+from .picks import farthest, volume
 from .resolvent import resolvent_diagonal, resolvent_sum
 
 __all__ = [
     "centroid_gram",
     "choose",
+    "farthest",
     "forward",
     "gram",
     "kmeans",
     "resolvent_diagonal",
     "resolvent_sum",
+    "volume",
 ]

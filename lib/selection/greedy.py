@@ -9,13 +9,13 @@ from ..entropy import full_precision
 from ..entropy.gram import as_gram
 from ..entropy.quadrature import node_count, quadrature
 from ..kernels import Backend, backend_for
-from .ranking import best, check_k
+from .ranking import best, check_k, mask_of
 
 
 def _forward(
     matrix: Tensor, k: int, t: Tensor, w: Tensor, cover: Tensor | None, backend: Backend
 ) -> Tensor:
-    """Greedy forward selection, mask (B, N), on Gram matrices (B, N, N).
+    """Greedy forward selection, picks (B, k) in order, on Gram matrices (B, N, N).
 
     Adding token i to S raises F by -∫ log u_i(t) dt, u_i the share of token i that K_S + t does not
     explain: (c_i + t - k_iS (K_S + t)⁻¹ k_Si) / (c_i + t). The gain is the sum over nodes of
@@ -23,7 +23,11 @@ def _forward(
     incremental Cholesky factor: O(Q N k²) in all.
     """
     if backend and len(t) <= 32:
-        return backend.kernels.forward(matrix, k, t, w, cover)
+        if cover is None:
+            return backend.kernels.forward(-matrix.square().sum(-1), k, spectral=(matrix, t, w))
+        factor = cover.expand(matrix.shape[:-1])
+        first = factor * matrix.clamp_min(0).sum(-1)
+        return backend.kernels.forward(first, k, spectral=(matrix, t, w), cover=(matrix, factor))
     batch, size, _ = matrix.shape
     items = torch.arange(batch, device=matrix.device) * size
     diagonal = matrix.diagonal(dim1=-2, dim2=-1).unsqueeze(1) + t.unsqueeze(-1)  # (B, Q, N)
@@ -32,7 +36,7 @@ def _forward(
     flat = matrix.reshape(-1, size)
     uncovered = torch.empty_like(matrix) if cover is not None else None
     covered = matrix.new_zeros(batch, 1, size)
-    barred = matrix.new_zeros(batch, size)
+    barred, picks = matrix.new_zeros(batch, size), []
     for step in range(k):
         if step == 0 and cover is None:
             # every single token has entropy 0: take the least redundant
@@ -43,6 +47,7 @@ def _forward(
                 torch.sub(matrix, covered, out=uncovered)
                 gain = gain + cover * uncovered.clamp_min_(0).sum(-1)
         pick = best(gain, barred)
+        picks.append(pick)
         at = pick[:, None, None]
         row = flat.index_select(0, pick + items).unsqueeze(1)  # (B, 1, N)
         if cover is not None:
@@ -54,7 +59,7 @@ def _forward(
         factor[:, :, step] = new
         # No eigenvalue of K_S + t is below t, so no pivot is.
         pivots = torch.maximum(pivots - new.square_(), t.unsqueeze(-1))
-    return barred < 0
+    return torch.stack(picks, -1)
 
 
 def _batched(
@@ -97,7 +102,7 @@ def greedy(
     matrix, shape = _batched(tokens, k, backend, gram, check)
     nodes = node_count(nodes, matrix.dtype)
     t, w = quadrature(nodes, shape[-1], matrix.dtype, matrix.device)
-    return _forward(matrix, k, t, w, None, backend).reshape(shape)
+    return mask_of(_forward(matrix, k, t, w, None, backend), shape[-1]).reshape(shape)
 
 
 @torch.no_grad()
@@ -122,7 +127,8 @@ def dpp(
     backend = backend_for(tokens)
     matrix, shape = _batched(tokens, k, backend, gram, check, exact=not backend)
     t = matrix.new_full((1,), ridge)
-    return _forward(matrix, k, t, torch.ones_like(t), None, backend).reshape(shape)
+    picks = _forward(matrix, k, t, torch.ones_like(t), None, backend)
+    return mask_of(picks, shape[-1]).reshape(shape)
 
 
 @torch.no_grad()
@@ -193,4 +199,5 @@ def adaptive(
     matrix, shape = _batched(tokens, k, backend, gram, check)
     t, w = quadrature(node_count(nodes, matrix.dtype), shape[-1], matrix.dtype, matrix.device)
     spread = (1 - matrix.mean((-2, -1))).clamp_min(1e-6).unsqueeze(-1)
-    return _forward(matrix, k, t, w, cover / spread if cover else None, backend).reshape(shape)
+    picks = _forward(matrix, k, t, w, cover / spread if cover else None, backend)
+    return mask_of(picks, shape[-1]).reshape(shape)

@@ -39,6 +39,9 @@ def farthest_points(tokens: Tensor, k: int, *, gram: bool = False, check: bool =
     distances = (1 - matrix).clamp_min(0).reshape(-1, size, size)
     own = torch.eye(size, dtype=torch.bool, device=matrix.device)
     nearest = distances.masked_fill(own, torch.inf).amin(-1) if size > 1 else distances[..., 0]
+    if backend:
+        picks = backend.kernels.farthest(distances, nearest, k)
+        return picks.reshape(*matrix.shape[:-2], k)
     spread = torch.full_like(nearest, torch.inf)
 
     def gains(pick: Tensor | None) -> Tensor:
@@ -80,6 +83,12 @@ def facility_location(
     # columns as rows, so that a pick reads one stretch of memory and sums run along it
     table = table.mT.contiguous()  # (B, N, M)
     scale = None if weights is None else weights.to(table.dtype).reshape(-1, size)
+    if backend := backend_for(rows):
+        first = table.clamp_min(0).sum(-1)
+        if scale is not None:
+            first = first * scale
+        picks = backend.kernels.forward(first, k, cover=(table, scale))
+        return picks.reshape(*rows.shape[:-2], k)
     covered = table.new_zeros(len(table), 1, table.shape[-1])
     missing = torch.empty_like(table)
 
@@ -128,6 +137,8 @@ def conditional_dpp(
     kernel = kernel * scale.unsqueeze(-1) * scale.unsqueeze(-2)
     whole = kernel.diagonal(dim1=-2, dim2=-1)
     least = whole * floor
+    if backend:
+        return backend.kernels.volume(kernel, least, k).reshape(*matrix.shape[:-2], k)
     left = whole.clone()
     factor = kernel.new_zeros(len(kernel), k, size)
     tiny = torch.finfo(kernel.dtype).tiny

@@ -87,8 +87,8 @@ class Spectral:
     """
 
     def __init__(self, matrix: Tensor, t: Tensor, w: Tensor, k: int) -> None:
-        self.matrix, self.t, self.w = matrix, t, w
-        self.factor, self.picked = matrix.new_zeros(len(matrix), len(t), k, matrix.shape[-1]), 0
+        self.matrix, self.t, self.w, self.k = matrix, t, w, k
+        self.picked = 0
         self.diagonal = matrix.diagonal(dim1=-2, dim2=-1).unsqueeze(1) + t.unsqueeze(-1)
         self.pivots = self.diagonal  # (B, Q, N)
         self.items = torch.arange(len(matrix), device=matrix.device) * matrix.shape[-1]
@@ -97,7 +97,9 @@ class Spectral:
         return (self.pivots / self.diagonal).log_().mul_(self.w.unsqueeze(-1)).sum(-2)
 
     def add(self, pick: Tensor) -> None:
-        size = self.matrix.shape[-1]
+        batch, size = self.matrix.shape[:2]
+        if not self.picked:
+            self.factor = self.matrix.new_zeros(batch, len(self.t), self.k, size)
         row = self.matrix.reshape(-1, size).index_select(0, pick + self.items).unsqueeze(1)
         at = pick[:, None, None]
         done = self.factor[:, :, : self.picked]

@@ -18,13 +18,14 @@ import functools
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..entropy import full_precision
 from ..entropy.gram import as_gram
-from ..kernels import backend_for
+from ..kernels import Backend, backend_for
 from .ranking import best, check_k, mask_of, order_of
 from .terms import Coverage, Entropy, Modular, Part, Volume, weigh
 
@@ -109,7 +110,10 @@ def weighted(
         )
     matrices, weight = matrix.reshape(-1, size, size), weight.reshape(-1, size)
     parts = _parts(matrices, weight, worth, nodes, k)
-    picks = (_ranked if one_shot else _greedy)(parts, ahead.reshape(-1, size), k, first)
+    how = _ranked if one_shot else _greedy
+    if not one_shot and not worth.volume and (backend := backend_for(matrices)):
+        how = functools.partial(_fused, backend)
+    picks = how(parts, ahead.reshape(-1, size), k, first)
     return picks.reshape(*matrix.shape[:-2], k)
 
 
@@ -152,6 +156,21 @@ def _greedy(parts: list[Part], priority: Tensor, k: int, forced: int) -> Tensor:
             for part in parts:
                 part.add(picks[-1])
     return torch.stack(picks, -1)
+
+
+def _fused(backend: Backend, parts: list[Part], priority: Tensor, k: int, forced: int) -> Tensor:
+    """As `_greedy`, by one kernel a pick."""
+    gains = _total(part.gains() for part in parts)
+    given: dict[str, Any] = {"own": torch.zeros_like(gains)}
+    for part in parts:
+        if isinstance(part, Coverage):
+            given["cover"] = part.matrix * part.weight.unsqueeze(-2), None
+        elif isinstance(part, Entropy):
+            given["spectral"] = part.matrix, part.t, part.w * part.share
+            given["own"] = given["own"] + part.own * part.share
+        else:
+            given["own"] = given["own"] + part.gains()
+    return backend.kernels.forward(gains, k, priority=priority.contiguous(), ahead=forced, **given)
 
 
 def _ranked(parts: list[Part], priority: Tensor, k: int, forced: int) -> Tensor:

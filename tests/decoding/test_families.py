@@ -11,10 +11,16 @@ KINDS = [(name, "ragged") for name in [*ALL, *MORE]]
 KINDS += [(name, "video") for name, tiny in ALL.items() if tiny.video]
 
 
+#: a GPU, where there is one, runs captured steps
+DEVICES = ["cpu", *["cuda"] * torch.cuda.is_available()]
+
+
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("name, kind", KINDS)
-def test_the_fast_path_yields_what_generate_yields(name, kind):
+def test_the_fast_path_yields_what_generate_yields(name, kind, device):
     tiny = (ALL | MORE)[name]
-    model, inputs = tiny.model(), tiny.inputs(kind)
+    model, inputs = tiny.model().to(device), tiny.inputs(kind)
+    inputs = {key: value.to(device) for key, value in inputs.items()}
     decoder, new = StaticDecoder(model), {"max_new_tokens": 6}
     assert torch.equal(
         decoder.generate(**inputs, **new), model.generate(**inputs, **new, do_sample=False)

@@ -30,3 +30,22 @@ def make(kind, size, width=256, *, items=1, seed=0):
         member = torch.randint(0, 8, (size,), generator=generator)
         return normal(items, 8, width)[:, member] + torch.linspace(0.2, 1.5, size)[:, None] * noise
     return noise
+
+
+def regret(parts, order):
+    """How far the worst of the picks (B, k) was from the best gain of its step, in shares of range.
+
+    parts: terms of `lib.selection.terms` in float64, nothing picked yet.
+    """
+    worst, taken = 0.0, torch.zeros_like(parts[0].gains(), dtype=torch.bool)
+    for pick in order.T:
+        gains = sum(part.gains() for part in parts)
+        high = gains.masked_fill(taken, -torch.inf).amax(-1)
+        low = gains.masked_fill(taken, torch.inf).amin(-1)
+        own = gains.gather(1, pick[:, None]).squeeze(1)
+        span = torch.maximum(high - low, 1e-6 * high.abs())
+        worst = max(worst, ((high - own) / span).max().item())
+        taken.scatter_(1, pick[:, None], True)
+        for part in parts:
+            part.add(pick)
+    return worst

@@ -22,7 +22,16 @@ from lib.clustering.lloyd import refilled
 from lib.clustering.seeding import uniforms
 from lib.entropy import entropy_operator, gram, leave_one_out
 from lib.kernels import backend_for, dispatch, use_kernels
-from lib.selection import STRATEGIES, hierarchical, token_level
+from lib.selection import (
+    STRATEGIES,
+    Worth,
+    conditional_dpp,
+    facility_location,
+    farthest_points,
+    hierarchical,
+    token_level,
+    weighted,
+)
 
 INSIDE = os.environ.get("TRITON_INTERPRET") == "1"
 HAS_TRITON = importlib.util.find_spec("triton") is not None
@@ -84,10 +93,16 @@ class Recorder:
         self.launches[*key, tuple(aligned), num_warps] = self.kernel
 
 
-def launched(monkeypatch) -> dict:
-    """Every kernel with the arguments of LLaVA-1.5's images: 576 tokens, half of them kept."""
+def launched(monkeypatch, *, overlap: bool) -> dict:
+    """Every kernel with the arguments of LLaVA-1.5's images: 576 tokens, half of them kept.
+
+    overlap: launches start while the one before ends, as on Hopper.
+    """
     kernels = importlib.import_module("lib.kernels.operations")
     modules = [importlib.import_module(f"lib.kernels.{name}") for name in MODULES]
+    monkeypatch.setattr(
+        importlib.import_module("lib.kernels.greedy"), "_overlap", lambda _: overlap
+    )
     launches: dict = {}
     every = set()
     for module in modules:
@@ -107,8 +122,15 @@ def launched(monkeypatch) -> dict:
     for budget in (288, None):
         kernels.choose(torch.zeros(2, 144), counts, labels, distances, cores=72, per_cluster=4,
                        budget=budget)  # fmt: skip
-    kernels.forward(matrix, 2, torch.ones(8), torch.ones(8), torch.ones(2))
-    kernels.forward(matrix, 2, torch.ones(24), torch.ones(24), None)
+    gains, eight, many = torch.zeros(2, 576), torch.ones(8), torch.ones(24)
+    kernels.forward(gains, 2, spectral=(matrix, eight, eight), cover=(matrix, gains))
+    kernels.forward(gains, 2, spectral=(matrix, many, many))
+    table = torch.zeros(2, 576, 640)
+    kernels.forward(gains, 2, cover=(table, None))
+    kernels.forward(gains, 2, spectral=(matrix, eight, eight), cover=(table, None))
+    kernels.forward(torch.zeros(1, 4096), 2, cover=(torch.zeros(1, 4096, 4200), None))
+    kernels.farthest(matrix, gains, 2)
+    kernels.volume(matrix.double(), gains.double(), 2)
     assert {key[0] for key in launches} == every
     return launches
 
@@ -122,7 +144,9 @@ def test_the_kernels_compile_and_fit(monkeypatch, tmp_path, capability, shared_k
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    for (name, signature, constants, aligned, warps), kernel in launched(monkeypatch).items():
+    for (name, signature, constants, aligned, warps), kernel in launched(
+        monkeypatch, overlap=capability >= 90
+    ).items():
         source = ASTSource(
             fn=kernel,
             signature=dict(signature),
@@ -329,6 +353,54 @@ def test_greedy_selection(strategy, kind, size, k):
     ours = STRATEGIES[strategy](tokens, k)
     assert torch.equal(ours, plainly(lambda: STRATEGIES[strategy](tokens, k)))
     assert bool((ours.sum(-1) == k).all())
+
+
+@interpreted
+@pytest.mark.parametrize("kind, size, k", [("gaussian", 24, 24), ("themes", 40, 15)])
+@pytest.mark.parametrize("items", [1, 3])
+def test_rules_of_one_row_a_pick(kind, size, k, items):
+    tokens = make(kind, size, items=items)
+    quality = torch.rand(items, size, generator=torch.Generator().manual_seed(1))
+    quality[:, 3] = 0  # nothing of it can be added
+    for rule in (
+        lambda: farthest_points(tokens, k),
+        lambda: conditional_dpp(tokens, quality, k),
+        lambda: facility_location(gram(tokens).softmax(-1), k),
+        lambda: facility_location(gram(tokens)[:, :20], k, weights=quality),
+        lambda: facility_location(gram(tokens).repeat(1, 3, 1), k),
+    ):
+        assert torch.equal(rule(), plainly(rule))
+
+
+@interpreted
+@pytest.mark.parametrize("first", [0, 4])
+@pytest.mark.parametrize(
+    "worth",
+    [
+        Worth(),
+        Worth(cover=0.5, entropy=1.0),
+        Worth(cover=0.0, entropy=1.0, relevance=0.3),
+        Worth(cover=1.0, relevance=0.2),
+        Worth(volume=0.5),
+    ],
+)
+def test_weighted_choices(worth, first):
+    tokens = make("themes", 40, items=2)
+    weights = torch.rand(2, 40, generator=torch.Generator().manual_seed(1))
+
+    def order():
+        return weighted(tokens, 15, weights, worth=worth, first=first, priority=weights.flip(1))
+
+    assert torch.equal(order(), plainly(order))
+
+
+@interpreted
+def test_a_wide_table_is_read_in_parts(monkeypatch):
+    greedy = importlib.import_module("lib.kernels.greedy")
+    tokens = make("themes", 40, items=2)
+    whole = facility_location(gram(tokens), 15)
+    monkeypatch.setattr(greedy, "_HELD", 64)
+    assert torch.equal(facility_location(gram(tokens), 15), whole)
 
 
 @interpreted

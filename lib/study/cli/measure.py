@@ -97,6 +97,13 @@ def benchmark(
     leave_one_out: Annotated[
         bool, typer.Option("--leave-one-out", help="time the scores against their definition")
     ] = False,
+    layers: Annotated[
+        str, typer.Option(help="before these, time first tokens in turn, with commas")
+    ] = "",
+    against: Annotated[str, typer.Option(help="whom they are compared with")] = "fastv,random",
+    catalogue: Annotated[
+        bool, typer.Option("--catalogue", help="first tokens of its runs, in turn with unpruned")
+    ] = False,
 ) -> None:
     """What each method costs and saves on this machine, part by part."""
     from .. import paths
@@ -117,6 +124,9 @@ def benchmark(
         growth=several(growth, int, "--growth"),
         agreement=agreement,
         definition=leave_one_out,
+        layers=several(layers, int, "--layers"),
+        against=several(against, str, "--against"),
+        catalogue=catalogue,
     )
     path = paths.run(profile).results / "benchmark.json"
     with paths.looking_at(paths.RUN):  # where the run has none, the reference's parts are kept

@@ -6,8 +6,9 @@ Every method, and the unpruned model, over the same prompts in the same process:
 scorer, prefill, decoding, end to end through `generate` and through the static decoder, cache and
 peak memory, FLOPs. `--growth` measures other numbers of visual tokens, `--agreement` compares the
 static decoder's tokens with those of `generate` in float32, `--leave-one-out` times the scores
-against their definition. All of it lands in benchmark.json of the profile's run as it is measured;
-a part measured again replaces what was there.
+against their definition, `--layers` and `--catalogue` time first tokens in turn. All of it lands in
+benchmark.json of the profile's run as it is measured; a part measured again replaces what was
+there.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from .plan import METHODS, Measurements, Plan, pruner_of
 from .probe import Probe, visual_of
 from .prompts import random_prompts
 from .timing import machine, measure
+from .turns import first_tokens
 
 __all__ = ["METHODS", "Plan", "run"]
 
@@ -53,6 +55,8 @@ def run(plan: Plan, path: Path, earlier: Path | None = None) -> None:
         definition(record, model.device)
     if plan.growth:
         growth(model, record, plan)
+    if plan.layers or plan.catalogue:
+        first_tokens(model, record, plan)
     benchmark(model, record, plan)
 
 

@@ -31,6 +31,8 @@ class Plan:
     methods: names in `METHODS`. generate: those timed through `generate`, too. compiled: fuse the
     static decoding step. growth: numbers of visual tokens. agreement: compare the static decoder's
     tokens with those of `generate`, and nothing else. definition: time the scores against theirs.
+    layers: before which the first tokens of the methods that can stand there are compared with
+    those of `against`, in turn. catalogue: the same for its runs, against the unpruned model.
 
     Raises `ValueError` for an unknown method and counts below 1.
     """
@@ -46,6 +48,9 @@ class Plan:
     growth: Sequence[int] = ()
     agreement: bool = False
     definition: bool = False
+    layers: Sequence[int] = ()
+    against: Sequence[str] = ("fastv", "random")
+    catalogue: bool = False
 
     def __post_init__(self) -> None:
         if unknown := {*self.methods, *self.generate} - METHODS.keys():

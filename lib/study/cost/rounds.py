@@ -17,7 +17,7 @@ from .probe import Probe
 from .timing import Stopwatch, Timing, free_peak, peak_bytes, ratio_interval
 
 #: parts of a caption whose ratios to the unpruned model are kept
-COMPARED = ("end_to_end", "prefill")
+COMPARED = ("end_to_end", "prefill", "decode")
 
 
 def in_rounds(
@@ -41,9 +41,8 @@ def in_rounds(
     -------
     `{slug: row}` with what `Probe.counts` gives; `peak_bytes` of a caption (GPU only); `vision`,
     `scorer`, `prefill` and `end_to_end` as `Timing` dictionaries of seconds, `decode` per token
-    behind the first; and `ratio`: for `end_to_end` and `prefill` the median of the rounds' ratios
-    to the baseline, with the `low` and `high` bounds of its 95 % interval (None for fewer than six
-    rounds).
+    behind the first; and `ratio`: for `COMPARED` the median of the rounds' ratios to the baseline,
+    with the `low` and `high` bounds of its 95 % interval (None for fewer than six rounds).
     """
     seconds: dict[str, list[dict[str, float]]] = {slug: [] for slug in probes}
     rows = {}
@@ -93,7 +92,7 @@ def _ratios(
     found: list[dict[str, float]], baseline: list[dict[str, float]]
 ) -> dict[str, dict[str, Any]]:
     rows = {}
-    for name in COMPARED:
+    for name in [name for name in COMPARED if name in baseline[0]]:
         ratios = [a[name] / b[name] for a, b in zip(found, baseline)]
         low, high = ratio_interval(ratios) or (None, None)
         median = Timing.of(ratios).median

@@ -1,0 +1,139 @@
+"""The time to the first token of two methods in turn, as a ratio with its interval.
+
+Methods that were timed one after the other cannot be told apart by a per cent: the machine drifts.
+Here each round runs a baseline and a method, in changing order, and what counts is their ratio.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, replace
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+
+from ...decoding import StaticDecoder
+from ...pruning import create
+from ...pruning.families import resolve
+from ...pruning.support import refusal
+from ..grid import catalogue
+from ..methods import placed
+from .plan import Measurements, Plan
+from .probe import Probe
+from .prompts import random_prompts
+from .timing import Stopwatch, Timing, free_peak, ratio_interval
+
+#: how a prompt is read: through the model as `generate` does, or captured with its vision tower
+WAYS: dict[str, Callable[[Probe], Any]] = {
+    "plain": lambda probe: probe.prefill(),
+    "captured": lambda probe: probe.static_prefill(),
+}
+
+#: what tells a row of `first_token` from another
+KEYS = ("way", "method", "against", "batch", "layer", "keep", "catalogue")
+
+
+def in_turn(
+    baseline: Probe, probe: Probe, *, way: str, rounds: int, warmup: int = 3
+) -> dict[str, Any]:
+    """Seconds to the first token of both, and the median of the rounds' ratios to the baseline.
+
+    way: of `WAYS`; a captured one needs decoders of their own. Returns `seconds` and `baseline` as
+    `Timing` dictionaries and `ratio` with the bounds of its 95 % interval (None below six rounds).
+    """
+    call, both = WAYS[way], (baseline, probe)
+    for _ in range(warmup):
+        for one in both:
+            _seconds(one, call)
+    found: list[tuple[float, float]] = []
+    for number in range(rounds):
+        turns = both if number % 2 == 0 else both[::-1]
+        seconds = [_seconds(one, call) for one in turns]
+        found.append((seconds[0], seconds[1]) if number % 2 == 0 else (seconds[1], seconds[0]))
+    ratios = [own / other for other, own in found]
+    low, high = ratio_interval(ratios) or (None, None)
+    return {
+        "seconds": asdict(Timing.of([own for _, own in found])),
+        "baseline": asdict(Timing.of([other for other, _ in found])),
+        "ratio": {"median": Timing.of(ratios).median, "low": low, "high": high, "rounds": rounds},
+    }
+
+
+def _seconds(probe: Probe, call: Callable[[Probe], Any]) -> float:
+    watch = Stopwatch(probe.device)
+    with probe.active():
+        if watch.cuda:
+            torch.cuda.synchronize()
+        with watch:
+            call(probe)
+    (seconds,) = watch.seconds()
+    return seconds
+
+
+def first_tokens(model: Any, record: Measurements, plan: Plan) -> None:
+    """Every method of `plan.layers` against `plan.against` at its place; the catalogue's, too.
+
+    Batches above 1 and the catalogue are read in captured form alone: there the host is no brake.
+    """
+    for batch in plan.batches:
+        inputs = random_prompts(model, batch)
+        bare = Probe(model, inputs, None, 1)
+        for layer in plan.layers:
+            options = {"unpruned": None, **placed(layer)}
+            pruners = {
+                name: None if given is None else create(name, keep=plan.keep[0], **given)
+                for name, given in options.items()
+            }
+            probes = {name: replace(bare, pruner=pruner) for name, pruner in pruners.items()}
+            about = {"batch": batch, "layer": layer, "keep": plan.keep[0]}
+            for against in plan.against:
+                if against in probes:
+                    for way in WAYS if batch == 1 else ("captured",):
+                        _compare(record, probes, against, plan, {"way": way, **about})
+    if plan.catalogue:
+        bare = Probe(model, random_prompts(model, 1), None, 1)
+        probes = {"unpruned": bare} | {
+            slug: replace(bare, pruner=pruner) for slug, pruner in _catalogue(model)
+        }
+        about = {"way": "captured", "batch": 1, "catalogue": True}
+        _compare(record, probes, "unpruned", plan, about)
+
+
+def _catalogue(model: Any) -> Iterator[tuple[str, Any]]:
+    """The runs of `lib.study.grid` that the model takes, each where it prunes there."""
+    layers = len(resolve(model).layers)
+    for slug, method in catalogue(layers).items():
+        if refusal(method.name, model, **method.options) is None:
+            yield slug, method.create()
+
+
+def _compare(
+    record: Measurements,
+    probes: Mapping[str, Probe],
+    against: str,
+    plan: Plan,
+    about: Mapping[str, Any],
+) -> None:
+    way = about["way"]
+    captured = way == "captured"
+    baseline = _with_decoder(probes[against]) if captured else probes[against]
+    for name, probe in tqdm(probes.items(), desc=f"first token, {way}", disable=None):
+        if name == against:
+            continue
+        free_peak(probe.device)
+        probe = _with_decoder(probe) if captured else probe
+        row = {"method": name, "against": against, **about}
+        row |= in_turn(baseline, probe, way=way, rounds=plan.repeats)
+        record.put("first_token", row, *KEYS)
+        ratio = row["ratio"]
+        print(
+            f"{way:<8} {name:<22} batch {about['batch']:>2}: "
+            f"{1e3 * row['seconds']['median']:.2f} ms, {ratio['median']:.4f} of {against}'s "
+            f"[{ratio['low'] or 0:.4f}, {ratio['high'] or 0:.4f}]",
+            flush=True,
+        )
+
+
+def _with_decoder(probe: Probe) -> Probe:
+    return replace(probe, decoder=StaticDecoder(probe.model))
