@@ -42,8 +42,23 @@ def write_atomically(path: str | Path, content: str | bytes, *, durable: bool = 
 
 
 def write_json(path: str | Path, document: Any) -> None:
-    """A JSON document, one space a level, whole or not at all."""
-    write_atomically(path, json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+    """A JSON document, whole or not at all; what holds nothing nested is one line of it."""
+    write_atomically(path, _lines(document) + "\n")
+
+
+def _lines(value: Any, depth: int = 0) -> str:
+    items = value.values() if isinstance(value, dict) else value
+    if not isinstance(value, dict | list | tuple) or not any(
+        isinstance(item, dict | list | tuple) for item in items
+    ):
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    ahead, last = "\n" + " " * (depth + 1), "\n" + " " * depth
+    parts = [_lines(item, depth + 1) for item in items]
+    if isinstance(value, dict):
+        names = json.loads(json.dumps(dict.fromkeys(value)))  # keys as JSON has them
+        parts = [f"{json.dumps(k, ensure_ascii=False)}:{part}" for k, part in zip(names, parts)]
+        return "{" + ahead + f",{ahead}".join(parts) + last + "}"
+    return "[" + ahead + f",{ahead}".join(parts) + last + "]"
 
 
 @contextlib.contextmanager

@@ -18,9 +18,9 @@ from typing import Any
 from . import paths
 from .files import write_atomically, write_json
 from .profiles import OWN, load_profile
-from .records import MANIFEST, PUBLISHED, canonical, packed, read_records
+from .records import MANIFEST, PUBLISHED, canonical, packed_records, read_records
 
-__all__ = ["MEASURED", "lean_manifest", "lean_records", "publish_run"]
+__all__ = ["MEASURED", "lean_manifest", "publish_run"]
 
 #: measured by `lib bench`, `lib benchmark` and `lib scaling`
 MEASURED = ("bench.json", "benchmark.json", "scaling.json")
@@ -42,12 +42,6 @@ def publish_run(profile: str) -> list[str]:
         f"{place.relative_to(paths.ROOT)}: {_size(place) / 1e6:.2f} MB"
         for place in (reference.results, reference.figures)
     ]
-
-
-def lean_records(folder: Path) -> str:
-    """The records of a folder without their timings, as lines of JSON."""
-    rows = canonical(read_records(folder))
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 def lean_manifest(document: dict[str, Any]) -> dict[str, Any]:
@@ -81,7 +75,7 @@ def _publish_results(run: Path, reference: Path, *, arrays: bool) -> None:
     for manifest in sorted(run.glob(f"*/*/{MANIFEST}")):
         source = manifest.parent
         target = reference / source.relative_to(run)
-        write_atomically(target / PUBLISHED, packed(lean_records(source)))
+        write_atomically(target / PUBLISHED, packed_records(canonical(read_records(source))))
         document = json.loads(manifest.read_text(encoding="utf-8"))
         write_json(target / MANIFEST, lean_manifest(document))
     for name in SOME:

@@ -7,6 +7,8 @@
   methods depend on how the model was trained?
 - `budgets`: three rules at ten budgets on dev and test photographs, and each image's entropy: does
   a budget that follows the image beat a fixed one (`two_levels`)?
+- `clusters`: Algorithm 1 at four budgets under many M and k_c on dev and test photographs, and what
+  rules for each image go by (`lib.study.clusters`).
 
 All before language layer 2, along two human captions of each photograph.
 """
@@ -24,22 +26,23 @@ import numpy as np
 import torch
 
 from ..entropy import matrix_entropy
-from ..geometry import feature_layer
+from ..geometry import feature_layer, kept_count, patches
 from ..pruning import create
 from . import paths
 from .captioning import load_image, own_gpu
+from .clusters import measure_clusters
 from .divergence import divergence
 from .examples import examples
 from .files import write_atomically
 from .grid import Run, candidates
 from .methods import FASTV_LAYER
 from .models import photos
-from .profiles import load_profile
+from .profiles import Profile, load_profile
 from .records import environment, packed
 
 __all__ = ["TRIALS", "at", "load_trial", "measure", "two_levels"]
 
-TRIALS = ("candidates", "checkpoints", "budgets")
+TRIALS = ("candidates", "checkpoints", "budgets", "clusters")
 BUDGETS = (0.5, 0.25, 0.125, 0.0625)
 COUNTS = (8, 16, 24, 32, 48, 64, 96, 128, 160, 192)
 RIVALS: dict[str, Run] = {
@@ -119,6 +122,9 @@ def measure(
     elif what == "checkpoints":
         rules = at({**RIVALS, **OURS}, BUDGETS)
         made = {path.stem: bench(path).split("test", limit, rules) for path in weights or own}
+    elif what == "clusters":
+        one = bench(own[0])
+        made = {s: one.clusters(s, limit) for s in ("val", "test")}
     else:
         rules = at({**RIVALS, "selection": OURS["selection"]}, [n / 256 for n in COUNTS])
         one = bench(own[0])
@@ -141,8 +147,7 @@ class _Bench:
         self, split: str, limit: int | None, rules: Mapping[str, Run], *, entropy: bool = False
     ) -> dict[str, Any]:
         """Divergences of every rule on photographs of a split, and the images' entropies."""
-        profile = replace(load_profile("photos"), split=split)
-        images = examples(profile, limit=limit, progress=False)
+        profile, images = self._photographs(split, limit)
         pruners = {slug: create(name, **options) for slug, (name, options) in rules.items()}
         rows = divergence(
             self.model, self.processor, images, pruners, prompt=profile.prompt,
@@ -153,6 +158,20 @@ class _Bench:
             found["entropy"] = [self._entropy(image.path) for image in images]
         kl = {slug: [float(f"{row['kl']:.3g}") for row in each] for slug, each in rows.items()}
         return found | {"kl": kl}
+
+    def clusters(self, split: str, limit: int | None) -> dict[str, Any]:
+        """`measure_clusters` at `BUDGETS` on photographs of a split."""
+        profile, images = self._photographs(split, limit)
+        counts = [kept_count(keep, patches(self.model.config)) for keep in BUDGETS]
+        return measure_clusters(
+            self.model, self.processor, images, counts,
+            prompt=profile.prompt, batch_size=self.batch_size,
+        )  # fmt: skip
+
+    @staticmethod
+    def _photographs(split: str, limit: int | None) -> tuple[Profile, list[Any]]:
+        profile = replace(load_profile("photos"), split=split)
+        return profile, examples(profile, limit=limit, progress=False)
 
     @torch.inference_mode()
     def _entropy(self, path: Path) -> float:

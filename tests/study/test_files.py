@@ -1,6 +1,7 @@
 """A file is written whole or not at all, and errors of the system name it."""
 
 import errno
+import json
 import os
 
 import pytest
@@ -14,7 +15,25 @@ def test_text_and_bytes_arrive_as_they_are(tmp_path):
     write_atomically(tmp_path / "a" / "x.txt", b"\0\xff")
     assert (tmp_path / "a" / "x.txt").read_bytes() == b"\0\xff"
     write_json(tmp_path / "x.json", {"a": "é"})
-    assert (tmp_path / "x.json").read_text() == '{\n "a": "é"\n}\n'
+    assert (tmp_path / "x.json").read_text() == '{"a":"é"}\n'
+
+
+@pytest.mark.parametrize(
+    "document",
+    [{}, [], {"a": [1.5, None, True], "b": {"c": [], "d": {"e": "{,}"}}}, [[1, 2], [{"x": [3]}]],
+     {"a": {1: [0.1], "é\n": {}}}, 3.25],
+)  # fmt: skip
+def test_what_holds_nothing_nested_is_one_line_of_json(tmp_path, document):
+    write_json(tmp_path / "x.json", document)
+    text = (tmp_path / "x.json").read_text(encoding="utf-8")
+    assert json.loads(text) == json.loads(json.dumps(document))
+    for line in text.splitlines():
+        assert len(line) - len(line.lstrip()) < 5
+    nested = isinstance(document, dict | list) and any(
+        isinstance(x, dict | list)
+        for x in (document.values() if isinstance(document, dict) else document)
+    )
+    assert (text.count("\n") > 1) == nested
 
 
 def test_an_atomic_write_leaves_the_old_file_when_it_fails(tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ import torch
 
 from lib.geometry import feature_layer
 from lib.pruning import create
-from lib.study import trials
+from lib.study import clusters, trials
 from lib.study.divergence import divergence
 from lib.study.examples import examples
 from lib.study.models import load
@@ -61,6 +61,16 @@ def test_checkpoints_are_named_after_their_files(small, tmp_path):
     assert {slug.rsplit("-", 1)[0] for slug in found["a"]["kl"]} == {
         "fastv", "random", "entropy-prune", "selection", "weighted"
     }  # fmt: skip
+
+
+def test_clusters_are_measured_on_both_splits(small, monkeypatch):
+    monkeypatch.setattr(trials, "BUDGETS", (1 / 16,))
+    monkeypatch.setattr(clusters, "CLUSTERS", (8,))
+    monkeypatch.setattr(clusters, "VARIED", ())
+    trials.measure("clusters", limit=1, device="cpu")
+    found = trials.load_trial("clusters")
+    assert found["layer"] == 2 and found["clusters"].keys() == {"val", "test"}
+    assert [part["kl"].keys() for part in found["clusters"].values()] == [{"8-4-16"}] * 2
 
 
 def test_the_half_with_more_entropy_keeps_more():

@@ -172,7 +172,7 @@ def bench(
 
 
 def trials(
-    what: Annotated[str, typer.Argument(help="candidates, checkpoints or budgets")],
+    what: Annotated[str, typer.Argument(help="candidates, checkpoints, budgets or clusters")],
     limit: Annotated[int | None, typer.Option(min=1, help="photographs of each split")] = None,
     weights: Annotated[
         list[Path] | None, typer.Option(help="adapters to compare; default the published ones")

@@ -16,7 +16,7 @@ from ..files import write_atomically
 from .canonical import canonical, digest, is_timing
 from .environment import environment, processor
 from .folders import RecordFolder, read_records
-from .jsonl import PUBLISHED, RECORDS, RecordFile, packed
+from .jsonl import PUBLISHED, RECORDS, RecordFile, packed, packed_records
 from .manifest import MANIFEST, Manifest, ManifestMismatch, differences
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "environment",
     "is_timing",
     "packed",
+    "packed_records",
     "processor",
     "read_records",
     "write_atomically",

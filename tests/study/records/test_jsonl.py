@@ -1,5 +1,6 @@
 """Records survive kills, and a file has one writer."""
 
+import lzma
 import signal
 import time
 
@@ -11,7 +12,7 @@ from lib.study.records import (
     RecordFile,
     RecordFolder,
     canonical,
-    packed,
+    packed_records,
     read_records,
 )
 from tests.study.records.writing import record, writer
@@ -91,15 +92,35 @@ def test_killed_at_random_moments_a_rerun_ends_with_the_same_file(tmp_path):
 def test_published_records_are_read_and_the_same_bytes_each_time(tmp_path):
     with RecordFolder(tmp_path, {}) as folder:
         folder.append([{"image_id": i, "caption": "Ein grüner Hund."} for i in (3, 1)])
-    lines = (tmp_path / RECORDS).read_text(encoding="utf-8")
+    rows = read_records(tmp_path)
     (tmp_path / RECORDS).unlink()
-    (tmp_path / PUBLISHED).write_bytes(packed(lines))
-    assert packed(lines) == packed(lines)
+    (tmp_path / PUBLISHED).write_bytes(packed_records(rows))
+    assert packed_records(rows) == packed_records(rows)
     assert [record["image_id"] for record in read_records(tmp_path)] == [3, 1]
     with RecordFolder(tmp_path, {}) as folder:  # goes on from what is published
         folder.append([{"image_id": 1, "caption": "?"}, {"image_id": 2, "caption": "A cat."}])
         assert [r["image_id"] for r in folder.finish([1, 2, 3])] == [1, 2, 3]
     assert sorted(path.name for path in tmp_path.glob("records*")) == [RECORDS]
-    (tmp_path / PUBLISHED).write_bytes(packed(lines)[:-9])
+    (tmp_path / PUBLISHED).write_bytes(packed_records(rows)[:-9])
     with pytest.raises(ValueError, match=f"{PUBLISHED}: damaged .*Restore it"):
         read_records(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [],
+        [{"image_id": 1, "kl": [0.5, 1.5], "kept": [3, 4]}],
+        [{"image_id": i, "kl": [i / 7, -i], "parts": [1] * i, "x": None} for i in (3, 1, 2)],
+        [{"image_id": 1, "a": []}, {"image_id": 2, "a": []}],
+        [{"image_id": 1, "a": 1}, {"image_id": 2, "b": 2}],
+        [{"image_id": 1, "columns": {"a": 1}}, {"image_id": 2, "columns": {}}],
+    ],
+)
+def test_columns_give_the_records_back(tmp_path, rows):
+    (tmp_path / PUBLISHED).write_bytes(packed_records(rows))
+    found = read_records(tmp_path)
+    assert found == rows and [list(row) for row in found] == [list(row) for row in rows]
+    text = lzma.decompress((tmp_path / PUBLISHED).read_bytes()).decode()
+    like = len({tuple(row) for row in rows}) == 1
+    assert text.startswith('{"columns"') == like and text.count("\n") == (1 if like else len(rows))

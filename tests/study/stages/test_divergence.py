@@ -122,5 +122,5 @@ def test_lean_records_hold_a_list_over_the_methods():
         "a": [image | {"kl": 0.0, "nll": 0.123456789, "kept": 16}],
         "b": [image | {"kl": 1.23456789e-4, "nll": 2.0, "kept": 4}],
     }
-    line = image | {"kl": [0.0, 1.2346e-4], "nll": [0.12346, 2.0], "kept": [16, 4]}
+    line = image | {"kl": [0.0, 1.23e-4], "nll": [0.1235, 2.0], "kept": [16, 4]}
     assert lean(rows) == [line]

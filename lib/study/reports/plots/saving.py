@@ -23,7 +23,7 @@ from ..captions import words
 __all__ = ["Picture", "compact", "save", "show"]
 
 #: a palette is taken if at most this share of the pixels differs by more than so many of 255 levels
-_VISIBLE = (5e-3, 24)
+_VISIBLE = (2e-3, 16)
 
 
 class Picture:
