@@ -417,32 +417,6 @@ def test_what_is_no_model_is_named():
 # ---- G. objects whose identity changes -----------------------------------------------------------
 
 
-@pytest.fixture
-def _dynamo():
-    dynamo = pytest.importorskip("torch._dynamo")
-    dynamo.reset()
-    yield
-    dynamo.reset()
-
-
-@pytest.mark.parametrize("name, when", [("fastv", "before"), ("tome", "inside")])
-def test_a_compiled_model_is_pruned_in_the_block_and_only_there(name, when, _dynamo, caplog):
-    model, inputs = tiny_llava(layers=3, tower=2), one()  # every layer is traced again and again
-    plain = model(**inputs).logits
-    with create(name)(model) as pruner:
-        want, sets = model(**inputs).logits, kept(pruner)
-    compiled = torch.compile(model, backend="eager")
-    if when == "before":
-        compiled(**inputs)
-    with create(name)(model) as pruner:
-        got = compiled(**inputs).logits
-        torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-5)
-        assert kept(pruner) == sets
-    torch.testing.assert_close(compiled(**inputs).logits, plain, atol=1e-5, rtol=1e-5)
-    with create("random")(compiled):  # the wrapper itself can be bound, too
-        assert compiled(**inputs).logits.shape[1] == plain.shape[1] - 18
-
-
 def test_a_copy_made_in_the_block_is_refused(model, tmp_path):
     with create("fastv")(model):
         with pytest.raises(RuntimeError, match="cannot be copied or saved as an object inside"):
