@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 
+from lib.study.machines import OTHER_MACHINE
 from lib.study.paths import ROOT
 from lib.study.trials import load_trial, two_levels
 
@@ -82,6 +83,20 @@ def metrics():
     return table(head, rows)
 
 
+def processors():
+    """The CPU's run beside the GPU's."""
+    path = ROOT / "data" / "results" / "photos" / OTHER_MACHINE
+    found = json.loads(path.read_text(encoding="utf-8"))
+    rows = []
+    for part, gaps in found["divergence"].items():
+        cells = (f"{100 * gaps[key]:.2g} %" for key in ("median", "largest", "largest_mean"))
+        rows.append([part, gaps["methods"], gaps["images"], *cells])
+    head = ["divergence of", "methods", "photographs", "median difference", "largest",
+            "largest of a method's mean"]  # fmt: skip
+    return table(head, rows)
+
+
 TABLES = {
     "METRICS": metrics, "CHECKPOINTS": checkpoints, "CANDIDATES": candidates, "BUDGETS": budgets,
+    "PROCESSORS": processors,
 }  # fmt: skip
