@@ -4,6 +4,9 @@ import json
 
 import numpy as np
 
+from lib.study.clusters import CLUSTERS, VARIED, cores, fewest, nearest, pairs, share_for
+from lib.study.evaluation import Family, Scores, compare_families
+from lib.study.machines import OTHER_MACHINE
 from lib.study.paths import ROOT
 from lib.study.trials import load_trial, two_levels
 
@@ -82,6 +85,81 @@ def metrics():
     return table(head, rows)
 
 
+def clusters():
+    """M and k_c of each image by rules of dev, against the best fixed pair of dev, on test."""
+    parts = load_trial("clusters")["clusters"]
+    dev, test = parts["val"], parts["test"]
+    scores, chosen = {}, []
+    for count in (128, 64, 32, 16):
+
+        def kl(part, m, k, count=count):
+            return np.array(part["kl"][f"{m}-{k}-{count}"])
+
+        def sized(part, factor, kl=kl, count=count):
+            grid = np.array([kl(part, m, min(count, m // 2)) for m in CLUSTERS])
+            index = nearest(np.exp(part["entropy"]), factor)
+            return grid[index, np.arange(grid.shape[1])]
+
+        def shared(part, m, share, kl=kl, count=count):
+            levels = cores(m, count)
+            index = fewest(np.array(part["held"][str(m)])[:, : len(levels)], share)
+            return np.array([kl(part, m, k) for k in levels])[index, np.arange(len(index))]
+
+        m, k = min(pairs(count), key=lambda pair: kl(dev, *pair).mean())
+        factor = min(np.geomspace(1, 24, 25), key=lambda c: sized(dev, c).mean())
+        shares = {}
+        for size in VARIED:
+            levels = cores(size, count)
+            held = np.array(dev["held"][str(size)])[:, : len(levels)]
+            shares[size] = share_for(held, levels, float(np.mean(levels)))
+        size = min(VARIED, key=lambda one: shared(dev, one, shares[one]).mean())
+        found = {
+            f"M = {factor:.1f} exp(S)": sized(test, factor),
+            f"k_c of M = {size} by {100 * shares[size]:.0f} % of scores": shared(
+                test, size, shares[size]
+            ),
+        }
+        fixed = f"fixed-{count}"
+        scores[fixed] = Scores.of_means(test["image_ids"], {"kl": kl(test, m, k)})
+        for rule, values in found.items():
+            scores[f"{rule}-{count}"] = Scores.of_means(test["image_ids"], {"kl": values})
+            chosen.append((count, rule, f"{m}, {k}", f"{rule}-{count}", fixed))
+    family = Family("clusters", tuple(row[3:] for row in chosen), ("kl",))
+    compared = compare_families(scores, [family])["clusters"]
+    rows = [
+        [count, pair, f"{scores[b].values['kl']:.4f}", rule, f"{scores[a].values['kl']:.4f}",
+         f"{one.value:+.4f} [{one.low:+.4f}, {one.high:+.4f}]",
+         f"{max(one.p_holm, one.flip_holm):.3f}"]
+        for (count, rule, pair, a, b), one in zip(chosen, compared, strict=True)
+    ]  # fmt: skip
+    head = [
+        "tokens",
+        "best fixed M, k_c",
+        "fixed",
+        "rule",
+        "by rule",
+        "difference, 95 %",
+        "p (Holm)",
+    ]
+    return table(head, rows)
+
+
+def processors():
+    """The CPU's run beside the GPU's."""
+    path = ROOT / "data" / "results" / "photos" / OTHER_MACHINE
+    found = json.loads(path.read_text(encoding="utf-8"))
+    rows = []
+    for part, gaps in found["divergence"].items():
+        cells = (f"{100 * gaps[key]:.2g} %" for key in ("median", "largest", "largest_mean"))
+        rows.append([part, gaps["methods"], gaps["images"], *cells])
+    head = ["divergence of", "methods", "photographs", "median difference", "largest",
+            "largest of a method's mean"]  # fmt: skip
+    return table(head, rows)
+
+
 TABLES = {
     "METRICS": metrics, "CHECKPOINTS": checkpoints, "CANDIDATES": candidates, "BUDGETS": budgets,
+    "PROCESSORS": processors,
 }  # fmt: skip
+if (FOLDER / "clusters.json.xz").is_file():
+    TABLES["CLUSTERS"] = clusters

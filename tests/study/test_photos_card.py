@@ -7,6 +7,7 @@ import pytest
 
 from lib.study.grid import candidates
 from lib.study.labels import DIVERGENCE
+from lib.study.machines import OTHER_MACHINE
 from lib.study.paths import ROOT
 from lib.study.stored import corrected
 from lib.study.trials import load_trial, two_levels
@@ -86,3 +87,22 @@ def test_the_readme_quotes_places_and_captions():
     half = [r for r in scores["comparisons"]["pruning"]
             if r["metric"] == "CIDEr" and not r["a"].endswith("printed")]  # fmt: skip
     assert len(half) == 11 and all(corrected(row) > 0.05 for row in half)
+
+
+def test_the_card_counts_the_captions_of_two_processors():
+    path = ROOT / "data" / "results" / "photos" / OTHER_MACHINE
+    found = json.loads(path.read_text(encoding="utf-8"))
+    assert found["made"]["run"]["device"] == "cpu" and found["images"]["run"] == 100
+    parts = {"own": [0, 0], "others": [0, 0], "ablations": [0, 0]}
+    for folder, counts in found["captions"].items():
+        table, name = folder.split("/")
+        part = "others" if table == "captions" else table
+        part = "own" if name.startswith("entropy") and table == "captions" else part
+        parts[part][0] += counts["same"]
+        parts[part][1] += counts["of"]
+    same, of = (sum(part[i] for part in parts.values()) for i in (0, 1))
+    assert f"Of its {of:,} captions {same:,} are the H200's" in CARD
+    (own, all_own), (others, all_others), (rest, all_rest) = parts.values()
+    assert f"all but {all_others - others} of {all_others:,} in Table 1" in CARD
+    assert f"{own} of {all_own} of Algorithm 1 there, and all {all_rest} of ablations" in CARD
+    assert rest == all_rest

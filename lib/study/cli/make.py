@@ -102,11 +102,17 @@ def data(profile: Profile = "embedded", quiet: Quiet = False) -> None:
     print(f"{profile}: {len(images)} images below {images[0].path.parent.parent}")
 
 
-def compare(profile: Profile = "embedded") -> None:
+def compare(
+    profile: Profile = "embedded",
+    keep: Annotated[
+        bool, typer.Option("--keep", help="a CPU's run: keep what is found beside the reference")
+    ] = False,
+) -> None:
     """Say what a run has different from the committed reference of its profile."""
     from ..compare import compare_run, summary
+    from ..machines import keep_comparison
 
-    print(summary(compare_run(profile)))
+    print(keep_comparison(profile) if keep else summary(compare_run(profile)))
 
 
 def publish(profile: Profile = "embedded") -> None:

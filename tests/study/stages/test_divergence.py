@@ -55,7 +55,7 @@ def test_records_are_what_divergence_finds(study):
             for row, one in zip(rows, expected, strict=True):
                 assert row["tokens"] == one["tokens"] and row["kept"][place] == one["kept"]
                 for key in ("kl", "nll"):
-                    assert row[key][place] == pytest.approx(one[key], rel=1e-3, abs=1e-7)
+                    assert row[key][place] == pytest.approx(one[key], rel=6e-3, abs=1e-7)
     assert {"fastv-at2-25", "random-at0-25"} <= set(manifest(folders()["places"])["methods"])
 
 
