@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,7 @@ from ..pruning.families import Family, resolve
 from .buffers import BufferPool, Buffers, Slot
 from .llama import llama_heads, llama_rest, llama_weights
 from .options import plan
-from .prefill import CapturedPrefill, capture, prefill_key
+from .prefill import CapturedPrefill, capture, prefill_key, refusal
 
 
 class StaticDecoder:
@@ -26,18 +26,27 @@ class StaticDecoder:
         it is written out, but not compiled.
     capture_prefill: capture the prefill, too, when a shape comes for the second time; not for
         methods whose count depends on the image without a bound, nor for families whose images
-        differ in length.
+        differ in length. "at once": when it comes for the first time, so that every call is a
+        replay and rounds alike.
 
-    Raises `ValueError` if the model is spread over devices; `TypeError` for a model of no known
-    family, and for `compiled` with layers that are not Llama's.
+    Raises `ValueError` if the model is spread over devices, and for another `capture_prefill`;
+    `TypeError` for a model of no known family, and for `compiled` with layers that are not Llama's.
     """
 
     #: devices whose work can be captured
     _captures = ("cuda",)
 
     def __init__(
-        self, model: PreTrainedModel, *, compiled: bool = False, capture_prefill: bool = True
+        self,
+        model: PreTrainedModel,
+        *,
+        compiled: bool = False,
+        capture_prefill: bool | Literal["at once"] = True,
     ) -> None:
+        if capture_prefill not in (True, False, "at once"):
+            raise ValueError(
+                f"capture_prefill must be True, False or 'at once', got {capture_prefill!r}"
+            )
         devices = {p.device for p in model.parameters()}
         if len(devices) > 1:
             raise ValueError(
@@ -60,6 +69,18 @@ class StaticDecoder:
         self._capture_prefill = capture_prefill
         self._prefills: dict[tuple, CapturedPrefill] = {}
         self._last_key: tuple | None = None
+
+    def options(self) -> dict[str, Any]:
+        """What decides how its tokens round."""
+        return {"compiled": self._weights is not None, "capture_prefill": self._capture_prefill}
+
+    def refusal(self, pruner: Any = None) -> str | None:
+        """Why prefills under a pruner (None: unpruned) are not captured; None if they are."""
+        if not self._capture_prefill:
+            return "capture_prefill is off"
+        if self.device.type not in self._captures:
+            return f"nothing is captured on device {self.device.type}"
+        return refusal(self.family, pruner)
 
     def clear(self) -> None:
         """Forget captured graphs and buffers, and give their memory back."""
@@ -121,9 +142,12 @@ class StaticDecoder:
             given["attention_mask"] = attention_mask
         capturable = self._capture_prefill and self.device.type in self._captures
         key = prefill_key(self.family, self._pruner, given) if capturable else None
-        if key is None or key != self._last_key:  # most shapes of a data set come once
+        again = key == self._last_key
+        if not again:
             self._last_key = key
             self._prefills.clear()
+        # most shapes of a data set come once
+        if key is None or not (again or self._capture_prefill == "at once"):
             return self._first(**given)
         if key not in self._prefills:
             self._prefills[key] = self._captured(given, images_each=key[0])

@@ -40,9 +40,9 @@ def prefill_key(family: Family, pruner: Any, given: dict[str, Any]) -> tuple | N
     The first entry is the number of images in every row.
     """
     tokens = family.tokens_each()
-    if tokens is None or not all(isinstance(value, Tensor) for value in given.values()):
+    if tokens is None or refusal(family, pruner) is not None:
         return None
-    if pruner is not None and not (pruner.keeps_all or _known(pruner)):
+    if not all(isinstance(value, Tensor) for value in given.values()):
         return None
     if "pixel_values" not in given or any(name in given for name in CACHE_NAMES):
         return None
@@ -55,6 +55,15 @@ def prefill_key(family: Family, pruner: Any, given: dict[str, Any]) -> tuple | N
         options = (type(pruner), repr(pruner.options()), pruner.image_keys is not None)
     shapes = tuple((name, t.shape, t.dtype) for name, t in sorted(given.items()))
     return each, options, shapes
+
+
+def refusal(family: Family, pruner: Any) -> str | None:
+    """Why no prefill under a pruner (None: unpruned) can be captured; None if one can."""
+    if family.tokens_each() is None:
+        return f"images of {type(family.model).__name__} differ in length"
+    if pruner is not None and not (pruner.keeps_all or _known(pruner)):
+        return f"{type(pruner).__name__} has the host look at what it chose"
+    return None
 
 
 def _known(pruner: Any) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .decoder import Decoder
 from .listening import Prefill, prefill_of
 from .record import Batch, Record
 from .vision import SharedVision
@@ -21,7 +22,7 @@ class Captioner:
     """A model that captions prepared batches; what is the same for all of them.
 
     vision: memo of vision features, ignored for a pruner that changes the tower. kept_indices,
-    token_ids: record these, too.
+    token_ids: record these, too. decoder: what decodes instead of `generate`.
     """
 
     model: Any
@@ -30,6 +31,7 @@ class Captioner:
     vision: SharedVision | None = None
     kept_indices: bool = False
     token_ids: bool = False
+    decoder: Decoder | None = None
 
     def __call__(
         self,
@@ -40,7 +42,8 @@ class Captioner:
     ) -> list[Record]:
         """The records of a batch under a method, None for the unpruned model.
 
-        hear: is called with the prompts' pass, the method still active.
+        inputs: may have more rows than the batch, copies of its last image. hear: is called
+        with the prompts' pass, the method still active.
         """
         try:
             answers, kept, seconds = self._generate(batch, inputs, pruner, hear)
@@ -52,10 +55,10 @@ class Captioner:
             raise
         texts = self.processor.tokenizer.batch_decode(answers, skip_special_tokens=True)
         visual = (inputs["input_ids"] == self.model.config.image_token_id).sum(1).tolist()
-        if kept is not None and len(kept) != len(batch):
+        if kept is not None and len(kept) != len(visual):
             raise RuntimeError(
                 f"{type(pruner).__name__} reported kept tokens of {len(kept)} prompts, "
-                f"the batch has {len(batch)}"
+                f"the batch has {len(visual)}"
             )
         records: list[Record] = []
         for row, (example, text) in enumerate(zip(batch, texts)):
@@ -79,8 +82,9 @@ class Captioner:
         pruner: Any,
         hear: Callable[[Prefill], None] | None,
     ) -> tuple[Tensor, list[list[int]] | None, float]:
-        """The generated ids (images, new tokens), each image's kept indices, and the seconds."""
+        """The generated ids (rows, new tokens), each row's kept indices, and the seconds."""
         model, keys = self.model, [int(example.image_id) for example in batch]
+        keys += keys[-1:] * (len(inputs["input_ids"]) - len(keys))
         begin = time.perf_counter()
         shared = self.vision is not None and not getattr(pruner, "uses_own_vision", False)
         with (
@@ -99,16 +103,20 @@ class Captioner:
                 )
                 for name, value in inputs.items()
             }
-            answer = model.generate(
-                **tensors,
-                do_sample=False,
-                num_beams=1,
-                max_new_tokens=self.max_new_tokens,
-                return_dict_in_generate=True,
-                output_logits=hear is not None,
-            )
+            if self.decoder is not None:
+                ids = self.decoder.generate(**tensors, max_new_tokens=self.max_new_tokens)
+            else:
+                answer = model.generate(
+                    **tensors,
+                    do_sample=False,
+                    num_beams=1,
+                    max_new_tokens=self.max_new_tokens,
+                    return_dict_in_generate=True,
+                    output_logits=hear is not None,
+                )
+                ids = answer.sequences
             kept = [t.tolist() for t in active.kept_per_prompt] if active is not None else None
-            ids = answer.sequences[:, inputs["input_ids"].shape[1] :].cpu()
+            ids = ids[:, inputs["input_ids"].shape[1] :].cpu()
             seconds = time.perf_counter() - begin
             if hear is not None:
                 hear(prefill_of(answer, tensors, None if kept is None else [*map(len, kept)]))

@@ -35,11 +35,19 @@ class Loader:
     prompt : the whole prompt, placeholder included.
     device : where the batches will go.
     workers : threads; by default up to 4.
+    fill : rows that a smaller batch is filled up to, with copies of its last image.
     """
 
     def __init__(
-        self, processor: Any, prompt: str, device: torch.device, *, workers: int | None = None
+        self,
+        processor: Any,
+        prompt: str,
+        device: torch.device,
+        *,
+        workers: int | None = None,
+        fill: int = 0,
     ) -> None:
+        self.fill = fill
         self.processor, self.prompt, self.pin = processor, prompt, device.type == "cuda"
         self.nested = hasattr(processor, "image_seq_len")  # SmolVLM wants each prompt's own list
         workers = workers or min(4, os.cpu_count() or 1)
@@ -53,6 +61,7 @@ class Loader:
     def prepare(self, batch: Batch) -> dict[str, Tensor]:
         """What the model takes for a batch, on the CPU."""
         images = [load_image(example.path) for example in batch]
+        images += images[-1:] * (self.fill - len(images))
         if not hasattr(self.local, "processor"):
             with self.lock:
                 self.local.processor = copy.deepcopy(self.processor)

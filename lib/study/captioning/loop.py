@@ -21,6 +21,7 @@ from ..records import RecordFolder, environment
 from . import ranks
 from .batch import Captioner
 from .checks import check_files, checked_ids, checked_slugs, records_folder
+from .decoder import Decoder, check_repeatable
 from .listening import Listener
 from .loader import Loader
 from .parameters import manifest_parameters
@@ -49,11 +50,21 @@ class Settings:
     limit_seconds: float | None = None
     rank: int | None = None
     world_size: int | None = None
+    decoder: Decoder | None = None
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "max_new_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.decoder is not None:
+            check_repeatable(self.decoder)
+            if self.listener is not None:
+                raise ValueError("listener needs the logits of generate: leave decoder out")
+            if self.loader is not None and self.loader.fill != self.batch_size:
+                raise ValueError(
+                    f"with a decoder the loader must fill its batches: fill={self.batch_size}, "
+                    f"got {self.loader.fill}"
+                )
 
 
 def caption(
@@ -91,6 +102,10 @@ def caption(
     progress : show a progress bar (on rank 0).
     limit_seconds : stop before the next batch after so many seconds, with a warning; call again to
         continue.
+    decoder : a `lib.decoding.StaticDecoder` with capture_prefill="at once", to decode with instead
+        of `generate`. All batches are filled up to `batch_size`, so that every image is computed in
+        one shape; the manifest names the decoder, and with each run whether its prefills were
+        captured or why not. Captions may differ from those of `generate` by rounding.
     rank, world_size : this process's share; by default those of torch.distributed if initialised,
         else of the launcher's environment (RANK, WORLD_SIZE), else 0 of 1.
 
@@ -106,7 +121,10 @@ def caption(
     lib.study.records.ManifestMismatch : the folder holds records of other settings.
     ValueError : no examples, repeated image ids, or an option out of range.
     """
-    run = _Run(model, processor, examples, vision, Settings(**options))
+    settings = Settings(**options)
+    if settings.decoder is not None and vision is not None:
+        raise ValueError("a captured prefill holds the vision tower: leave vision out with decoder")
+    run = _Run(model, processor, examples, vision, settings)
     return run({"": pruner}, {"": records})[""]
 
 
@@ -126,7 +144,7 @@ def caption_methods(
     vision tower alone; the captions are those of separate `caption` calls. Each method has its own
     resumable folder `<results_dir>/<slug>` (`results_dir` None: in memory). With shared vision the
     `seconds` of the methods do not compare: the first one pays for the tower. Latency is measured
-    by `lib.study.cost`.
+    by `lib.study.cost`. With a `decoder` nothing is shared, and one method follows the other.
 
     Parameters
     ----------
@@ -136,8 +154,10 @@ def caption_methods(
     """
     checked_slugs(pruners)
     folders = {s: None if results_dir is None else Path(results_dir) / s for s in pruners}
-    vision = SharedVision(model) if share_vision and len(pruners) > 1 else None
-    return _Run(model, processor, examples, vision, Settings(**options))(pruners, folders)
+    settings = Settings(**options)
+    shared = share_vision and len(pruners) > 1 and settings.decoder is None
+    vision = SharedVision(model) if shared else None
+    return _Run(model, processor, examples, vision, settings)(pruners, folders)
 
 
 class _Run:
@@ -194,6 +214,7 @@ class _Run:
                 settings.parameters,
                 kept_indices=settings.kept_indices,
                 token_ids=settings.token_ids,
+                decoder=settings.decoder and settings.decoder.options(),
             )
         tasks = []
         for slug, pruner in pruners.items():
@@ -202,15 +223,28 @@ class _Run:
                 method = pruner.options() if pruner is not None else {"method": UNPRUNED}
                 parameters = {"method": method, **shared}
                 place = {"rank": self.rank, "world_size": self.world_size}
-                store = RecordFolder(records_folder(folder), parameters, run=run, **place)
+                noted = run | self._noted(slug, pruner)
+                store = RecordFolder(records_folder(folder), parameters, run=noted, **place)
                 stack.callback(store.close)
             tasks.append(Task(slug, pruner, store))
         return tasks
 
+    def _noted(self, slug: str, pruner: Any) -> dict[str, str]:
+        """How a decoder reads the prompts of a method, for its manifest and for people."""
+        if (decoder := self.settings.decoder) is None:
+            return {}
+        if (why := decoder.refusal(pruner)) is None:
+            return {"prefill": "captured"}
+        if self.settings.progress and self.rank == 0:
+            name = slug or (UNPRUNED if pruner is None else pruner.options()["method"])
+            tqdm.write(f"{name}: prefills run plainly, since {why}", file=sys.stderr)
+        return {"prefill": f"plain: {why}"}
+
     def _caption(self, tasks: Sequence[Task], mine: Sequence[Batch], stack: ExitStack) -> None:
         model, settings = self.model, self.settings
+        fill = 0 if settings.decoder is None else settings.batch_size
         loader = settings.loader or stack.enter_context(
-            Loader(self.processor, self.prompt, model.device, workers=settings.workers)
+            Loader(self.processor, self.prompt, model.device, workers=settings.workers, fill=fill)
         )
         captioner = Captioner(
             model=model,
@@ -219,13 +253,35 @@ class _Run:
             vision=self.vision,
             kept_indices=settings.kept_indices,
             token_ids=settings.token_ids,
+            decoder=settings.decoder,
         )
         bar = stack.enter_context(self._bar(tasks, mine))
         stack.callback(model.train, model.training)
         model.eval()
+        if settings.decoder is None:
+            self._batches(tasks, mine, loader, captioner, bar)
+            return
+        for task in tasks:  # what is captured is one method's
+            wanted = [batch for batch in mine if task.missing(batch)]
+            try:
+                if not self._batches([task], wanted, loader, captioner, bar):
+                    return
+            finally:
+                settings.decoder.clear()
+
+    def _batches(
+        self,
+        tasks: Sequence[Task],
+        mine: Sequence[Batch],
+        loader: Loader,
+        captioner: Captioner,
+        bar: tqdm,
+    ) -> bool:
+        """Caption the batches with these methods; False if the time was up."""
+        settings = self.settings
         for batch, inputs in self.pace.watch(loader(mine)):
             if self._out_of_time(tasks):
-                break
+                return False
             for task in tasks:
                 if not (missing := task.missing(batch)):
                     continue
@@ -238,6 +294,7 @@ class _Run:
                 bar.update(len(missing))
             if self.vision is not None and len(tasks) > 1:
                 self.vision.clear()
+        return True
 
     def _bar(self, tasks: Sequence[Task], mine: Sequence[Batch]) -> tqdm:
         total = sum(len(batch) for batch in mine) * len(tasks)
@@ -255,7 +312,7 @@ class _Run:
         warnings.warn(
             f"stopped after limit_seconds={limit}: {left} captions are missing; "
             "call again with the same settings to continue",
-            stacklevel=5,
+            stacklevel=6,
         )
         return True
 

@@ -41,16 +41,19 @@ def manifest_parameters(
     *,
     kept_indices: bool = False,
     token_ids: bool = False,
+    decoder: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """What determines the records, but for the method.
 
     Batch size and device change them by rounding only and are noted with the run. extra: entries of
-    the caller's own, such as the names of model and data.
+    the caller's own, such as the names of model and data. decoder: the options of the one used
+    instead of `generate`.
     """
+    fast = {} if decoder is None else {"decoder": dict(decoder)}
     names = [[example.image_id, Path(example.path).name] for example in examples]
     return {
         "prompt": prompt,
-        "decoding": {"strategy": "greedy", "max_new_tokens": max_new_tokens},
+        "decoding": {"strategy": "greedy", "max_new_tokens": max_new_tokens, **fast},
         "kept_indices": kept_indices,
         "token_ids": token_ids,
         "model": {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,8 @@ class Split:
     """What to caption, with what, and where the records go.
 
     data: JSON in Karpathy's layout; by default the generated scenes. limit, random_state: a seeded
-    subset. device: by default a GPU of this process's own, if there is one.
+    subset. device: by default a GPU of this process's own, if there is one. decoder: makes what
+    decodes instead of `generate`, of the model.
     """
 
     results: Path
@@ -46,6 +47,7 @@ class Split:
     token_ids: bool = False
     limit_seconds: float | None = None
     progress: bool = True
+    decoder: Callable[[Any], Any] | None = None
 
     def pruners(self) -> dict[str, Any]:
         """`{slug: pruner}`; raises `ValueError` for an unknown method or keep rate."""
@@ -87,7 +89,8 @@ def caption_split(split: Split) -> list[str]:
         )
         processor = models.load_processor(split.model, revision=split.revision)
         prompt = models.full_prompt(processor, split.prompt)
-        with Loader(processor, prompt, torch.device(device)) as loader:
+        fill = split.batch_size if split.decoder else 0
+        with Loader(processor, prompt, torch.device(device), fill=fill) as loader:
             loader.start(cut(examples, split.batch_size)[rank::world_size])
             loaded = models.load(
                 split.model, device=device, dtype=split.dtype, revision=split.revision
@@ -106,6 +109,7 @@ def caption_split(split: Split) -> list[str]:
                 limit_seconds=split.limit_seconds,
                 progress=split.progress,
                 loader=loader,
+                decoder=split.decoder and split.decoder(loaded.model),
                 parameters={"source": split.source(listing, loaded.name)},
             )
     if rank:

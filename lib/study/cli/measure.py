@@ -41,9 +41,13 @@ def caption(
     ] = False,
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 64,
     limit_seconds: Annotated[float | None, typer.Option(help="stop after so long")] = None,
+    fast: Annotated[bool, typer.Option("--fast", help="decode with captured steps")] = False,
     quiet: Quiet = False,
 ) -> None:
     """Caption a split with one method or several; run it again to continue."""
+    from functools import partial
+
+    from ...decoding import StaticDecoder
     from .. import paths
     from ..captioning import PROMPT
     from ..captioning.split import Split, caption_split
@@ -68,6 +72,7 @@ def caption(
             token_ids=token_ids,
             limit_seconds=limit_seconds,
             progress=not quiet,
+            decoder=partial(StaticDecoder, capture_prefill="at once") if fast else None,
         )
     )
     if lines:
