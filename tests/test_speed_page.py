@@ -58,3 +58,34 @@ def test_the_study_on_four_gpus_is_stored():
     assert record["processes"] == 4 and record["images"] == 128
     assert f"captions in {record['seconds']['captions']:.0f} s" in PAGE
     assert f"times in {record['seconds']['efficiency']:.0f} s" in PAGE
+
+
+def test_the_first_tokens_in_turn_are_the_stored_ones():
+    record = json.loads((RESULTS / "benchmark.json").read_text())
+    keys = ("method", "batch", "against", "way", "layer")
+    rows = {tuple(row.get(key) for key in keys): row["ratio"] for row in record["first_token"]}
+    shown = cells("first-token")
+    named = ("random", "entropy", "selection", "weighted", "unpruned")
+    assert len(shown) == len(named)
+    for (label, *found), name in zip(shown, named):
+        wanted = [rows[name, batch, "fastv", "captured", 2] for batch in (1, 8, 32)]
+        wanted.append(rows[name, 1, "fastv", "plain", 2])
+        assert found == [
+            f"{one['median']:.3f} [{one['low']:.3f}, {one['high']:.3f}]" for one in wanted
+        ], label
+
+
+def test_the_table_of_qwens_shapes_is_the_stored_one():
+    records = [
+        json.loads((RESULTS.parent / f"shape-{name}-vl" / "benchmark.json").read_text())
+        for name in ("qwen2_5", "qwen3")
+    ]
+    rows = [row for record in records for row in record["growth"]]
+    assert all(record["machine"]["device"] == "NVIDIA H200" for record in records)
+    shown = cells("qwen")
+    assert len(shown) == len(rows)
+    for found, row in zip(shown, rows):
+        assert found[1] == f"{row['tokens']:,}"
+        assert found[3:] == [
+            ms(row, "static_prefill"), ms(row, "scorer", 2), f"{row['peak_bytes'] / 1e9:.1f}",
+        ]  # fmt: skip

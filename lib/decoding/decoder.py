@@ -67,7 +67,7 @@ class StaticDecoder:
             self._rest = torch.compile(llama_rest, **options)
         self._pool = BufferPool()
         self._capture_prefill = capture_prefill
-        self._prefills: dict[tuple, CapturedPrefill] = {}
+        self._prefills: dict[tuple, CapturedPrefill | None] = {}
         self._last_key: tuple | None = None
 
     def options(self) -> dict[str, Any]:
@@ -150,8 +150,22 @@ class StaticDecoder:
         if key is None or not (again or self._capture_prefill == "at once"):
             return self._first(**given)
         if key not in self._prefills:
-            self._prefills[key] = self._captured(given, images_each=key[0])
-        return self._prefills[key].replay(given, self._pruner)
+            self._prefills[key] = self._tried(given, images_each=key[0])
+        captured = self._prefills[key]
+        return self._first(**given) if captured is None else captured.replay(given, self._pruner)
+
+    def _tried(self, given: dict[str, Tensor], *, images_each: int) -> CapturedPrefill | None:
+        """A capture; None if the device refuses what the method does: the plain call is right."""
+        try:
+            return self._captured(given, images_each=images_each)
+        except RuntimeError as error:
+            if self._capture_prefill != "at once":
+                return None
+            who = "the model" if self._pruner is None else type(self._pruner).__name__
+            raise ValueError(
+                f"a prefill of {who} cannot be captured ({error}), so its first call would round "
+                "unlike others: use capture_prefill=True, or generate"
+            ) from error
 
     def _captured(self, given: dict[str, Tensor], *, images_each: int) -> CapturedPrefill:
         """Capture `_first` for inputs of these shapes."""

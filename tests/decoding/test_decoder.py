@@ -228,3 +228,27 @@ def test_a_captured_prefill_follows_the_keys_of_the_images():
             assert torch.equal(kept[0], pruner.kept[0])
             assert int(pruner.image_keys) == key
     assert len(decoder._prefills) == 1
+
+
+class Refused(StaticDecoder):
+    """A device that refuses every capture."""
+
+    _captures = ("cpu",)
+    tried = 0
+
+    def _captured(self, given, *, images_each):
+        self.tried += 1
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+
+def test_what_cannot_be_captured_runs_plainly():
+    model = tiny_llava()
+    decoder, inputs = Refused(model), one()
+    with create("cdpruner", keep=0.25)(model):
+        want = model.generate(**inputs, do_sample=False, max_new_tokens=4)
+        for _ in range(4):
+            assert torch.equal(decoder.generate(**inputs, max_new_tokens=4), want)
+    assert decoder.tried == 1
+    at_once = Refused(model, capture_prefill="at once")
+    with pytest.raises(ValueError, match=r"the model cannot be captured .*capture_prefill=True"):
+        at_once.generate(**inputs, max_new_tokens=4)

@@ -132,16 +132,41 @@ def encoder_macs(shape: Shape, *, merged: Sequence[int] | None = None) -> float:
     return total
 
 
+def attention_flops(
+    query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: Any, **__: Any
+) -> int:
+    """Operations of attention of these shapes (batch, heads, length, width); keys may be shared.
+
+    >>> attention_flops((1, 8, 3, 4), (1, 2, 5, 4), (1, 2, 5, 4))
+    1920
+    """
+    batch, heads, queries, width = query
+    return 2 * batch * heads * queries * key[-2] * (width + value[-1])
+
+
+#: fused attention of a GPU, as the counter knows operations
+_FUSED = {
+    getattr(torch.ops.aten, name): attention_flops
+    for name in (
+        "_scaled_dot_product_flash_attention",
+        "_scaled_dot_product_efficient_attention",
+        "_scaled_dot_product_cudnn_attention",
+    )
+    if hasattr(torch.ops.aten, name)
+}
+
+
 def counted_flops(function: Callable[[], Any], *, device: torch.device | str = "cpu") -> float:
     """Operations of matrix products and attention in one call, by PyTorch's counter.
 
     On a CPU attention is computed product by product meanwhile: the counter does not know the
-    fused one. Element-wise work, eigen-decompositions and Cholesky factors are not counted by it.
+    fused one, nor those of a GPU where several heads share a key. Element-wise work,
+    eigen-decompositions and Cholesky factors are not counted by it.
     """
     on_cpu = torch.device(device).type == "cpu"
     with (
         sdpa_kernel(SDPBackend.MATH) if on_cpu else nullcontext(),
-        FlopCounterMode(display=False) as counter,
+        FlopCounterMode(display=False, custom_mapping=_FUSED) as counter,
     ):
         function()
     return float(counter.get_total_flops())

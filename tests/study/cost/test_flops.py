@@ -7,6 +7,7 @@ from lib.pruning import create
 from lib.pruning.tome import schedule
 from lib.study.cost.flops import (
     Shape,
+    attention_flops,
     counted_flops,
     encoder_macs,
     layer_flops,
@@ -92,3 +93,12 @@ def test_the_encoder_of_a_vit_l_16_has_its_published_multiply_adds():
     """ViT-L/16 at 224 pixels: 59.7 to 61.6 G in the literature, by what is counted beside."""
     shape = Shape(1, 1, 1, 1, 1, 1, 1024, 4096, 24, 16, 196)
     assert encoder_macs(shape) / 1e9 == pytest.approx(61.6, abs=0.1)
+
+
+def test_fused_attention_counts_as_the_counter_does():
+    from torch.utils.flop_counter import sdpa_flop_count
+
+    q, kv = (2, 8, 5, 16), (2, 8, 7, 16)
+    assert attention_flops(q, kv, kv) == sdpa_flop_count(q, kv, kv)
+    # eight heads of queries on two of keys do the work of eight on eight
+    assert attention_flops(q, (2, 2, 7, 16), (2, 2, 7, 16)) == sdpa_flop_count(q, kv, kv)
