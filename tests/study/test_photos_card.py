@@ -11,7 +11,7 @@ from lib.study.machines import OTHER_MACHINE
 from lib.study.paths import ROOT
 from lib.study.stored import corrected
 from lib.study.trials import load_trial, two_levels
-from tests.study.photo_card import BUDGETS, FOLDER, LEVELS, RULES, TABLES, means
+from tests.study.photo_card import BUDGETS, FOLDER, LEVELS, RULES, TABLES, clusters, means
 
 CARD = (FOLDER / "README.md").read_text(encoding="utf-8")
 
@@ -63,6 +63,15 @@ def test_an_adaptive_budget_does_not_help():
             gains.append(1 - two_levels(low - high, low, high).mean() / fixed.mean())
     assert (certain, worse) == (8, 8)
     assert f"by {100 * min(gains):.0f} to {100 * max(gains):.0f} %" in CARD
+
+
+def test_clusters_for_each_image_do_not_help():
+    rows = [line.split("|")[1:-1] for line in clusters().splitlines()[2:]]
+    assert len(rows) == 8
+    worse = [r for r in rows if float(r[-1]) < 0.05]
+    assert all(float(r[5].split()[0]) > 0 for r in worse)
+    by_scores = [r for r in rows if "k_c of" in r[3]]
+    assert len([r for r in worse if r in by_scores]) == 4 and len(worse) == 6
 
 
 def test_the_readme_quotes_places_and_captions():
