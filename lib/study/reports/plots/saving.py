@@ -14,6 +14,7 @@ import numpy as np
 from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 from PIL import Image
+from scipy.ndimage import uniform_filter
 
 from ... import paths
 from ...files import write_atomically
@@ -22,8 +23,9 @@ from ..captions import words
 
 __all__ = ["Picture", "compact", "save", "show"]
 
-#: a palette is taken if at most this share of the pixels differs by more than so many of 255 levels
-_VISIBLE = (2e-3, 16)
+#: a palette is taken if few pixels differ by more than so many of 255 levels: at most these shares
+#: of the pixels alone, and of their means with their neighbours: an eye forgives dots, not bands
+_LEVELS, _DOTS, _BANDS = 16, 1.5e-2, 2e-3
 
 
 class Picture:
@@ -120,10 +122,13 @@ def compact(png: bytes) -> bytes:
     picture = Image.open(io.BytesIO(png)).convert("RGB")
     palette = picture.quantize(256, Image.Quantize.MEDIANCUT, kmeans=2, dither=Image.Dither.NONE)
     pixels, coarse = (np.asarray(p.convert("RGB"), np.int16) for p in (picture, palette))
-    share, levels = _VISIBLE
-    seen = (np.abs(pixels - coarse).max(-1) > levels).mean()
+    difference = (pixels - coarse).astype(float)
+    dots, bands = (
+        (np.abs(one).max(-1) > _LEVELS).mean()
+        for one in (difference, uniform_filter(difference, (3, 3, 0)))
+    )
     buffer = io.BytesIO()
-    (palette if seen <= share else picture).save(buffer, "PNG", optimize=True)
+    (palette if dots <= _DOTS and bands <= _BANDS else picture).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
 
 

@@ -120,6 +120,12 @@ def test_a_picture_of_many_colours_keeps_them_all():
     assert (pixels(saving.compact(png(IMAGE))) == IMAGE).all()
 
 
+def test_areas_of_many_colours_keep_them_all():
+    areas = np.random.default_rng(1).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    areas = areas.repeat(8, 0).repeat(8, 1)
+    assert (pixels(saving.compact(png(areas))) == areas).all()
+
+
 def test_a_palette_hardly_differs():
     fig = curve()
     before = saving._rendered(fig, "png")
