@@ -17,7 +17,7 @@ override PROFILE := $(PROFILE)@$(subst /,--,$(MODEL))
 endif
 LIB := $(BIN)/python -m lib
 # one thread a worker: many tiny decompositions fighting over cores take ten times longer
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 # No progress bar or notebook needs the hub unless a profile says so, and telemetry is never sent.
 export HF_HUB_DISABLE_TELEMETRY := 1
