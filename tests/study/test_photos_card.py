@@ -115,3 +115,19 @@ def test_the_card_counts_the_captions_of_two_processors():
     assert f"all but {all_others - others} of {all_others:,} in Table 1" in CARD
     assert f"{own} of {all_own} of Algorithm 1 there, and all {all_rest} of ablations" in CARD
     assert rest == all_rest
+
+
+def test_the_readme_quotes_the_captions_of_the_catalogue():
+    said = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    place = ROOT / "data" / "results" / "photos" / "catalogue.json"
+    stored = json.loads(place.read_text(encoding="utf-8"))
+    assert stored["captioned"] == 300
+
+    def counted(rival):
+        rows = stored["comparisons"][f"{rival}-a11 CIDEr"]
+        held = [r for r in rows if r["p_holm"] < 0.05 and r["flip_holm"] < 0.05]
+        return len(rows), sum(r["value"] > 0 for r in held)
+
+    others, higher = counted("fastv")
+    assert f"at 11 % on average {higher} of the catalogue's other {others} runs" in said
+    assert counted("random") == (31, 0) and "none a higher one than random tokens" in said
