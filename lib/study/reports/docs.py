@@ -9,6 +9,7 @@ from typing import Any
 
 from .. import catalogue, claims, families, paths
 from ..claims.quality import told
+from ..cost import serving
 from ..files import write_atomically
 from ..labels import BEFORE, DEEP
 from ..methods import table_1
@@ -101,12 +102,13 @@ def filled(text: str) -> str:
 
 
 def write() -> list[Path]:
-    """Make anew what of `README.md`, `docs/families.md` and `docs/catalogue.md` is made."""
+    """Make anew what of `README.md` and the pages of docs/ is made."""
     readme = paths.PACKAGE.parent / "README.md"
     texts = {
         readme: filled(readme.read_text(encoding="utf-8")),
         families.PAGE: families.page(families.PAGE.read_text(encoding="utf-8")),
         catalogue.PAGE: catalogue.page(),
+        serving.PAGE: serving.stored_page(),
     }
     for path, text in texts.items():
         write_atomically(path, text)
