@@ -53,6 +53,8 @@ def _pick_kernel(
             mask=here[:, None] & (cols < width)[None, :],
             other=0.0,
         )
+    else:
+        values = tl.zeros((ROWS, 1), dtype=tl.float32)  # read in parts, or not at all
     if OVERLAP:  # what follows was written by the launch before, which may not have ended
         tl.extra.cuda.gdc_wait()
         tl.extra.cuda.gdc_launch_dependents()
@@ -114,12 +116,12 @@ def _pick_kernel(
                     part = start + cols
                     most = tl.load(covered + part, mask=part < width, other=0.0)
                     most = tl.maximum(most, tl.load(picked + part, mask=part < width, other=0.0))
-                    values = tl.load(
+                    block = tl.load(
                         table + rows[:, None] * width + part[None, :],
                         mask=here[:, None] & (part < width)[None, :],
                         other=0.0,
                     )
-                    missing += tl.maximum(values - most[None, :], 0.0)
+                    missing += tl.maximum(block - most[None, :], 0.0)
                 uncovered = tl.sum(missing, axis=1)
             following += tl.load(scale + item * size + rows, mask=here, other=0.0) * uncovered
             mine = rows < width

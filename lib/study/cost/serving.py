@@ -20,8 +20,9 @@ SHOWN = {
 ABOUT = """# A million images a day, on paper
 
 Written by `python -m lib report docs` from
-[`benchmark.json`](../data/results/shape/benchmark.json): LLaVA-1.5-7B's shape, random weights, one {device}, bfloat16, half of the visual tokens kept before
-the language model (FastV: layer 2). Nothing was served.
+[`benchmark.json`](../data/results/shape/benchmark.json): LLaVA-1.5-7B's shape, random weights, one
+{device}, bfloat16, half of the visual tokens kept before the language model (FastV: layer 2).
+Nothing was served.
 
 Assumed: {images:,} requests a day of one image and {prompt} positions, greedy captions of
 {new_tokens} tokens, batches that are always full, {used:.0%} of the time used at a peak of {peak:g}

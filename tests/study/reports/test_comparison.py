@@ -48,8 +48,8 @@ def test_what_differs_is_listed(published):
     lines[0] = re.sub(r'"caption": "[^"]*"', '"caption": "something else"', lines[0])
     records.write_text("\n".join(lines) + "\n")
     scores = paths.reference("tiny").results / "scores.json"
-    moved = re.sub(r'("BLEU-4": )[\d.e-]+', r"\g<1>0.9", scores.read_text())
-    moved = re.sub(r'("BLEU-4": \[)[^\]]*\]', r"\g<1>0.8, 0.95]", moved)
+    moved = re.sub(r'("BLEU-4":\s*)[\d.e-]+', r"\g<1>0.9", scores.read_text())
+    moved = re.sub(r'("BLEU-4":\s*\[)[^\]]*\]', r"\g<1>0.8, 0.95]", moved)
     scores.write_text(moved)
     document = compare_run("tiny")
     page = comparison_page("tiny", paths.run("tiny").reports)
