@@ -46,7 +46,7 @@ PATHS = (
 WHOLE = 3600
 CONTRACT = ["tests/pruning/test_contract.py", "tests/pruning/families/test_contract.py"]
 MORE = ["tests/pruning/methods/test_waiting.py", "tests/pruning/test_engine.py"]
-#: left out below: two tests that compile a model, a minute each
+#: left out below: tests on compiled models
 QUICK = "not compiled"
 #: one method for each way through the engine: stages, the tower, attention, merging
 SOME = "(fastv or entropy or tome or sparsevlm or downsample or tokencorr or visionzip)"

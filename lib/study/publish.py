@@ -20,7 +20,10 @@ from .files import write_atomically, write_json
 from .profiles import OWN, load_profile
 from .records import MANIFEST, PUBLISHED, canonical, packed_records, read_records
 
-__all__ = ["MEASURED", "lean_manifest", "publish_run"]
+__all__ = ["MEASURED", "lean_manifest", "lean_records", "publish_run"]
+
+#: significant digits that published records keep of one image's divergences and likelihoods
+DIGITS = {"kl": 3, "nll": 4}
 
 #: measured by `lib bench`, `lib benchmark` and `lib scaling`
 MEASURED = ("bench.json", "benchmark.json", "scaling.json")
@@ -42,6 +45,15 @@ def publish_run(profile: str) -> list[str]:
         f"{place.relative_to(paths.ROOT)}: {_size(place) / 1e6:.2f} MB"
         for place in (reference.results, reference.figures)
     ]
+
+
+def lean_records(folder: Path) -> list[dict[str, Any]]:
+    """The records of a folder without their timings, with as many digits as are published."""
+    rows = canonical(read_records(folder))
+    for row in rows:
+        for name in DIGITS.keys() & row.keys():
+            row[name] = [float(f"{value:.{DIGITS[name]}g}") for value in row[name]]
+    return rows
 
 
 def lean_manifest(document: dict[str, Any]) -> dict[str, Any]:
@@ -75,7 +87,7 @@ def _publish_results(run: Path, reference: Path, *, arrays: bool) -> None:
     for manifest in sorted(run.glob(f"*/*/{MANIFEST}")):
         source = manifest.parent
         target = reference / source.relative_to(run)
-        write_atomically(target / PUBLISHED, packed_records(canonical(read_records(source))))
+        write_atomically(target / PUBLISHED, packed_records(lean_records(source)))
         document = json.loads(manifest.read_text(encoding="utf-8"))
         write_json(target / MANIFEST, lean_manifest(document))
     for name in SOME:

@@ -120,11 +120,19 @@ def test_greedy_selection_on_a_gpu(strategy, kind, size, k):
     plain = plainly(lambda: STRATEGIES[strategy](tokens, k))
     assert bool((ours.sum(-1) == k).all())
     matrix = gram(tokens)
-    if strategy != "dpp":  # one swap of nearly equal volumes changes what follows: see below
+    if strategy == "dpp":
+        # float32 against float64: one swap among nearly equal volumes changes what follows
+        one, other = (
+            torch.stack([g[m][:, m].double().logdet() for g, m in zip(matrix, picked)])
+            for picked in (ours, plain)
+        )
+        finite = one.isfinite() & other.isfinite()  # all 70 of 70 tokens may be singular
+        torch.testing.assert_close(one[finite], other[finite], rtol=0.02, atol=0.1)
+    else:
         assert (ours != plain).float().mean() < 0.02  # swaps where two gains nearly tie
     for ours_, plain_, kept in zip(ours, plain, matrix):
         values = [matrix_entropy(kept[m][:, m], gram=True) for m in (ours_, plain_)]
-        assert (values[0] - values[1]).abs() < (1e-2 if strategy == "dpp" else 1e-3)
+        assert (values[0] - values[1]).abs() < 1e-3
     assert torch.equal(STRATEGIES[strategy](tokens[1], k), ours[1])
 
 
@@ -201,34 +209,42 @@ def test_every_pick_is_the_best_on_a_gpu(kind, size, k, items):
     equal, t = torch.ones_like(mean_one), torch.full((1,), 1e-3, device="cuda")
     worth = Worth(cover=1.0, entropy=1.0, relevance=0.2)
     rules = {
-        "farthest": (lambda x, w, k: farthest_points(x, k), [Spread(matrix)]),
-        "conditional": (conditional_dpp, [Left(matrix, weights.double())]),
-        "facility": (lambda x, w, k: facility_location(gram(x), k), [Facility(matrix, equal)]),
+        "farthest": (lambda x, w, k: farthest_points(x, k), lambda: [Spread(matrix)]),
+        "conditional": (conditional_dpp, lambda: [Left(matrix, weights.double())]),
+        "facility": (
+            lambda x, w, k: facility_location(gram(x), k), lambda: [Facility(matrix, equal)]
+        ),
         "scaled": (
             lambda x, w, k: facility_location(gram(x), k, weights=w),
-            [Facility(matrix, weights.double())],
+            lambda: [Facility(matrix, weights.double())],
         ),
         "weighted": (
-            lambda x, w, k: weighted(x, k, w), _parts(matrix, mean_one, Worth(), 8, k)
+            lambda x, w, k: weighted(x, k, w), lambda: _parts(matrix, mean_one, Worth(), 8, k)
         ),
         "worth": (
-            lambda x, w, k: weighted(x, k, w, worth=worth), in_double(matrix, mean_one, worth, k)
+            lambda x, w, k: weighted(x, k, w, worth=worth),
+            lambda: in_double(matrix, mean_one, worth, k),
         ),
         "dpp": (
             lambda x, w, k: _forward(gram(x), k, t, torch.ones_like(t), None, backend_for(x)),
-            [Volume(matrix, equal, 1.0, k)],
+            lambda: [Volume(matrix, equal, 1.0, k)],
         ),
     }  # fmt: skip
-    for name, (rule, parts) in rules.items():
+
+    def lost(name, order):
+        """The regret of an order; the first pick of "dpp" is the least redundant, not the best."""
+        parts, skipped = rules[name][1](), int(name == "dpp")
+        for part in parts * skipped:
+            part.add(order[:, 0])
+        return regret(parts, order[:, skipped:])
+
+    for name, (rule, _) in rules.items():
         order = rule(tokens, weights, k)
         assert all(len(row.unique()) == k for row in order), name
-        # a tie is half a level of a grid of 65536; cosines err by a few 1e-6
-        first = order[:, 1:] if name == "dpp" else order  # its first is the least redundant
-        if name == "dpp":
-            for part in parts:
-                part.add(order[:, 0])
-        # tokens that share a direction differ by little more than float32 sees
-        assert regret(parts, first) < (2e-2 if (name, kind) == ("worth", "biased") else 2e-3), name
+        # a tie is half a level of a grid of 65536, cosines err by a few 1e-6; what float32 itself
+        # loses, where tokens share a direction, the plain code loses as well
+        plain = plainly(lambda rule=rule: rule(tokens, weights, k))
+        assert lost(name, order) < 2e-3 + lost(name, plain), name
         assert torch.equal(rule(tokens[:1], weights[:1], k)[0], order[0]), name
 
 

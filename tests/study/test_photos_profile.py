@@ -15,7 +15,8 @@ from lib.study.doctor.images import check_images
 from lib.study.doctor.models import check_model
 from lib.study.paths import ROOT
 from lib.study.profiles import load_profile
-from lib.study.records import PUBLISHED, canonical, packed_records, read_records
+from lib.study.publish import lean_records
+from lib.study.records import PUBLISHED, packed_records, read_records
 from tests.study import tiny_gguf
 from tests.study.models.photos import conftest
 from tests.study.models.photos.conftest import TEXTS, home, index, published
@@ -79,7 +80,7 @@ def test_the_profile_runs_and_a_smaller_run_is_compared_with_it(photographs, mon
         target = reference / folder.parent.relative_to(run)
         target.mkdir(parents=True)
         (target / "manifest.json").write_text(folder.read_text())
-        (target / PUBLISHED).write_bytes(packed_records(canonical(read_records(folder.parent))))
+        (target / PUBLISHED).write_bytes(packed_records(lean_records(folder.parent)))
     for name in ("scores.json", "study.json"):
         (reference / name).write_text((run / name).read_text())
     monkeypatch.delenv("ENTROPY_PRUNE_WHOLE")

@@ -44,7 +44,8 @@ def test_divergences_are_published_and_old_ones_go(run):
         write_atomically(reference.results / name, '{"old": 1}')
     folder = run.results / "divergence" / "table"
     line = {"image_id": 0, "tokens": 3, "visual_tokens": 16, "kl": [0.5], "nll": [1], "kept": [8]}
-    write_atomically(folder / "records.jsonl", json.dumps(line) + "\n")
+    measured = line | {"kl": [0.50041], "nll": [1.00004]}  # three digits are published, and four
+    write_atomically(folder / "records.jsonl", json.dumps(measured) + "\n")
     write_atomically(folder / "manifest.json", json.dumps(places.manifest(1)))
     write_atomically(run.results / "divergence.json", '{"new": 1}')
     assert cli.main(["publish", "--profile", "smoke"]) == 0

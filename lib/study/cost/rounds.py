@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from .parts import Parts
 from .probe import Probe
-from .timing import Stopwatch, Timing, free_peak, peak_bytes, ratio_interval
+from .timing import Stopwatch, Timing, free_peak, paired_ratio, peak_bytes
 
 #: parts of a caption whose ratios to the unpruned model are kept
 COMPARED = ("end_to_end", "prefill", "decode")
@@ -91,10 +91,8 @@ def _timings(found: list[dict[str, float]]) -> dict[str, Any]:
 def _ratios(
     found: list[dict[str, float]], baseline: list[dict[str, float]]
 ) -> dict[str, dict[str, Any]]:
-    rows = {}
-    for name in [name for name in COMPARED if name in baseline[0]]:
-        ratios = [a[name] / b[name] for a, b in zip(found, baseline)]
-        low, high = ratio_interval(ratios) or (None, None)
-        median = Timing.of(ratios).median
-        rows[name] = {"median": median, "low": low, "high": high, "rounds": len(ratios)}
-    return rows
+    return {
+        name: paired_ratio([one[name] for one in found], [one[name] for one in baseline])
+        for name in COMPARED
+        if name in baseline[0]
+    }

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..paths import PACKAGE
+from .. import paths
+from ..models.shapes import SHAPES
 
-RECORD = PACKAGE.parent / "data" / "results" / "shape" / "benchmark.json"
-PAGE = PACKAGE.parent / "docs" / "serving.md"
+PAGE = paths.PACKAGE.parent / "docs" / "serving.md"
 SHOWN = {
     "unpruned": "Unpruned", "random": "RandomPrune", "fastv": "FastV", "entropy": "Entropy-Prune",
     "adaptive": "Entropy + coverage",
@@ -26,8 +26,8 @@ Nothing was served.
 
 Assumed: {images:,} requests a day of one image and {prompt} positions, greedy captions of
 {new_tokens} tokens, batches that are always full, {used:.0%} of the time used at a peak of {peak:g}
-times the mean (GPUs grow in proportion to it), {gb:.0f} GB a card, weights and working memory as at
-the peak of one prompt.
+times the mean (GPUs grow in proportion to it), {gb:.0f} GB a card (its data sheet), weights and
+working memory as at the peak of one prompt.
 """
 MEANING = """
 One request at a time is decoding, which reads the weights whatever was pruned. In batches the
@@ -43,8 +43,8 @@ class Load:
     """What is assumed.
 
     images: a day, one a request. peak: the busiest hour over the mean. used: share of the time that
-    a GPU works then. memory: bytes of the card. new_tokens: of a greedy caption. prompt: positions
-    of the unpruned prompt.
+    a GPU works then. memory: bytes of the card, as its data sheet has them. new_tokens: of a greedy
+    caption.
     """
 
     images: int = 1_000_000
@@ -52,7 +52,6 @@ class Load:
     used: float = 0.7
     memory: float = 141e9
     new_tokens: int = 64
-    prompt: int = 636
 
 
 def seconds_an_image(row: Mapping[str, Any], load: Load) -> tuple[float, float]:
@@ -75,10 +74,22 @@ def gpus(seconds: float, load: Load) -> float:
     return load.images * seconds * load.peak / load.used / 86_400
 
 
+def position_bytes(model: str = "llava-1.5-7b", width: int = 2) -> int:
+    """Bytes of the cache that one position takes: keys and values of all layers.
+
+    width: bytes of a number, two in bfloat16.
+
+    >>> position_bytes()
+    524288
+    """
+    text = SHAPES[model]["text"]
+    head = text["hidden_size"] // text["num_attention_heads"]
+    return 2 * text["num_hidden_layers"] * text["num_key_value_heads"] * head * width
+
+
 def requests(row: Mapping[str, Any], unpruned: Mapping[str, Any], load: Load) -> float:
     """Requests whose caches fit beside what one prompt alone takes at its peak."""
-    position = unpruned["cache_bytes"] / unpruned["batch"] / load.prompt
-    own = row["cache_bytes"] / row["batch"] + load.new_tokens * position
+    own = row["cache_bytes"] / row["batch"] + load.new_tokens * position_bytes()
     return (load.memory - unpruned["peak_bytes"]) / own
 
 
@@ -94,7 +105,8 @@ def cached_share(row: Mapping[str, Any], unpruned: Mapping[str, Any], load: Load
 def page(rows: Sequence[Mapping[str, Any]], device: str, load: Load) -> str:
     """The page in Markdown."""
     found = {(r["method"], r["batch"]): r for r in rows if r["new_tokens"] == load.new_tokens}
-    about = ABOUT.format(device=device, gb=load.memory / 1e9, **vars(load))
+    prompt = found["unpruned", 1]["cache_bytes"] // position_bytes()
+    about = ABOUT.format(device=device, gb=load.memory / 1e9, prompt=prompt, **vars(load))
     head = "| batch | method | images/s | GPUs | of unpruned | fit beside the weights |"
     lines = [about, f"{head} no gain if cached |", "|---:|---|" + "---:|" * 5]
     for batch in sorted({batch for _, batch in found}):
@@ -112,5 +124,6 @@ def page(rows: Sequence[Mapping[str, Any]], device: str, load: Load) -> str:
 
 def stored_page() -> str:
     """The page of the committed record."""
-    record = json.loads(RECORD.read_text(encoding="utf-8"))
+    path = paths.reference("shape").results / "benchmark.json"
+    record = json.loads(path.read_text(encoding="utf-8"))
     return page(record["rows"], record["machine"]["device"], Load())

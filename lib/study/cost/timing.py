@@ -72,13 +72,18 @@ def measure(
         function()
     watch = Stopwatch(torch.device(device))
     for _ in range(repeats):
-        if watch.cuda:
-            torch.cuda.synchronize()
-        with watch:
-            function()
-            if watch.cuda:  # launches of a slow host count as well: the user waits for them
-                torch.cuda.synchronize()
+        once(function, watch)
     return Timing.of(watch.seconds())
+
+
+def once(function: Callable[[], Any], watch: Stopwatch) -> None:
+    """One call under a stopwatch, the device drained before it and with it."""
+    if watch.cuda:
+        torch.cuda.synchronize()
+    with watch:
+        function()
+        if watch.cuda:  # launches of a slow host count as well: the user waits for them
+            torch.cuda.synchronize()
 
 
 def free_peak(device: torch.device) -> None:
@@ -102,6 +107,19 @@ def machine() -> dict[str, Any]:
         "torch": torch.__version__.split("+")[0],
         "python": platform.python_version(),
     }
+
+
+def paired_ratio(seconds: Sequence[float], baseline: Sequence[float]) -> dict[str, Any]:
+    """The median of the rounds' ratios, the bounds of its 95 % interval and how many there were.
+
+    baseline: of the same rounds, later ones may follow. The bounds are None for fewer than six.
+
+    >>> paired_ratio([1.0, 3.0], [2.0, 2.0])
+    {'median': 1.0, 'low': None, 'high': None, 'rounds': 2}
+    """
+    ratios = [own / other for own, other in zip(seconds, baseline)]
+    low, high = ratio_interval(ratios) or (None, None)
+    return {"median": Timing.of(ratios).median, "low": low, "high": high, "rounds": len(ratios)}
 
 
 def ratio_interval(ratios: Sequence[float], *, confidence: float = 0.95) -> list[float] | None:

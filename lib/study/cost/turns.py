@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
-import torch
 from tqdm.auto import tqdm
 
 from ...decoding import StaticDecoder
@@ -22,7 +21,7 @@ from ..methods import placed
 from .plan import Measurements, Plan
 from .probe import Probe
 from .prompts import random_prompts
-from .timing import Stopwatch, Timing, free_peak, ratio_interval
+from .timing import Stopwatch, Timing, free_peak, once, paired_ratio
 
 #: how a prompt is read: through the model as `generate` does, or captured with its vision tower
 WAYS: dict[str, Callable[[Probe], Any]] = {
@@ -46,27 +45,21 @@ def in_turn(
     for _ in range(warmup):
         for one in both:
             _seconds(one, call)
-    found: list[tuple[float, float]] = []
+    found: dict[bool, list[float]] = {False: [], True: []}
     for number in range(rounds):
-        turns = both if number % 2 == 0 else both[::-1]
-        seconds = [_seconds(one, call) for one in turns]
-        found.append((seconds[0], seconds[1]) if number % 2 == 0 else (seconds[1], seconds[0]))
-    ratios = [own / other for other, own in found]
-    low, high = ratio_interval(ratios) or (None, None)
+        for of_baseline in (True, False) if number % 2 == 0 else (False, True):
+            found[of_baseline].append(_seconds(baseline if of_baseline else probe, call))
     return {
-        "seconds": asdict(Timing.of([own for _, own in found])),
-        "baseline": asdict(Timing.of([other for other, _ in found])),
-        "ratio": {"median": Timing.of(ratios).median, "low": low, "high": high, "rounds": rounds},
+        "seconds": asdict(Timing.of(found[False])),
+        "baseline": asdict(Timing.of(found[True])),
+        "ratio": paired_ratio(found[False], found[True]),
     }
 
 
 def _seconds(probe: Probe, call: Callable[[Probe], Any]) -> float:
     watch = Stopwatch(probe.device)
     with probe.active():
-        if watch.cuda:
-            torch.cuda.synchronize()
-        with watch:
-            call(probe)
+        once(lambda: call(probe), watch)
     (seconds,) = watch.seconds()
     return seconds
 

@@ -31,7 +31,7 @@ REFERENCES = 2
 #: what is measured, and on the images of which profile entry
 PARTS = ("table", "ablations", "places")
 #: digits that records keep: what is left out is far below any standard error
-DIGITS = {"kl": 3, "nll": 4}
+DIGITS = 5
 
 
 class Divergences(Part):
@@ -78,8 +78,8 @@ def lean(records: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, A
     merged = []
     for rows in zip(*records.values(), strict=True):
         line = {name: rows[0][name] for name in ("image_id", "tokens", "visual_tokens")}
-        for name, digits in DIGITS.items():
-            line[name] = [float(f"{row[name]:.{digits}g}") for row in rows]
+        for name in ("kl", "nll"):
+            line[name] = [float(f"{row[name]:.{DIGITS}g}") for row in rows]
         merged.append(line | {"kept": [row["kept"] for row in rows]})
     return merged
 

@@ -8,18 +8,8 @@ import torch
 from lib.study import cli, paths
 from lib.study.cost import benchmark
 from lib.study.cost.plan import METHODS, Measurements
-from lib.study.models import Loaded
-from tests.tiny import tiny_llava
 
 SHORT = ["benchmark", "--profile", "tiny", "--new-tokens", "3", "--repeats", "1"]
-
-
-@pytest.fixture
-def tiny(monkeypatch, tmp_path):
-    model = tiny_llava()
-    monkeypatch.setattr(benchmark, "load", lambda name, **_: Loaded(model, None, name))
-    monkeypatch.setattr(paths, "ROOT", tmp_path)
-    return model
 
 
 @pytest.fixture

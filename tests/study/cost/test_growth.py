@@ -7,21 +7,11 @@ import yaml
 
 from lib.pruning import create
 from lib.study import cli, paths
-from lib.study.cost import benchmark
 from lib.study.cost.growth import GROWING, resized
 from lib.study.cost.prompts import random_prompts
-from lib.study.models import Loaded, load
-from tests.tiny import tiny_llava
+from lib.study.models import load
 
 SHORT = ["benchmark", "--profile", "tiny", "--repeats", "1", "--methods", "", "--batches", "1"]
-
-
-@pytest.fixture
-def tiny(monkeypatch, tmp_path):
-    model = tiny_llava()
-    monkeypatch.setattr(benchmark, "load", lambda name, **_: Loaded(model, None, name))
-    monkeypatch.setattr(paths, "ROOT", tmp_path)
-    return model
 
 
 def test_growth(tiny):

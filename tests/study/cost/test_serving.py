@@ -14,15 +14,17 @@ def row(method, batch, prefill, step, cache):
     }  # fmt: skip
 
 
-BARE, PRUNED = row("unpruned", 4, 0.4, 0.01, 4 * 636e6), row("fastv", 4, 0.2, 0.008, 4 * 300e6)
+POSITION = 2 * 32 * 4096 * 2  # keys and values, layers, width, bytes
+BARE = row("unpruned", 4, 0.4, 0.01, 4 * 636 * POSITION)
+PRUNED = row("fastv", 4, 0.2, 0.008, 4 * 300 * POSITION)
 
 
 def test_by_hand():
     load = Load(new_tokens=64, memory=90e9)
     assert serving.seconds_an_image(BARE, load) == pytest.approx((0.1, 63 * 0.01 / 4))
-    # a position takes 1 MB: 700 and 364 MB a request, in 70 GB
-    assert serving.requests(BARE, BARE, load) == pytest.approx(100)
-    assert serving.requests(PRUNED, BARE, load) == pytest.approx(70e9 / 364e6)
+    # 636 or 300 positions of the prompt and 64 of the caption, in 70 GB
+    assert serving.requests(BARE, BARE, load) == pytest.approx(70e9 / (700 * POSITION))
+    assert serving.requests(PRUNED, BARE, load) == pytest.approx(70e9 / (364 * POSITION))
     # .2575 s against .176: .0815 s more are spared by .815 of prompts of .1 s
     assert serving.cached_share(PRUNED, BARE, load) == pytest.approx(0.815)
     assert serving.cached_share(BARE, BARE, load) == 0

@@ -5,20 +5,10 @@ import json
 import pytest
 
 from lib.pruning import create
-from lib.study import cli, paths
-from lib.study.cost import benchmark, turns
+from lib.study import cli
+from lib.study.cost import turns
 from lib.study.cost.probe import Probe
 from lib.study.cost.prompts import random_prompts
-from lib.study.models import Loaded
-from tests.tiny import tiny_llava
-
-
-@pytest.fixture
-def tiny(monkeypatch, tmp_path):
-    model = tiny_llava()
-    monkeypatch.setattr(benchmark, "load", lambda name, **_: Loaded(model, None, name))
-    monkeypatch.setattr(paths, "ROOT", tmp_path)
-    return model
 
 
 def probes(model):
