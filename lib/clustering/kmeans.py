@@ -81,8 +81,8 @@ def clusters_of(
 ) -> Clusters:
     """`kmeans` of validated Gram matrices (..., N, N), with a diagonal of ones if `unit`.
 
-    The plain route works in float64, and gives distances of that type. The kernels count distances
-    in int32, which only those of unit tokens are sure to fit.
+    The plain route works in float64, and gives distances of that type. The kernels sum in float32,
+    and take tokens of any length if their diagonal has a mean of one.
 
     >>> clusters_of(torch.eye(3), 3, random_state=0, n_iter=1, unit=True).counts.tolist()
     [1, 1, 1]
@@ -90,10 +90,10 @@ def clusters_of(
     lead, size = matrix.shape[:-2], matrix.shape[-1]
     flat = matrix.reshape(-1, size, size)
     seeds = item_seeds(random_state, len(flat))
-    if backend and unit:
+    if backend:
         numbers = uniforms(seeds, n_clusters, torch.float64, matrix.device)
         found = backend.kernels.kmeans(
-            flat, n_clusters, numbers, n_iter=n_iter, refill_every=REFILL_EVERY
+            flat, n_clusters, numbers, n_iter=n_iter, refill_every=REFILL_EVERY, unit=unit
         )
     else:
         found = _plainly(flat, n_clusters, draws(seeds, n_clusters, matrix.device), n_iter, unit)

@@ -39,7 +39,10 @@ def _round(x):
 
 @triton.jit
 def _plus_dot(total, values, member, UNIT: tl.constexpr):
-    """total + values @ member, of an indicator; UNIT: |values| <= 1, for which float16 serves."""
+    """total + values @ member, of an indicator; UNIT: values of size one, for which float16 serves.
+
+    Two parts of it hold 22 bits of a number up to 65504, and what is below 2^-24 not at all.
+    """
     kind: tl.constexpr = tl.float16 if UNIT else _PART
     indicator = member.to(kind)
     for _ in tl.static_range(2 if UNIT else 3):

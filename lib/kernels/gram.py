@@ -67,6 +67,49 @@ def _gram_kernel(
         tl.store(out + cols[:, None] * size + rows[None, :], tl.trans(total), mask=mirror)
 
 
+@triton.jit
+def _squares_kernel(x, squares, width, BLOCK: tl.constexpr):
+    """The squared length of one row in float64, whatever the range of the row's type."""
+    row = tl.program_id(0).to(tl.int64)
+    at = tl.arange(0, BLOCK)
+    values = tl.load(x + row * width + at, mask=at < width, other=0.0).to(tl.float32)
+    largest = tl.max(tl.abs(values), axis=0)
+    values = values / tl.where(largest > 0, largest, 1.0)
+    wide = largest.to(tl.float64)
+    tl.store(squares + row, tl.sum(values * values, axis=0).to(tl.float64) * wide * wide)
+
+
+@triton.jit
+def _stretch_kernel(k, lengths, out, size, count, BLOCK: tl.constexpr):
+    """Cosines times the lengths of both tokens."""
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = at < count
+    row = tl.load(lengths + at // size, mask=inside, other=0.0)
+    column = at // (size * size) * size + at % size
+    column = tl.load(lengths + column, mask=inside, other=0.0)
+    tl.store(out + at, tl.load(k + at, mask=inside, other=0.0) * row * column, mask=inside)
+
+
+@_on_device
+def stretched(matrix: Tensor, tokens: Tensor) -> Tensor:
+    """Gram matrices (..., N, N) of tokens (..., N, D) as they are, from those of unit tokens.
+
+    In the scale in which the mean of the squared lengths is one.
+    """
+    lead, (size, width) = tokens.shape[:-2], tokens.shape[-2:]
+    tokens, matrix = tokens.detach().contiguous(), matrix.contiguous()
+    squares = torch.empty(*lead, size, dtype=torch.float64, device=tokens.device)
+    block = triton.next_power_of_2(width)
+    _squares_kernel[(squares.numel(),)](
+        tokens, squares, width, BLOCK=block, num_warps=4 if block > 512 else 1
+    )
+    mean = squares.mean(-1, keepdim=True)
+    lengths = torch.where(mean > 0, squares / mean, 0).sqrt().float()
+    out, count = torch.empty_like(matrix), matrix.numel()
+    _stretch_kernel[(triton.cdiv(count, 2048),)](matrix, lengths, out, size, count, BLOCK=2048)
+    return out
+
+
 @_on_device
 def gram(tokens: Tensor) -> Tensor:
     """`lib.entropy.gram` of tokens (..., N, D) of type float32, bfloat16 or float16."""

@@ -1,4 +1,4 @@
-"""K-means of unit tokens from their Gram matrix."""
+"""K-means of tokens from their Gram matrix."""
 
 from __future__ import annotations
 
@@ -11,17 +11,54 @@ from .common import _GRID, _TILE, _on_device, _plus_dot, _round
 
 _LABEL_BITS = tl.constexpr(12)
 _LABEL_MASK = tl.constexpr(4095)
-_LARGEST = tl.constexpr(2**31 - 1)
+_SUM = tl.constexpr(2.0**30)
+_FEW = tl.constexpr(2**27)
 
-# Squared distances of unit tokens are whole numbers of 1/65536 (lib.clustering's grid), so all sums
-# of the seeding are exact in int32. An assignment is one int32, distance << 12 | cluster: the
-# minimum over clusters is the nearest one, of equals the first.
+# Squared distances are whole numbers of 1/65536 of the mean squared length (lib.clustering's grid).
+# An assignment is one integer, distance << 12 | cluster: the minimum over clusters is the nearest
+# one, of equals the first. For unit tokens it fits int32; between tokens as they are a distance can
+# be 4 N times that mean, which takes int64. The seeding adds distances up as whole numbers, whose
+# sums know no order: those of unit tokens on the grid; others, which are float32, in some 2^-30 of
+# their sum, which falls with every centre.
+
+
+@triton.jit
+def _whole(distance, kind: tl.constexpr):
+    """Distances on the grid, as whole numbers; float32 from 2^22 on steps by halves at least."""
+    steps = tl.maximum(distance * _GRID, 0.0)
+    return tl.where(steps < 4194304.0, _round(steps), steps).to(kind)
+
+
+@triton.jit
+def _largest(kind: tl.constexpr):
+    return 2147483647 if kind == tl.int32 else 9223372036854775807
+
+
+@triton.jit
+def _coarse(distance, UNIT: tl.constexpr):
+    """Distances of the seeding on the grid of all others."""
+    return distance if UNIT else _whole(distance, tl.int64)
+
+
+@triton.jit
+def _counted(distance, scale, UNIT: tl.constexpr):
+    """Distances as whole numbers whose sums fit int32."""
+    return distance if UNIT else (distance * scale + 0.5).to(tl.int32)
+
+
+@triton.jit
+def _scale(distance):
+    """The power of two, for equal sums to stay equal, that makes distances add up to some 2^30."""
+    total = tl.sum(distance, axis=0)
+    times = _SUM / tl.where(total > 0, total, _SUM)
+    return ((times.to(tl.int32, bitcast=True) >> 23) << 23).to(tl.float32, bitcast=True)
 
 
 @triton.jit(do_not_specialize=["clusters", "per_item"])
 def _seed_kernel(
-    pairs, uniforms, packed, size, clusters, per_item, TRIALS: tl.constexpr, BLOCK: tl.constexpr
-):
+    pairs, uniforms, packed, size, clusters, per_item,
+    UNIT: tl.constexpr, TRIALS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     """Greedy k-means++ of one item from its squared distances, and the first assignment."""
     item = tl.program_id(0).to(tl.int64)
     pairs += item * size * size
@@ -31,36 +68,52 @@ def _seed_kernel(
     trial = tl.arange(0, TRIALS)
     centre = tl.minimum((tl.load(uniforms) * size).to(tl.int32), size - 1)
     closest = tl.load(pairs + centre * size + at, mask=inside, other=0)
-    total = tl.sum(closest, axis=0)
+    scale = 1.0 if UNIT else _scale(closest)
+    counts = _counted(closest, scale, UNIT)
+    total = tl.sum(counts, axis=0)
     label = tl.zeros((BLOCK,), dtype=tl.int32)
     share = tl.load(uniforms + TRIALS + trial, mask=trial < TRIALS * (clusters - 1), other=0.0)
     for step in range(1, clusters):
         target = (share * total.to(tl.float64)).to(tl.int32)
         following = step + 1
         share = tl.load(uniforms + tl.minimum(following, clusters - 1) * TRIALS + trial)
-        cumulative = tl.cumsum(closest, axis=0)
+        cumulative = tl.cumsum(counts, axis=0)
         # beyond the last token the sum stays at the total, which no target reaches
         below = cumulative[None, :] <= target[:, None]
         tokens = tl.minimum(tl.sum(below.to(tl.int32), axis=1), size - 1)
         place = pairs + tokens[:, None] * size + at[None, :]
         rows = tl.load(place, mask=inside[None, :], other=0)
         rows = tl.minimum(rows, closest[None, :])
-        sums = tl.sum(rows, axis=1)
+        sums = tl.sum(_counted(rows, scale, UNIT), axis=1)
         total = tl.min(sums, axis=0)
         best = tl.min(tl.where(sums == total, trial, TRIALS), axis=0)
         chosen = tl.sum(tl.where(trial[:, None] == best, rows, 0), axis=0)
-        label = tl.where(chosen < closest, step, label)
+        label = tl.where(_coarse(chosen, UNIT) < _coarse(closest, UNIT), step, label)
         closest = chosen
-    tl.store(packed + item * size + at, (closest << _LABEL_BITS) | label, mask=inside)
+        if not UNIT and total < _FEW:
+            scale = _scale(closest)
+            total = tl.sum(_counted(closest, scale, UNIT), axis=0)
+        counts = _counted(closest, scale, UNIT)
+    key = (_coarse(closest, UNIT) << _LABEL_BITS) | label
+    tl.store(packed + item * size + at, key, mask=inside)
 
 
 @triton.jit
-def _pairs_kernel(k, pairs, count, BLOCK: tl.constexpr):
-    """Squared distances of unit tokens, on the grid, from their cosines."""
+def _pairs_kernel(k, norms, pairs, size, count, UNIT: tl.constexpr, BLOCK: tl.constexpr):
+    """Squared distances, those of unit tokens on the grid; zero between copies."""
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    cosine = tl.load(k + at, mask=at < count, other=1.0)
-    distance = tl.maximum(_round((2.0 - 2.0 * cosine) * _GRID), 0.0)
-    tl.store(pairs + at, distance.to(tl.int32), mask=at < count)
+    product = tl.load(k + at, mask=at < count, other=1.0)
+    if UNIT:
+        distance = _whole(2.0 - 2.0 * product, tl.int32)
+    else:
+        row = tl.load(norms + at // size, mask=at < count, other=1.0)
+        col = at // (size * size) * size + at % size
+        both = row + tl.load(norms + col, mask=at < count, other=1.0)
+        distance = both - 2.0 * product
+        # a product of two long tokens errs by as much more as they are longer than the mean
+        copies = distance * _GRID < 0.5 * tl.maximum(0.5 * both, 1.0)
+        distance = tl.where(copies, 0.0, distance)
+    tl.store(pairs + at, distance, mask=at < count)
 
 
 @triton.jit
@@ -82,13 +135,14 @@ def _own_kernel(k, packed, following, own, done, size, ROWS: tl.constexpr, COLS:
             values = tl.load(k + rows[:, None] * size + cols[None, :], mask=same, other=0.0)
             total += tl.sum(values, axis=1)
         tl.store(own + item * size + rows, total, mask=inside)
-        tl.store(following + item * size + rows, _LARGEST, mask=inside)
+        unset = tl.full((ROWS,), _largest(packed.dtype.element_ty), packed.dtype.element_ty)
+        tl.store(following + item * size + rows, unset, mask=inside)
 
 
 @triton.jit(do_not_specialize=["clusters"])
 def _assign_kernel(
-    k, packed, following, own, done, size, clusters,
-    ROWS: tl.constexpr, COLS: tl.constexpr, DEPTH: tl.constexpr,
+    k, norms, packed, following, own, done, size, clusters,
+    UNIT: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
     """Distances of ROWS tokens to COLS centroids, into the minimum over all clusters."""
     item = tl.program_id(2).to(tl.int64)
@@ -118,10 +172,14 @@ def _assign_kernel(
         count = tl.sum(counts, axis=0).to(tl.float32)
         within = tl.sum(withins, axis=0)
         there = tl.maximum(count, 1.0)
-        distance = 1.0 - 2.0 * (product / there[None, :]) + (within / (there * there))[None, :]
-        whole = tl.maximum(_round(distance * _GRID), 0.0).to(tl.int32)
-        key = (whole << _LABEL_BITS) | cols[None, :]
-        key = tl.where((count > 0)[None, :], key, _LARGEST)
+        distance = (within / (there * there))[None, :] - 2.0 * (product / there[None, :])
+        if UNIT:
+            distance += 1.0
+        else:
+            distance += tl.load(norms + item * size + rows, mask=rows < size, other=1.0)[:, None]
+        kind: tl.constexpr = packed.dtype.element_ty
+        key = (_whole(distance, kind) << _LABEL_BITS) | cols[None, :]
+        key = tl.where((count > 0)[None, :], key, _largest(kind))
         nearest = tl.min(key, axis=1)
         tl.atomic_min(following + item * size + rows, nearest, mask=rows < size, sem="relaxed")
 
@@ -138,7 +196,7 @@ def _empty_kernel(
         at = tl.arange(0, BLOCK)
         inside = at < size
         key = tl.load(following + item * size + at, mask=inside, other=0)
-        label = tl.where(inside, key & _LABEL_MASK, -1)
+        label = tl.where(inside, key & _LABEL_MASK, -1).to(tl.int32)
         bins = tl.arange(0, BINS)
         tokens = tl.histogram(tl.where(inside, label, BINS - 1), BINS)
         empty = (tokens == 0) & (bins < clusters)
@@ -220,8 +278,9 @@ def _lengths_kernel(
 
 @triton.jit(do_not_specialize=["clusters"])
 def _finish_kernel(
-    packed, own, counts, lengths, labels, distances, size, clusters, BLOCK: tl.constexpr
-):
+    norms, packed, own, counts, lengths, labels, distances, size, clusters,
+    UNIT: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     """Labels, and squared distances of the tokens to their own centroids."""
     item = tl.program_id(1).to(tl.int64)
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
@@ -230,34 +289,46 @@ def _finish_kernel(
     count = tl.load(counts + item * clusters + label, mask=inside, other=1).to(tl.float32)
     length = tl.load(lengths + item * clusters + label, mask=inside, other=0.0)
     sums = tl.load(own + item * size + at, mask=inside, other=0.0)
-    distance = tl.maximum(1.0 - 2.0 * sums / count + length, 0.0)
+    norm = 1.0 if UNIT else tl.load(norms + item * size + at, mask=inside, other=1.0)
+    distance = tl.maximum(norm - 2.0 * sums / count + length, 0.0)
     tl.store(labels + item * size + at, label.to(tl.int64), mask=inside)
     tl.store(distances + item * size + at, distance, mask=inside)
 
 
 @_on_device
 def kmeans(
-    matrix: Tensor, n_clusters: int, uniforms: Tensor, *, n_iter: int, refill_every: int
+    matrix: Tensor,
+    n_clusters: int,
+    uniforms: Tensor,
+    *,
+    n_iter: int,
+    refill_every: int,
+    unit: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Labels (B, N) int64, counts (B, M) int64 and squared distances (B, N) of `lib.clustering`.
 
-    `matrix` (B, N, N) float32 has a diagonal of ones; `uniforms` (B or 1, M, trials) is float64.
+    `matrix` (B, N, N) float32 has a diagonal of ones, or, if not `unit`, one of mean one, so that
+    no entry exceeds N; `uniforms` (B or 1, M, trials) is float64.
     """
     items, size, _ = matrix.shape
     matrix, uniforms = matrix.contiguous(), uniforms.contiguous()
-    options = {"dtype": torch.int32, "device": matrix.device}
+    norms = matrix if unit else matrix.diagonal(dim1=-2, dim2=-1).contiguous()
+    options = {"dtype": torch.int32 if unit else torch.int64, "device": matrix.device}
     packed = torch.empty(items, size, **options)
     following = torch.empty(items, size, **options)
-    done, missing = torch.zeros(2, items, **options)
-    vacant = torch.empty(items, n_clusters, **options)
+    done, missing = torch.zeros(2, items, dtype=torch.int32, device=matrix.device)
+    vacant = torch.empty(items, n_clusters, dtype=torch.int32, device=matrix.device)
     counts = torch.empty(items, n_clusters, dtype=torch.int64, device=matrix.device)
     own = torch.empty(items, size, dtype=torch.float32, device=matrix.device)
     lengths = torch.empty(items, n_clusters, dtype=torch.float32, device=matrix.device)
     steps, trials = uniforms.shape[1:]
     block = triton.next_power_of_2(size)
-    pairs = torch.empty(matrix.shape, **options)
+    kind = torch.int32 if unit else torch.float32
+    pairs = torch.empty(matrix.shape, dtype=kind, device=matrix.device)
     count = matrix.numel()
-    _pairs_kernel[(triton.cdiv(count, 2048),)](matrix, pairs, count, BLOCK=2048)
+    _pairs_kernel[(triton.cdiv(count, 2048),)](
+        matrix, norms, pairs, size, count, UNIT=unit, BLOCK=2048
+    )
     _seed_kernel[(items,)](
         pairs,
         uniforms,
@@ -265,6 +336,7 @@ def kmeans(
         size,
         n_clusters,
         steps * trials if len(uniforms) > 1 else 0,
+        UNIT=unit,
         TRIALS=trials,
         BLOCK=block,
         num_warps=8,
@@ -276,12 +348,14 @@ def kmeans(
         _own_kernel[rows](matrix, packed, following, own, done, size, ROWS=16, COLS=128)
         _assign_kernel[tiles](
             matrix,
+            norms,
             packed,
             following,
             own,
             done,
             size,
             n_clusters,
+            UNIT=unit,
             ROWS=_TILE,
             COLS=16,
             DEPTH=128,
@@ -304,6 +378,7 @@ def kmeans(
     labels = torch.empty(items, size, dtype=torch.int64, device=matrix.device)
     distances = torch.empty_like(own)
     _finish_kernel[(triton.cdiv(size, 256), items)](
-        packed, own, counts, lengths, labels, distances, size, n_clusters, BLOCK=256
-    )
+        norms, packed, own, counts, lengths, labels, distances, size, n_clusters,
+        UNIT=unit, BLOCK=256,
+    )  # fmt: skip
     return labels, counts, distances

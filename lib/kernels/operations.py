@@ -2,7 +2,7 @@
 
 from .centroids import centroid_gram
 from .choice import choose
-from .gram import gram
+from .gram import gram, stretched
 from .greedy import forward
 from .kmeans import kmeans
 from .picks import farthest, volume
@@ -17,5 +17,6 @@ __all__ = [
     "kmeans",
     "resolvent_diagonal",
     "resolvent_sum",
+    "stretched",
     "volume",
 ]

@@ -19,7 +19,7 @@ from ..clustering.lloyd import GRID
 from ..entropy import full_precision
 from ..entropy.leave_one_out import scores_of_gram
 from ..entropy.operator import operator_of_gram
-from ..kernels import Backend
+from ..kernels import PLAIN, Backend
 from ..rollout import VARIANTS, rolled_importance
 from .layers import Layers, as_layers
 from .ranking import check_k, mask_of, order_of, rank_of
@@ -84,7 +84,7 @@ def hierarchical(
             scores (eq. 3) of its tokens.
         cluster_on: "raw" clusters the tokens t themselves, as eq. 4 and Algorithm 1 have it, so
             that their lengths count in distances and means; "unit" the unit tokens, by the angles
-            between them, for which there are kernels. Either way centroids are scored at unit
+            between them. Either way centroids are scored at unit
             length (eq. 1). A Gram matrix is clustered as it is.
         random_state, n_iter: of `lib.clustering.kmeans`.
         solver: of `lib.entropy.leave_one_out`.
@@ -113,13 +113,15 @@ def hierarchical(
         views.check()
     raw = cluster_on == "raw" and not gram
     matrix = views.clustered(raw=raw)
+    # a given matrix, and tokens as they are of layers of several shapes, are clustered in float64
+    backend = PLAIN if gram or (raw and views.stacked is None) else views.backend
     clusters = clusters_of(
         matrix,
         n_clusters,
         random_state=random_state,
         n_iter=n_iter,
         unit=not (gram or raw),
-        backend=views.backend,
+        backend=backend,
     )
     clusters = clusters._replace(distances=_without_rounding(clusters.distances, matrix))
     if weighting == "token-sum":
@@ -195,11 +197,12 @@ def _centroids(views: Layers, clusters: Clusters, *, mass: bool, raw: bool) -> T
     """
     labels, counts, _ = clusters
     n_clusters = counts.shape[-1]
-    if raw:
+    stacked = views.stacked_raw if raw else views.stacked
+    if stacked is not None:
+        labels = labels.expand(stacked.shape[:-1])
+        means = means_of_gram(stacked, labels, n_clusters, unit=not raw, backend=views.backend)
+    elif raw:
         means = [means_of_rows(rows, labels, n_clusters) for rows in views.raw]
-    elif views.stacked is not None:
-        labels = labels.expand(views.stacked.shape[:-1])
-        means = means_of_gram(views.stacked, labels, n_clusters, unit=True, backend=views.backend)
     elif views.gram:
         options = {"unit": False, "backend": views.backend}
         given = [views.gram_at(index) for index in range(len(views))]

@@ -50,7 +50,22 @@ class Layers:
             return None
         if any(v.shape != first.shape or v.dtype != first.dtype for v in self.views):
             return None
-        return self.backend.kernels.gram(torch.stack(self.views))
+        return self.backend.kernels.gram(self._stack)
+
+    @functools.cached_property
+    def _stack(self) -> Tensor:
+        """The tokens (L, ..., N, D) of layers of one shape."""
+        return torch.stack(self.views)
+
+    @functools.cached_property
+    def stacked_raw(self) -> Tensor | None:
+        """Gram matrices (L, ..., N, N) of the tokens as they are, of mean square length one.
+
+        None where `stacked` is.
+        """
+        if self.stacked is None:
+            return None
+        return self.backend.kernels.stretched(self.stacked, self._stack)
 
     @functools.cached_property
     def rows(self) -> list[Tensor]:
@@ -82,7 +97,8 @@ class Layers:
         Of unit tokens or, if `raw`, of the tokens as they are; or the given one.
         """
         if raw:
-            return inner_products(self.raw[-1])
+            stacked = self.stacked_raw
+            return inner_products(self.raw[-1]) if stacked is None else stacked[-1]
         if self.stacked is not None or self.backend:
             return self.gram_at(-1)
         return as_gram(self.views[-1], self.backend, gram_given=self.gram, check=False, exact=True)

@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from lib.clustering import centroid_gram, kmeans
+from lib.clustering.kmeans import clusters_of
 from lib.clustering.lloyd import refilled
 from lib.clustering.seeding import uniforms
 from lib.entropy import entropy_operator, gram, leave_one_out
@@ -111,13 +112,16 @@ def launched(monkeypatch, *, overlap: bool) -> dict:
                 monkeypatch.setattr(module, name, Recorder(kernel, launches))
                 every.add(name)
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
-        kernels.gram(torch.zeros(2, 576, 1024, dtype=dtype))
+        tokens = torch.zeros(2, 576, 1024, dtype=dtype)
+        kernels.stretched(kernels.gram(tokens), tokens)
     matrix, nodes = torch.zeros(2, 576, 576), torch.ones(18)
     kernels.resolvent_diagonal(matrix, nodes)
     kernels.resolvent_sum(matrix, nodes, nodes)
     numbers = uniforms((0,), 144, torch.float64, matrix.device)
-    labels, counts, distances = kernels.kmeans(matrix, 144, numbers, n_iter=20, refill_every=5)
     for unit in (True, False):
+        labels, counts, distances = kernels.kmeans(
+            matrix, 144, numbers, n_iter=20, refill_every=5, unit=unit
+        )
         kernels.centroid_gram(matrix, labels, 144, unit=unit)
     for budget in (288, None):
         kernels.choose(torch.zeros(2, 144), counts, labels, distances, cores=72, per_cluster=4,
@@ -199,6 +203,23 @@ def test_gram(dtype):
 
 
 @interpreted
+@pytest.mark.parametrize("scale", [1e-30, 1, 1e30])
+def test_gram_of_tokens_as_they_are(scale):
+    from lib.kernels import operations
+
+    tokens = make("themes", 40) * torch.linspace(0.1, 10, 40)[:, None]
+    tokens[:, 3] = 0
+    rows = tokens.double()
+    exact = rows @ rows.mT
+    exact /= exact.diagonal(dim1=-2, dim2=-1).mean(-1)[:, None, None]
+    given = tokens * scale
+    ours = operations.stretched(operations.gram(given), given)
+    torch.testing.assert_close(ours.double(), exact, rtol=1e-5, atol=1e-6)
+    zero = torch.zeros(1, 16, 4)
+    assert not operations.stretched(operations.gram(zero), zero).any()
+
+
+@interpreted
 @pytest.mark.parametrize("size", [40, 130])
 def test_scores_and_operator(size):
     matrix = gram(make("themes", size, items=1).double())
@@ -268,6 +289,46 @@ def test_kmeans(kind, size, clusters):
     assert torch.equal(ours.counts, torch.stack([x.bincount(minlength=clusters) for x in ours[0]]))
 
 
+def of_mean_one(tokens: torch.Tensor) -> torch.Tensor:
+    """Float64 Gram matrices of tokens as they are, with a diagonal of mean one."""
+    matrix = tokens.double() @ tokens.double().mT
+    return matrix / matrix.diagonal(dim1=-2, dim2=-1).mean(-1)[:, None, None]
+
+
+@interpreted
+@pytest.mark.parametrize("size, clusters", [(32, 20), (70, 16)])
+def test_kmeans_of_tokens_as_they_are_and_many_ties(size, clusters):
+    # squared lengths 4 and 12, of mean 8: every product, sum and distance is exact
+    tokens = signs(size, 4)
+    tokens[:, ::2, 0] *= 3
+    matrix = of_mean_one(tokens)
+    options = {"random_state": 0, "n_iter": 20, "unit": False}
+    ours = clusters_of(matrix.float(), clusters, backend=backend_for(matrix.float()), **options)
+    plain = clusters_of(matrix, clusters, **options)
+    assert torch.equal(ours.labels, plain.labels) and torch.equal(ours.counts, plain.counts)
+    assert (ours.distances - plain.distances).abs().max() < 1e-5
+
+
+@interpreted
+@pytest.mark.parametrize("longest", [1, 40, 1000])
+@pytest.mark.parametrize("kind", ["gaussian", "themes", "duplicates"])
+def test_kmeans_of_tokens_as_they_are(kind, longest):
+    # one token outweighs the others; two copies of it stay together whatever their products err
+    tokens = make(kind, 70)
+    tokens *= torch.linspace(0.5, 2, 70)[:, None]
+    tokens[:, 7] *= longest
+    tokens[:, 60] = tokens[:, 7]
+    matrix = of_mean_one(tokens)
+    options = {"random_state": 0, "n_iter": 20, "unit": False}
+    ours = clusters_of(matrix.float(), 16, backend=backend_for(matrix.float()), **options)
+    plain = clusters_of(matrix, 16, **options)
+    if longest < 1000:  # else the others differ by less than the grid
+        assert torch.equal(ours.labels, plain.labels)
+    assert torch.equal(ours.labels[:, 7], ours.labels[:, 60])
+    assert torch.equal(ours.counts, torch.stack([x.bincount(minlength=16) for x in ours.labels]))
+    assert (ours.distances.sum(-1) - plain.distances.sum(-1)).abs().max() < 1e-4 * 70
+
+
 @interpreted
 def test_an_empty_cluster_attracts_no_token():
     from lib.kernels import kmeans as module
@@ -282,8 +343,9 @@ def test_an_empty_cluster_attracts_no_token():
     own = torch.empty(1, 32)
     module._own_kernel[(2, 1)](matrix, labels, following, own, done, 32, ROWS=16, COLS=128)
     module._assign_kernel[(1, 1, 1)](
-        matrix, labels, following, own, done, 32, 3, ROWS=64, COLS=16, DEPTH=128
-    )
+        matrix, matrix, labels, following, own, done, 32, 3,
+        UNIT=True, ROWS=64, COLS=16, DEPTH=128,
+    )  # fmt: skip
     assert (following & 4095).tolist() == [[0] * 12 + [1] * 4 + [1] * 16]
     distances = (following >> 12).float() / 2**16
     assert distances.tolist() == [[0.25] * 12 + [2.0] * 4 + [0.0] * 16]
@@ -317,12 +379,14 @@ def test_empty_clusters_get_the_farthest_spare_tokens(seed):
 
 @interpreted
 @pytest.mark.parametrize("budget", ["adaptive", 20])
-@pytest.mark.parametrize("weighting", ["unit", "token-sum"])
-def test_algorithm_1(budget, weighting):
-    layers = [make("themes", 40, width=width) for width in (32, 32)]
+@pytest.mark.parametrize("weighting", ["unit", "mass", "token-sum"])
+@pytest.mark.parametrize("cluster_on", ["raw", "unit"])
+def test_algorithm_1(budget, weighting, cluster_on):
+    lengths = torch.linspace(1, 3, 40)[:, None]
+    layers = [lengths * make("themes", 40, width=32), make("themes", 40, width=32) / lengths]
     options = {"layers": layers, "budget": budget, "weighting": weighting}
-    ours = hierarchical(None, 20, 10, 2, **options, cluster_on="unit")
-    plain = plainly(lambda: hierarchical(None, 20, 10, 2, **options, cluster_on="unit"))
+    ours = hierarchical(None, 20, 10, 2, **options, cluster_on=cluster_on)
+    plain = plainly(lambda: hierarchical(None, 20, 10, 2, **options, cluster_on=cluster_on))
     assert torch.equal(ours.mask, plain.mask)
     assert torch.equal(ours.core, plain.core)
     torch.testing.assert_close(ours.cluster_scores, plain.cluster_scores, rtol=1e-3, atol=1e-5)
@@ -423,8 +487,8 @@ def test_a_copy_is_another_token(strategy):
 
 
 @interpreted
-def test_clusters_on_the_tokens_themselves_beside_the_kernels():
-    layers = [make("themes", 40) * torch.linspace(1, 3, 40)[:, None] for _ in range(2)]
+def test_layers_of_several_widths_are_clustered_plainly_beside_the_kernels():
+    layers = [make("themes", 40, width=w) * torch.linspace(1, 3, 40)[:, None] for w in (32, 48)]
     options = {"layers": layers, "cluster_on": "raw", "budget": 15}
     ours = hierarchical(None, 12, 6, 2, **options)
     plain = plainly(lambda: hierarchical(None, 12, 6, 2, **options))

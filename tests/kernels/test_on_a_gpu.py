@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from lib.clustering import kmeans
+from lib.clustering.kmeans import clusters_of
 from lib.entropy import entropy_operator, gram, leave_one_out, matrix_entropy
 from lib.entropy.quadrature import quadrature
 from lib.kernels import backend_for, use_kernels
@@ -82,21 +83,43 @@ def test_kmeans_on_a_gpu(kind, size, clusters):
 
 
 @needs_gpu
+@pytest.mark.parametrize("longest", [1, 30])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("size, clusters", [(100, 40), (576, 32), (576, 288), (2304, 96)])
+def test_kmeans_of_tokens_as_they_are_on_a_gpu(kind, size, clusters, longest):
+    tokens = make(kind, size, items=2).cuda() * torch.linspace(0.5, 2, size).cuda()[:, None]
+    tokens[:, 7] *= longest
+    matrix = tokens @ tokens.mT
+    matrix = (matrix / matrix.diagonal(dim1=-2, dim2=-1).mean(-1)[:, None, None]).float()
+    options = {"random_state": 0, "n_iter": 20, "unit": False}
+    ours = clusters_of(matrix, clusters, backend=backend_for(matrix), **options)
+    plain = clusters_of(matrix, clusters, **options)
+    assert bool((ours.counts.sum(-1) == size).all())
+    assert torch.equal(ours.counts > 0, plain.counts > 0)
+    inertia = ours.distances.sum(-1), plain.distances.sum(-1).float()
+    torch.testing.assert_close(*inertia, rtol=2e-3, atol=1e-3)
+    assert (ours.labels == plain.labels).float().mean() > 0.99
+    single = clusters_of(matrix[1], clusters, backend=backend_for(matrix), **options)
+    assert all(torch.equal(a[1], b) for a, b in zip(ours, single))
+
+
+@needs_gpu
 @pytest.mark.parametrize("layers", [1, 3])
 @pytest.mark.parametrize("budget", ["adaptive", 100])
 @pytest.mark.parametrize("weighting", ["unit", "mass", "token-sum"])
-def test_algorithm_1_on_a_gpu(layers, budget, weighting):
-    views = [make("themes", 200, items=2, seed=s).to("cuda", torch.bfloat16) for s in range(layers)]
-    options = {"layers": views, "budget": budget, "weighting": weighting}
-    ours = hierarchical(None, 100, 50, 2, **options, cluster_on="unit")
-    plain = plainly(lambda: hierarchical(None, 100, 50, 2, **options, cluster_on="unit"))
+@pytest.mark.parametrize("cluster_on", ["raw", "unit"])
+def test_algorithm_1_on_a_gpu(layers, budget, weighting, cluster_on):
+    lengths = torch.linspace(1, 3, 200)[:, None]
+    views = [(lengths * make("themes", 200, items=2, seed=s)).to("cuda", torch.bfloat16)
+             for s in range(layers)]  # fmt: skip
+    options = {"layers": views, "budget": budget, "weighting": weighting, "cluster_on": cluster_on}
+    ours = hierarchical(None, 100, 50, 2, **options)
+    plain = plainly(lambda: hierarchical(None, 100, 50, 2, **options))
     assert (ours.mask != plain.mask).sum() <= 4  # a swap where two scores nearly tie
     torch.testing.assert_close(ours.cluster_scores, plain.cluster_scores, rtol=1e-3, atol=1e-5)
     if budget != "adaptive":
         assert bool((ours.mask.sum(-1) == budget).all())
-    single = hierarchical(
-        None, 100, 50, 2, **options | {"layers": [v[1] for v in views]}, cluster_on="unit"
-    )
+    single = hierarchical(None, 100, 50, 2, **options | {"layers": [v[1] for v in views]})
     assert torch.equal(single.mask, ours.mask[1])
 
 
@@ -130,9 +153,9 @@ def test_greedy_selection_on_a_gpu(strategy, kind, size, k):
         torch.testing.assert_close(one[finite], other[finite], rtol=0.02, atol=0.1)
     else:
         assert (ours != plain).float().mean() < 0.02  # swaps where two gains nearly tie
-    for ours_, plain_, kept in zip(ours, plain, matrix):
-        values = [matrix_entropy(kept[m][:, m], gram=True) for m in (ours_, plain_)]
-        assert (values[0] - values[1]).abs() < 1e-3
+        for ours_, plain_, kept in zip(ours, plain, matrix):
+            values = [matrix_entropy(kept[m][:, m], gram=True) for m in (ours_, plain_)]
+            assert (values[0] - values[1]).abs() < 1e-3
     assert torch.equal(STRATEGIES[strategy](tokens[1], k), ours[1])
 
 
@@ -261,6 +284,7 @@ def test_greedy_selection_of_copies_on_a_gpu():
 def test_nothing_waits_for_the_host():
     views = [make("themes", 200, seed=s).float().cuda() for s in range(2)]
     calls = (
+        lambda: hierarchical(None, 32, 16, 2, layers=views, budget=50, check=False),
         lambda: hierarchical(
             None, 32, 16, 2, layers=views, budget=50, check=False, cluster_on="unit"
         ),
