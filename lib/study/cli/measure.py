@@ -167,6 +167,26 @@ def scaling(
     measure(options, paths.run(profile).results / "scaling.json")
 
 
+def choices(
+    profile: Annotated[str, typer.Option(help="whose run to write to")] = "shape",
+    kept: Annotated[str, typer.Option(help="of 576 tokens, with commas between them")] = "64,288",
+    batches: Batches = "1,32",
+    repeats: Annotated[int, typer.Option(min=1)] = 21,
+    device: Device = None,
+) -> None:
+    """What the rules cost alone, choosing some of an image's tokens without a model."""
+    from .. import paths
+    from ..cost.choices import choices
+
+    choices(
+        paths.run(profile).results / "choices.json",
+        kept=several(kept, int, "--kept"),
+        batches=several(batches, int, "--batches"),
+        repeats=repeats,
+        device=device,
+    )
+
+
 def bench(
     record: Annotated[Path | None, typer.Option(help="write the ratios here, too")] = None,
 ) -> None:
@@ -199,4 +219,4 @@ def _model_of(profile: str) -> str:
     return load_profile(profile).model if profile_path(profile).is_file() else "embedded"
 
 
-COMMANDS = (caption, benchmark, scaling, bench, trials)
+COMMANDS = (caption, benchmark, scaling, choices, bench, trials)

@@ -19,7 +19,8 @@ from tests import tiny_study
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 COMMANDS = {
-    "study", "reproduce", "data", "compare", "publish", "caption", "benchmark", "scaling", "bench",
+    "study", "reproduce", "data", "compare", "publish", "caption", "benchmark", "scaling",
+    "choices", "bench",
     "trials", "doctor", "spice", "report",
 }  # fmt: skip
 
