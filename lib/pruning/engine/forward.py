@@ -249,8 +249,11 @@ class Forward:
             if starts:
                 hidden = self._stage(pass_, index, hidden, kwargs)
             stage = pass_.stage
-            changed = kwargs | {"attention_mask": _on(stage.mask, hidden.device)}
-            if stage.columns is not None or stage.ids is not None:
+            mask, renumbered = _on(stage.mask, hidden.device), _renumbered(stage)
+            if not starts and not renumbered and mask is kwargs.get("attention_mask"):
+                return None  # a step that decodes one row: nothing is different
+            changed = kwargs | {"attention_mask": mask}
+            if renumbered:
                 if hidden.device not in stage.moved:
                     stage.moved[hidden.device] = stages.positions(
                         self.family, stage, kwargs, hidden
@@ -287,7 +290,7 @@ class Forward:
             stage.held = cache.layers[index].get_seq_length()
         length = hidden.shape[1]
         past = self._past_visible(pass_, index, stage.held)
-        keys = _joined(past, stage.key_mask, stage.held, length, hidden)
+        keys = stages.joined(past, stage.key_mask, stage.held, length, hidden)
         config = self.family.language.config
         mask = causal_mask(config, hidden, length=length, held=stage.held, key_mask=keys)
         stage.mask[hidden.device] = mask
@@ -308,7 +311,7 @@ class Forward:
     def _ahead(self, pass_: Pass, index: int, hidden: Tensor, kwargs: dict, cache: Any) -> Ahead:
         """The layer about to run, with what it would be given if this stage dropped nothing."""
         rotary, last = kwargs["position_embeddings"], pass_.stage
-        if last is not None and (last.columns is not None or last.ids is not None):
+        if last is not None and _renumbered(last):
             given = last.moved.get(hidden.device)
             if given is None:
                 given = stages.positions(self.family, last, kwargs, hidden)
@@ -379,22 +382,13 @@ def _given(value: Any) -> bool:
     return value is not None
 
 
+def _renumbered(stage: Stage) -> bool:
+    """True if layers of a stage are given other positions than the model's."""
+    return stage.columns is not None or stage.ids is not None
+
+
 def _on(masks: dict[torch.device, Any], device: torch.device) -> Any:
     if device not in masks:  # layers spread over several devices
         mask = next(iter(masks.values()))
         masks[device] = mask.to(device) if isinstance(mask, Tensor) else mask
     return masks[device]
-
-
-def _joined(
-    past: Tensor | None, new: Tensor | None, held: int, length: int, like: Tensor
-) -> Tensor | None:
-    """Key mask over cached and new positions; None when all of them are visible."""
-    if past is None and new is None:
-        return None
-    parts = []
-    for mask, size in ((past, held), (new, length)):
-        if mask is None:
-            mask = torch.ones(like.shape[0], size, dtype=torch.bool, device=like.device)
-        parts.append(mask.to(like.device))
-    return torch.cat(parts, dim=1)

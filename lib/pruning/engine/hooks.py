@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -12,14 +13,22 @@ import torch
 from torch import nn
 
 
+@functools.cache
+def _untraced() -> Callable:
+    """Calls a function where a compiler does not look; it costs a layer more than its hook."""
+    return torch.compiler.disable(lambda function, *args: function(*args))
+
+
 class _Hook:
     """A forward hook that refuses to follow its module into a copy."""
 
     def __init__(self, function: Callable) -> None:
-        # what a compiler traced would be used again when the hook is gone
-        self._function = torch.compiler.disable(function)
+        self._function, self._untraced = function, _untraced()
 
     def __call__(self, *args: Any) -> Any:
+        # what a compiler traced would be used again when the hook is gone
+        if torch.compiler.is_dynamo_compiling():
+            return self._untraced(self._function, *args)
         return self._function(*args)
 
     def __reduce_ex__(self, protocol: int) -> Any:

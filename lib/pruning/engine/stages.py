@@ -250,3 +250,17 @@ def positions(family: Family, stage: Stage, kwargs: dict, hidden: Tensor) -> dic
         if ids is None
         else sequence.take_positions(ids.to(hidden.device), index),
     }
+
+
+def joined(
+    past: Tensor | None, new: Tensor | None, held: int, length: int, like: Tensor
+) -> Tensor | None:
+    """Key mask over cached and new positions; None when all of them are visible."""
+    if past is None and new is None:
+        return None
+    parts = []
+    for mask, size in ((past, held), (new, length)):
+        if mask is None:
+            mask = torch.ones(like.shape[0], size, dtype=torch.bool, device=like.device)
+        parts.append(mask.to(like.device))
+    return torch.cat(parts, dim=1)
