@@ -87,10 +87,8 @@ class StatePruner(VisualPruner):
         default = (max(0, last - self.depth + 1), last)
         self._wanted = self._range(len(family.blocks()) + 1, default)
         tower.watch_hidden(self, self._wanted)
-        deepest = self._wanted[-1]
-        alone = self.tower_alone and family.model_type == "llava"
-        if alone and deepest < len(family.blocks()):
-            tower.ahead(self, deepest, self._rank_record)
+        if self.tower_alone and family.model_type == "llava":
+            tower.ahead(self, self._rank_record)
 
     def _rank_record(self, record: VisionRecord) -> Tensor:
         rows = [tower.patch_rows(self.family, record.hidden[layer]) for layer in self._wanted]

@@ -78,9 +78,8 @@ class TowerRule(VisualPruner):
     def attach(self, model: nn.Module) -> None:
         tower.watch_hidden(self, tower.feature_layers(self.family))
         self.watch()
-        ready = self.family.feature_layer()
-        if self.from_record and ready < len(self.family.blocks()):
-            tower.ahead(self, ready, self._ahead)
+        if self.from_record:
+            tower.ahead(self, self._ahead)
 
     def _ahead(self, record: VisionRecord) -> Tensor | None:
         if tower.layouts_of(self.family, record) is not None:

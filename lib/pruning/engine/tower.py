@@ -84,25 +84,28 @@ def watch_projections(pruner: Any, block: int, names: str = "qk") -> TowerAttent
     return attention
 
 
-def ahead(pruner: Any, block: int, compute: Callable[[VisionRecord], Any]) -> None:
-    """In a captured prefill, choose as soon as hidden state `block` is there, on another stream.
+def ahead(pruner: Any, compute: Callable[[VisionRecord], Any]) -> None:
+    """In a captured prefill, choose on another stream once the tower and the projector are done.
 
-    The rest of the tower, the projector and the language layers before the choice is needed do not
-    wait for it. Without a capture the host is the bottleneck and nothing is gained.
+    The language layers before the choice is needed do not wait for it. The projector goes first:
+    its products take every multiprocessor of a GPU, and beside anything else they run twice as
+    long. Without a capture the host is the bottleneck and nothing is gained.
     """
     current: Current = pruner._current
 
-    def enter(module: nn.Module, args: tuple, kwargs: dict) -> None:
+    def done(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
         record = current.record
-        states = args[0] if args else kwargs["hidden_states"]
-        if record is None or not (states.is_cuda and torch.cuda.is_current_stream_capturing()):
+        if record is None or not torch.cuda.is_available():
+            return
+        if not torch.cuda.is_current_stream_capturing():
             return
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             record.extra["ahead"] = stream, compute(record)
 
-    pruner.hooks.add(pruner.family.blocks()[block], enter, before=True)
+    if pruner.family.projector is not None:
+        pruner.hooks.add(pruner.family.projector, done, before=False)
 
 
 def chosen_ahead(images: ImageTokens) -> Any:

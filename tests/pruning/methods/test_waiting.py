@@ -71,16 +71,14 @@ def test_weighted(options):
 
 
 @pytest.mark.parametrize("name", available())
-def test_what_the_tower_alone_decides_is_begun_when_its_features_are_there(
-    model, monkeypatch, name
-):
+def test_what_the_tower_alone_decides_is_begun_beside_the_language_model(model, monkeypatch, name):
     """In a captured prefill; rules that read the prompt, or make tokens, have to wait."""
     begun = []
     for module in ("tower_rule", "states"):
         monkeypatch.setattr(
-            f"lib.pruning.{module}.tower.ahead", lambda pruner, block, compute: begun.append(block)
+            f"lib.pruning.{module}.tower.ahead", lambda pruner, compute: begun.append(name)
         )
     with create(name)(model):
         pass
     alone = {"entropy", "fastervlm", "hired", "rollout", "scope", "selection", "vispruner"}
-    assert begun == ([4] if name in alone else [])
+    assert begun == ([name] if name in alone else [])
