@@ -22,7 +22,8 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 from typing import Any
 
 from .ablations import ablations
@@ -38,8 +39,10 @@ from .stages.captions import caption_share, make_captions
 from .stages.catalogue import catalogue_share, make_catalogue
 from .stages.costs import make_costs
 from .stages.divergence import divergence_share, make_divergence
-from .stages.meanwhile import Scoring, population
+from .stages.meanwhile import Meanwhile
+from .stages.population import make_population
 from .stages.scores import make_scores, score
+from .stages.stage import Stage
 from .stages.study import Study
 from .stored import load_efficiency, load_scores, load_study, mark
 
@@ -56,20 +59,22 @@ __all__ = [
     "load_study",
     "mark",
     "methods",
+    "needs_model",
     "profile_names",
     "run",
     "share",
     "table",
 ]
 
-#: what a study consists of, in order; "scores" alone needs the records, but no model
+#: what a study consists of, in order
 STAGES = {
-    "captions": make_captions,
-    "divergence": make_divergence,
-    "scores": make_scores,
-    "population": population,
-    "efficiency": make_costs,
-    "catalogue": make_catalogue,
+    "captions": Stage(make_captions, caption_share),
+    "divergence": Stage(make_divergence, divergence_share),
+    "scores": Stage(make_scores, model=False),
+    # tensors of one image are small: several threads wait for each other, ten times as long
+    "population": Stage(make_population, one_core=True),
+    "efficiency": Stage(make_costs),
+    "catalogue": Stage(make_catalogue, catalogue_share),
 }
 
 
@@ -84,22 +89,15 @@ def run(
     """Compute what is missing of a profile; returns `study.json` as a dict.
 
     device, progress, workers: see `lib.study.stages.study.Study`.
-    stages: some of `STAGES`; "scores" continues from records made elsewhere, without the model.
+    stages: some of `STAGES`; those that need no model continue from records made elsewhere.
     """
     _known(stages)
     study = Study(profile, device, progress, workers)
     path = study.folder / "study.json"
     before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     clock: dict[str, float] = dict(before.get("seconds", {}))
-    scoring, began = None, 0.0
-    for name, make in STAGES.items():
-        begin = time.monotonic()
-        if name == "scores" and {name, "population"} <= {*stages}:
-            scoring, began = Scoring.started(study), begin
-        if name in stages and not (name == "scores" and scoring) and make(study):
-            clock[name] = time.monotonic() - begin
-        if name == "population" and scoring and scoring.finished(study):
-            clock["scores"] = time.monotonic() - began
+    for name, seconds in _made(study, [name for name in STAGES if name in stages]):
+        clock[name] = seconds
     # without the model, this machine only scored what another one computed
     earlier = before.get("environment")
     made_here = study.device_name is not None or not earlier
@@ -112,22 +110,46 @@ def run(
     return document
 
 
+def _made(study: Study, names: Sequence[str]) -> Iterator[tuple[str, float]]:
+    """Do these stages; names and seconds of those of which something was missing."""
+    aside = None
+    for name, following in zip_longest(names, names[1:]):
+        stage, begin = STAGES[name], time.monotonic()
+        beside = stage.beside(STAGES.get(following))
+        if beside and (meanwhile := Meanwhile.started(study, stage.make)):
+            aside = name, begin, meanwhile
+            continue
+        if stage.run(study):
+            yield name, time.monotonic() - begin
+        if aside:
+            other, began, meanwhile = aside
+            if meanwhile.finished(study):
+                yield other, time.monotonic() - began
+            aside = None
+
+
 def share(
     study: Study, *, stages: Sequence[str] = tuple(STAGES), only: Sequence[str] | None = None
 ) -> None:
-    """What one of several launched processes does: its share of captions and divergences.
+    """What one of several launched processes does: its share of what can be shared.
 
-    only: slugs of Table 1 to caption, see `make_captions`.
+    only: slugs of Table 1 to caption, and nothing else, see `make_captions`.
     """
     _known(stages)
     study.device = study.device or own_gpu()
     study.progress = study.progress and os.environ["RANK"] == "0"
-    if "captions" in stages:
+    if only:
         caption_share(study, only=only)
-    if "divergence" in stages and not only:
-        divergence_share(study)
-    if "catalogue" in stages and not only:
-        catalogue_share(study)
+        return
+    for name, stage in STAGES.items():
+        if name in stages and stage.share:
+            stage.share(study)
+
+
+def needs_model(stages: Sequence[str]) -> bool:
+    """Whether any of some `STAGES` needs the model; raises ValueError for an unknown one."""
+    _known(stages)
+    return any(STAGES[name].model for name in stages)
 
 
 def _known(stages: Sequence[str]) -> None:

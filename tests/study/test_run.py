@@ -1,5 +1,6 @@
 """What a profile needs is computed once, resumed after a kill, and computed anew when stale."""
 
+import dataclasses
 import json
 import shutil
 
@@ -172,7 +173,8 @@ def watch(monkeypatch):
             did.extend([name] if worked else [])
             return worked
 
-        monkeypatch.setitem(study.STAGES, name, spy)
+        stage = dataclasses.replace(study.STAGES[name], make=spy)
+        monkeypatch.setitem(study.STAGES, name, stage)
     return did
 
 

@@ -36,7 +36,7 @@ def study(
 
     settings = suited(load_profile(profile), device)
     wanted = several(stages, str, "--stages") if stages else list(studying.STAGES)
-    if wanted != ["scores"]:
+    if studying.needs_model(wanted):
         check(settings)
     only = table_1(settings) if table else None
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
@@ -66,11 +66,11 @@ def reproduce(
 ) -> None:
     """The study of a profile, its notebooks, the comparison and the pages: make without Make."""
     from .. import forking, paths
+    from ..cores import cpu_workers, environment_of_workers
 
     # what is forked later imports while this process does
     if not notebooks and device in (None, "cpu"):
-        cores = os.cpu_count() or 1
-        forking.warm({**os.environ, "OMP_NUM_THREADS": str(max(1, cores // min(2, cores)))})
+        forking.warm(environment_of_workers(cpu_workers()))
     from .. import run as studying
     from ..compare import compare_run, summary
     from ..fitting import check

@@ -19,6 +19,7 @@ from jupyter_client.manager import AsyncKernelManager
 from jupyter_client.provisioning import LocalProvisioner
 
 from .. import forking, paths
+from ..cores import THREADS, threads_each
 
 __all__ = ["KERNEL", "ForkedKernel", "OwnKernel", "kernel_spec", "sharing_cores"]
 
@@ -91,12 +92,11 @@ def sharing_cores(kernels: int) -> Iterator[None]:
 
     Threads that fight over cores wait for each other at every operation: several times slower.
     """
-    name = "OMP_NUM_THREADS"
-    if name in os.environ:
+    if THREADS in os.environ:
         yield
         return
-    os.environ[name] = str(max(1, (os.cpu_count() or 1) // kernels))
+    os.environ[THREADS] = str(threads_each(kernels))
     try:
         yield
     finally:
-        del os.environ[name]
+        del os.environ[THREADS]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from .. import forking, paths
+from ..cores import cpu_workers, environment_of_workers, threads_each
 from ..profiles import Profile
 from .study import Study, threads
 
@@ -20,10 +21,8 @@ __all__ = [
     "WORTH_SHARING",
     "complete",
     "default_workers",
-    "environment_of_workers",
     "share",
     "suited",
-    "threads_each",
     "together",
     "turn",
 ]
@@ -61,11 +60,10 @@ def together(study: Study, todo: Sequence[Any], *, stage: str, table: bool = Fal
     process's. table: only Table 1's first part.
     """
     device, workers = study.loaded.model.device, study.workers
-    each = threads_each(workers)
     options = ["--stages", stage, *["--table"] * table]
-    running = [_start(study, rank, device, each, options) for rank in range(1, workers)]
+    running = [_start(study, rank, device, options) for rank in range(1, workers)]
     try:
-        with threads(device, each):
+        with threads(device, threads_each(workers)):
             for number, job in enumerate(todo):
                 job.run(study, **turn(number, 0, workers))
         failed = [process.wait() for process in running]
@@ -90,12 +88,12 @@ def turn(number: int, rank: int, world_size: int) -> dict[str, int]:
     return {"rank": (rank + number) % world_size, "world_size": world_size}
 
 
-def _start(study: Study, rank: int, device: torch.device, each: int, options: Sequence[str]) -> Any:
+def _start(study: Study, rank: int, device: torch.device, options: Sequence[str]) -> Any:
     arguments = ["study", "--profile", study.profile.profile]
     arguments += [] if device.type == "cuda" else ["--device", str(device)]
     arguments += [*options, *["--quiet"] * (not study.progress)]
     gpu = ((device.index or 0) + rank) % max(torch.cuda.device_count(), 1)
-    environment = environment_of_workers(each) | {
+    environment = environment_of_workers(study.workers) | {
         "WORLD_SIZE": str(study.workers),
         "RANK": str(rank),
         "LOCAL_RANK": str(gpu),
@@ -107,20 +105,10 @@ def _start(study: Study, rank: int, device: torch.device, each: int, options: Se
     return forked or subprocess.Popen(command, env=environment, cwd=folder)
 
 
-def threads_each(workers: int) -> int:
-    """Threads of one of several processes that share the cores."""
-    return max(1, (os.cpu_count() or 1) // workers)
-
-
-def environment_of_workers(each: int) -> Mapping[str, str]:
-    """The variables of processes that share the images, with so many threads."""
-    return {**os.environ, "OMP_NUM_THREADS": str(each)}
-
-
 def default_workers(profile: Profile, device: str | None) -> int:
     """Two on a CPU; on GPUs one each, unless one is named or the model is spread over them."""
     if not _on_gpu(device):
-        return min(2, os.cpu_count() or 1)
+        return cpu_workers()
     alone = profile.device_map is not None or device not in (None, "cuda")
     return 1 if alone else max(1, torch.cuda.device_count())
 
