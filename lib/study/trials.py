@@ -2,10 +2,11 @@
 
     python -m lib trials candidates    # data/photos/candidates.json.xz
 
-- `candidates`: every rule of `lib.study.grid.candidates` on the dev photographs, at four budgets.
+- `candidates`: every rule of `lib.study.grid.candidates` on the dev photographs, at the profile's
+  budgets.
 - `checkpoints`: the rules of Table 1 under several weights, on test photographs: does the order of
   methods depend on how the model was trained?
-- `budgets`: three rules at ten budgets on dev and test photographs, and each image's entropy: does
+- `budgets`: four rules at ten budgets on dev and test photographs, and each image's entropy: does
   a budget that follows the image beat a fixed one (`two_levels`)?
 - `clusters`: Algorithm 1 at four budgets under many M and k_c on dev and test photographs, and what
   rules for each image go by (`lib.study.clusters`).
@@ -35,20 +36,29 @@ from .divergence import divergence
 from .examples import examples
 from .files import write_atomically
 from .grid import Run, candidates
-from .methods import FASTV_LAYER
+from .methods import FASTV_LAYER, placed
 from .models import photos
 from .profiles import Profile, load_profile
 from .records import environment, packed
 
-__all__ = ["TRIALS", "at", "load_trial", "measure", "two_levels"]
+__all__ = ["TRIALS", "at", "criteria", "load_trial", "measure", "two_levels"]
 
 TRIALS = ("candidates", "checkpoints", "budgets", "clusters")
-BUDGETS = (0.5, 0.25, 0.125, 0.0625)
+#: tokens that are kept of 256 in "budgets"
 COUNTS = (8, 16, 24, 32, 48, 64, 96, 128, 160, 192)
-RIVALS: dict[str, Run] = {
-    "fastv": ("fastv", {}), "random": ("random", {}), "entropy-prune": ("entropy", {}),
-}  # fmt: skip
-OURS: dict[str, Run] = {"selection": ("selection", {}), "weighted": ("weighted", {})}
+RIVALS = ("fastv", "random", "entropy")
+#: what trials call a criterion where that is not its name: "entropy" is a candidate of its own
+SLUGS = {"entropy": "entropy-prune"}
+
+
+def criteria(*names: str) -> dict[str, Run]:
+    """`{slug: (name, options)}` of Table 1's criteria at FastV's layer, these or all.
+
+    >>> criteria("entropy", "fastv")
+    {'entropy-prune': ('entropy', {'layer': 2}), 'fastv': ('fastv', {})}
+    """
+    found = placed(FASTV_LAYER)
+    return {SLUGS.get(name, name): (name, found[name]) for name in names or found}
 
 
 def at(rules: Mapping[str, Run], keeps: Sequence[float], layer: int = FASTV_LAYER) -> dict:
@@ -117,16 +127,17 @@ def measure(
         return _Bench(path, device, batch_size)
 
     made: dict[str, Any]
+    budgets = load_profile("photos").budgets
     if what == "candidates":
-        made = bench(own[0]).split("val", limit, at({**candidates(), **RIVALS}, BUDGETS))
+        made = bench(own[0]).split("val", limit, at({**candidates(), **criteria(*RIVALS)}, budgets))
     elif what == "checkpoints":
-        rules = at({**RIVALS, **OURS}, BUDGETS)
+        rules = at(criteria(), budgets)
         made = {path.stem: bench(path).split("test", limit, rules) for path in weights or own}
     elif what == "clusters":
         one = bench(own[0])
-        made = {s: one.clusters(s, limit) for s in ("val", "test")}
+        made = {s: one.clusters(s, limit, budgets) for s in ("val", "test")}
     else:
-        rules = at({**RIVALS, "selection": OURS["selection"]}, [n / 256 for n in COUNTS])
+        rules = at(criteria(*RIVALS, "selection"), [n / 256 for n in COUNTS])
         one = bench(own[0])
         made = {s: one.split(s, limit, rules, entropy=True) for s in ("val", "test")}
     found = {"environment": environment(device=device), "layer": FASTV_LAYER, what: made}
@@ -159,10 +170,10 @@ class _Bench:
         kl = {slug: [float(f"{row['kl']:.3g}") for row in each] for slug, each in rows.items()}
         return found | {"kl": kl}
 
-    def clusters(self, split: str, limit: int | None) -> dict[str, Any]:
-        """`measure_clusters` at `BUDGETS` on photographs of a split."""
+    def clusters(self, split: str, limit: int | None, keeps: Sequence[float]) -> dict[str, Any]:
+        """`measure_clusters` at several budgets on photographs of a split."""
         profile, images = self._photographs(split, limit)
-        counts = [kept_count(keep, patches(self.model.config)) for keep in BUDGETS]
+        counts = [kept_count(keep, patches(self.model.config)) for keep in keeps]
         return measure_clusters(
             self.model, self.processor, images, counts,
             prompt=profile.prompt, batch_size=self.batch_size,

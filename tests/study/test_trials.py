@@ -64,7 +64,8 @@ def test_checkpoints_are_named_after_their_files(small, tmp_path):
 
 
 def test_clusters_are_measured_on_both_splits(small, monkeypatch):
-    monkeypatch.setattr(trials, "BUDGETS", (1 / 16,))
+    profile = replace(small[2], budgets=(1 / 16,))
+    monkeypatch.setattr(trials, "load_profile", lambda name: profile)
     monkeypatch.setattr(clusters, "CLUSTERS", (8,))
     monkeypatch.setattr(clusters, "VARIED", ())
     trials.measure("clusters", limit=1, device="cpu")
