@@ -173,15 +173,14 @@ reproduce: $(READY)
 else
 reproduce: $(READY) ## Compute, draw and report everything of PROFILE below build/ (DRY_RUN=1: say what it takes)
 	@test -f $(PROFILE_FILE) || { echo "No profile '$(PROFILE)': there are $(basename $(notdir $(wildcard notebooks/profiles/[a-z]*.yaml)))" >&2; exit 1; }
-	@$(MAKE) --no-print-directory $(RUN)/reports/index.html
-	@$(LIB) compare --profile $(PROFILE)
-	@echo "Open $(RUN)/reports/index.html"
+	@if $(MAKE) -q --no-print-directory $(RUN)/reports/index.html; then $(LIB) compare --profile $(PROFILE); \
+	else $(MAKE) --no-print-directory $(RUN)/reports/index.html; fi
 endif
 
-# One process, since it imports for seconds. Only the notebooks that changed, unless something they
-# all depend on did.
+# One process, since it imports for seconds; it ends with the comparison. Only the notebooks that
+# changed, unless something they all depend on did.
 $(RUN)/reports/index.html: $(PROFILE_FILE) $(COMPUTING) $(CHOSEN) $(REPORTING) | $(READY)
-	@$(LIB) reproduce --profile $(PROFILE) --jobs $(JOBS) $(if $(filter-out %.ipynb,$?),,$?) >/dev/null
+	@$(LIB) reproduce --profile $(PROFILE) --jobs $(JOBS) $(if $(filter-out %.ipynb,$?),,$?)
 
 .PHONY: publish
 publish: $(READY) ## Make the run of PROFILE the committed reference (for maintainers)

@@ -16,11 +16,11 @@ import pytest
 import yaml
 from PIL import Image
 
-from lib.study import paths
+from lib.study import cli, paths
 from lib.study.data import coco, scenes
 from lib.study.paths import ROOT
 from lib.study.records import read_records
-from lib.study.reports import notebooks, report
+from lib.study.reports import notebooks
 from tests import tiny_study
 from tests.loopback import Loopback, status
 
@@ -90,7 +90,8 @@ def computed(tmp_path_factory):
             json_url=f"{server.url}/caption_datasets.zip", images_url=server.url, progress=False,
         )  # fmt: skip
         assert len(examples) == IMAGES
-        report.everything("paper", device="cpu", progress=False)
+        asked = ["reproduce", "--profile", "paper", "--device", "cpu", "--quiet"]
+        assert cli.main(asked) == 0
     return folder
 
 

@@ -9,7 +9,6 @@ import json
 import re
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -28,6 +27,7 @@ from lib.study.reports import notebooks, report
 from lib.study.reports.tables import comparisons, cost, divergence, format, paper, quality
 from lib.study.stored import load_study, mark
 
+REPRODUCE = ["reproduce", "--profile", "shape", "--device", "cpu", "--quiet"]
 IMAGE = 2  # one of the four that are drawn
 
 
@@ -150,17 +150,6 @@ def test_scoring_elsewhere_needs_no_model(root, monkeypatch):
         study.run(load_profile("shape"), stages=("score",))
 
 
-@pytest.fixture
-def in_this_process(monkeypatch):
-    """The study's command without a process of its own, which `test_paper_profile.py` starts."""
-
-    def run(command, *, cwd, env):
-        assert command[1:3] == ["-m", "lib"] and env["ENTROPY_PRUNE_ROOT"] == str(paths.ROOT)
-        return SimpleNamespace(returncode=cli.main(command[3:]))
-
-    monkeypatch.setattr(report, "subprocess", SimpleNamespace(run=run))
-
-
 def name_notebook(root, number):
     """Let the profile run one notebook."""
     profile = root / "notebooks" / "profiles" / "shape.yaml"
@@ -168,24 +157,27 @@ def name_notebook(root, number):
     profile.write_text(yaml.safe_dump(document))
 
 
-def test_one_command_does_it_all_and_the_page_says_so_first(root, in_this_process):
+def test_one_command_does_it_all_and_the_page_says_so_first(root, capsys):
     name_notebook(root, "06")
-    made = report.everything("shape", device="cpu", progress=False)
-    assert [path.name for path in made] == ["06_table1.ipynb"]
+    assert cli.main(REPRODUCE) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("shape: nothing is committed") and said.count("Open ") == 1
+    assert said.splitlines()[-1].endswith("build/reproduce/shape/reports/index.html")
+    assert [path.name for path in report.executed("shape")] == ["06_table1.ipynb"]
     for name in ("06_table1.html", "index.html"):
         page = (paths.reports_dir("shape") / name).read_text()
         assert '<p class="banner">Random weights, a CPU: ' in page, name
 
 
-def test_one_command_names_every_failure(root, in_this_process):
+def test_one_command_names_every_failure(root, capsys):
     source = root / "notebooks" / "09_wrong.ipynb"
     document = json.loads((root / "notebooks" / "06_table1.ipynb").read_text())
     (cell,) = [c for c in document["cells"] if "parameters" in c["metadata"].get("tags", ())]
     cell["source"] = "profile = 1 / 0"
     source.write_text(json.dumps(document))
     name_notebook(root, "09")
-    with pytest.raises(report.NotebookFailed, match="ZeroDivisionError"):
-        report.everything("shape", device="cpu", progress=False)
+    assert cli.main(REPRODUCE) == 1
+    assert "ZeroDivisionError" in capsys.readouterr().err
     source.unlink()
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from .options import Device, Profile, Quiet, Workers, several
+from .. import paths
+from .options import Device, Profile, Quiet, Workers, several, shown
 
 
 def study(
@@ -65,14 +67,14 @@ def reproduce(
     quiet: Quiet = False,
 ) -> None:
     """The study of a profile, its notebooks, the comparison and the pages: make without Make."""
-    from .. import forking, paths
+    from .. import forking
     from ..cores import cpu_workers, environment_of_workers
 
     # what is forked later imports while this process does
     if not notebooks and device in (None, "cpu"):
         forking.warm(environment_of_workers(cpu_workers()))
     from .. import run as studying
-    from ..compare import compare_run, summary
+    from ..compare import compare_run, load_comparison
     from ..fitting import check
     from ..profiles import load_profile
     from ..reports import report
@@ -86,10 +88,9 @@ def reproduce(
         studying.run(settings, device=device, progress=not quiet, workers=workers)
     with paths.looking_at(paths.RUN):
         report.notebooks(profile, chosen, jobs=jobs, progress=not quiet)
-        compared = compare_run(profile)
-        pages = report.html(profile)
-    print(summary(compared))
-    print(f"open {pages[-1]}")
+        report.html(profile)
+    # the pages were made from it; where there is no study to compare, this says so
+    _tell(profile, load_comparison(profile) or compare_run(profile))
 
 
 def data(profile: Profile = "embedded", quiet: Quiet = False) -> None:
@@ -109,10 +110,13 @@ def compare(
     ] = False,
 ) -> None:
     """Say what a run has different from the committed reference of its profile."""
-    from ..compare import compare_run, summary
+    from ..compare import compare_run
     from ..machines import keep_comparison
 
-    print(keep_comparison(profile) if keep else summary(compare_run(profile)))
+    if keep:
+        print(keep_comparison(profile))
+    else:
+        _tell(profile, compare_run(profile))
 
 
 def publish(profile: Profile = "embedded") -> None:
@@ -122,6 +126,16 @@ def publish(profile: Profile = "embedded") -> None:
 
     print("\n".join(publish_run(profile)))
     report.refresh(profile)
+
+
+def _tell(profile: str, compared: Mapping[str, Any]) -> None:
+    """What a run ends with: the comparison, and where its pages are."""
+    from ..compare import summary
+
+    print(summary(compared))
+    index = paths.run(profile).reports / "index.html"
+    if index.is_file():
+        print(f"Open {shown(index)}")
 
 
 COMMANDS = (study, reproduce, data, compare, publish)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 import typer
@@ -44,3 +45,9 @@ def several(text: str, kind: Callable[[str], Value], option: str) -> list[Value]
         raise ValueError(
             f"{option} takes values such as 1,8,32 with commas between them, got {text!r}"
         ) from None
+
+
+def shown(path: Path, here: Path | None = None) -> str:
+    """A path as a message shows it: from `here`, the current folder, if it lies below it."""
+    here = here or Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)

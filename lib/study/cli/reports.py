@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .. import paths
-from .options import Place, Profile, Quiet
+from .options import Place, Profile, Quiet, shown
 
 Notebooks = Annotated[list[Path] | None, typer.Argument(help="default all of the profile")]
 Jobs = Annotated[int, typer.Option(min=1, help="notebooks at once")]
@@ -29,7 +29,7 @@ def run(
     here = Path.cwd()
     with paths.looking_at(place):
         made = report.notebooks(profile, chosen, jobs=jobs, progress=not quiet)
-    print(*(_shown(path, here) for path in made), sep="\n")
+    print(*(shown(path, here) for path in made), sep="\n")
 
 
 def html(profile: Profile = "embedded", place: Place = "run") -> None:
@@ -38,7 +38,7 @@ def html(profile: Profile = "embedded", place: Place = "run") -> None:
 
     with paths.looking_at(place):
         made = report.html(profile)
-    print(*map(_shown, made), sep="\n")
+    print(*map(shown, made), sep="\n")
 
 
 def figures(profile: Profile = "embedded", place: Place = "run", quiet: Quiet = False) -> None:
@@ -46,7 +46,7 @@ def figures(profile: Profile = "embedded", place: Place = "run", quiet: Quiet = 
     from ..reports import report
 
     with paths.looking_at(place):
-        print(_shown(report.figures(profile, progress=not quiet)))
+        print(shown(report.figures(profile, progress=not quiet)))
 
 
 def update(notebooks: list[Path], quiet: Quiet = False) -> None:
@@ -62,7 +62,7 @@ def refresh(profile: Profile = "embedded", jobs: Jobs = 2, quiet: Quiet = False)
     from ..reports import report
 
     made = report.refresh(profile, jobs=jobs, progress=not quiet)
-    print(*map(_shown, made), sep="\n")
+    print(*map(shown, made), sep="\n")
 
 
 def reference(folder: Path) -> None:
@@ -77,12 +77,7 @@ def docs() -> None:
     from ..reports import docs as pages
 
     with paths.looking_at("reference"):
-        print(*map(_shown, pages.write()), sep="\n")
-
-
-def _shown(path: Path, here: Path | None = None) -> str:
-    here = here or Path.cwd()
-    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+        print(*map(shown, pages.write()), sep="\n")
 
 
 COMMANDS = (run, html, figures, update, refresh, reference, docs)

@@ -8,10 +8,7 @@ committed executed, in `notebooks/`; those executed for another profile, or by a
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -32,7 +29,6 @@ from .notebooks import NotebookFailed, relative
 __all__ = [
     "NotebookFailed",
     "chosen",
-    "everything",
     "executed",
     "figures",
     "html",
@@ -191,28 +187,6 @@ def refresh(profile: str, *, jobs: int = 2, progress: bool = True) -> list[Path]
         if profile == OWN:
             update(chosen(profile), jobs=jobs, progress=progress)
         return html(profile)
-
-
-def everything(
-    profile: str, *, jobs: int = 2, device: str | None = None, progress: bool = True
-) -> list[Path]:
-    """A run: the study of a profile, its notebooks, the comparison, the pages.
-
-    jobs: notebooks that run at once, each with its own copy of the model if it needs one. device:
-    of the study; by default the GPU if there is one. Returns what was executed.
-
-    Raises `NotebookFailed`, with every failure, when all the others have run.
-    """
-    command = [sys.executable, "-m", "lib", "study", "--profile", profile]
-    command += ["--quiet"] * (not progress) + (["--device", device] if device else [])
-    environment = {**os.environ, "ENTROPY_PRUNE_ROOT": str(paths.ROOT)}
-    with paths.looking_at(paths.RUN):
-        environment[paths.VARIABLE] = paths.RUN
-        if subprocess.run(command, cwd=paths.PACKAGE.parent, env=environment).returncode:
-            raise NotebookFailed(f"the study of {profile!r} stopped (its message is above)")
-        made = notebooks(profile, jobs=jobs, progress=progress)
-        html(profile)
-    return made
 
 
 # ---------------------------------------------------------------------------- checking
