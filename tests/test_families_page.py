@@ -12,6 +12,7 @@ from lib.pruning import available, support_markdown, support_table
 from lib.pruning.families import supported
 from lib.study import families, models
 from lib.study.paths import ROOT
+from lib.study.reports import docs
 from tests.pruning.families.tiny import ALL
 from tests.study.models.families import save
 
@@ -47,7 +48,7 @@ def test_snippets_run_as_they_stand(name, tmp_path, monkeypatch, capsys):
 def test_the_table_is_what_the_methods_say():
     """On tiny models with weights; what writes the page asks large ones without."""
     table = support_table([tiny.model() for tiny in ALL.values()])
-    assert families.page(PAGE) == PAGE, "run 'python -m lib report docs'"
+    assert docs.filled(PAGE, families.blocks()) == PAGE, "run 'python -m lib report docs'"
     assert families.table() == support_markdown(table)
     assert list(table) == available()
     for name, row in table.items():
@@ -59,5 +60,5 @@ def test_the_table_is_what_the_methods_say():
 
 
 def test_the_page_must_have_its_marks():
-    with pytest.raises(ValueError, match="one table between its 'support' marks, it has 0"):
-        families.page("no table")
+    with pytest.raises(ValueError, match="no block between '<!-- support -->' and"):
+        docs.filled("no table", {"support": "a table"})

@@ -6,8 +6,6 @@ configurations and no weights: binding a method to one is all that happens.
 
 from __future__ import annotations
 
-import re
-
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText
 
@@ -19,7 +17,6 @@ PAGE = PACKAGE.parent / "docs" / "families.md"
 KINDS = (
     "llava", "llava_next", "llava_onevision", "qwen2_5_vl", "qwen3_vl", "internvl", "smolvlm",
 )  # fmt: skip
-_TABLE = re.compile(r"(?<=<!-- support -->\n).*?(?=\n<!-- /support -->)", re.DOTALL)
 
 
 def table() -> str:
@@ -31,9 +28,6 @@ def table() -> str:
     return support_markdown(support_table(models))
 
 
-def page(text: str) -> str:
-    """The page with its table made anew; raises `ValueError` if its marks are gone."""
-    made, count = _TABLE.subn(lambda _: table(), text)
-    if count != 1:
-        raise ValueError(f"{PAGE} must have one table between its 'support' marks, it has {count}")
-    return made
+def blocks() -> dict[str, str]:
+    """`{marker: Markdown}` of what is made of the page."""
+    return {"support": table()}

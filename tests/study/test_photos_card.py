@@ -1,6 +1,7 @@
 """The photograph model's card says what the records beside it hold."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -9,16 +10,39 @@ from lib.study.grid import candidates
 from lib.study.labels import DIVERGENCE
 from lib.study.machines import OTHER_MACHINE
 from lib.study.paths import ROOT
+from lib.study.reports import card, docs
 from lib.study.stored import corrected
 from lib.study.trials import load_trial, two_levels
-from tests.study.photo_card import BUDGETS, FOLDER, LEVELS, RULES, TABLES, clusters, means
 
-CARD = (FOLDER / "README.md").read_text(encoding="utf-8")
+CARD = card.PAGE.read_text(encoding="utf-8")
+BUDGETS = ("50", "25", "12.5", "6.25")
+RULES = ("fastv", "random", "entropy-prune", "selection", "weighted")
 
 
-@pytest.mark.parametrize("name", TABLES)
-def test_tables_are_the_records(name):
-    assert TABLES[name]() in CARD
+def rows_of(name):
+    """The cells of a table as it is committed, row by row."""
+    block = re.search(f"<!-- {name} -->\n(.*?)\n<!-- /{name} -->", CARD, re.S)[1]
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in block.splitlines()[2:]]
+
+
+def means(kl, slug):
+    return [float(np.mean(kl[f"{slug}-{budget}"])) for budget in BUDGETS]
+
+
+def test_tables_are_what_the_command_writes():
+    assert docs.filled(CARD, card.blocks()) == CARD, "run 'python -m lib report docs'"
+
+
+def test_a_row_is_its_records():
+    part = load_trial("checkpoints")["checkpoints"]["photos"]["kl"]
+    found = {row[1]: row[2:] for row in rows_of("checkpoints") if row[0] == "photos"}
+    assert len(found) == len(RULES)
+    for cells, slug in zip(found.values(), RULES):
+        assert cells == [f"{value:.4f}" for value in means(part, slug)]
+    assert list(found)[-1] == "attention-weighted coverage (ours)"
+    assert {row[0].strip("`") for row in rows_of("candidates")} == {
+        *candidates(), "fastv", "random", "entropy-prune"
+    }  # fmt: skip
 
 
 def test_every_candidate_was_tried_on_all_dev_photographs():
@@ -39,7 +63,7 @@ def test_the_order_under_five_trainings():
     assert len(found) == 5
     reverse = []
     for name, one in found.items():
-        rows = {slug: means(one["kl"], slug) for slug in RULES.values()}
+        rows = {slug: means(one["kl"], slug) for slug in RULES}
         for place, budget in enumerate(BUDGETS):
             assert min(rows, key=lambda slug: rows[slug][place]) == "selection"
             if rows["random"][place] > rows["fastv"][place]:
@@ -51,7 +75,7 @@ def test_an_adaptive_budget_does_not_help():
     part = load_trial("budgets")["budgets"]["test"]
     entropy, gains, worse, certain = np.array(part["entropy"]), [], 0, 0
     for slug in ("selection", "fastv", "entropy-prune"):
-        for count, *levels in LEVELS:
+        for count, *levels in card.LEVELS:
             fixed, low, high = (
                 np.array(part["kl"][f"{slug}-{100 * n / 256:g}"]) for n in (count, *levels)
             )
@@ -66,7 +90,7 @@ def test_an_adaptive_budget_does_not_help():
 
 
 def test_clusters_for_each_image_do_not_help():
-    rows = [line.split("|")[1:-1] for line in clusters().splitlines()[2:]]
+    rows = rows_of("clusters")
     assert len(rows) == 8
     worse = [r for r in rows if float(r[-1]) < 0.05]
     assert all(float(r[5].split()[0]) > 0 for r in worse)

@@ -1,4 +1,4 @@
-"""What of the README and of docs/ is made: from the committed results, and from the methods."""
+"""What of README, docs/ and the photographs' card is made: from committed results, and methods."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from ..labels import BEFORE, DEEP
 from ..methods import table_1
 from ..profiles import load_profile
 from ..stored import load_scores
+from . import card
 from .tables import divergence, table1
 
-__all__ = ["blocks", "filled", "findings", "results", "verdicts", "write"]
+__all__ = ["blocks", "filled", "findings", "results", "texts", "verdicts", "write"]
 
+README = paths.PACKAGE.parent / "README.md"
 #: columns of the table, as they are called in `table1.numbers`
 METRICS = ("CIDEr", "BLEU-4", "METEOR", "ROUGE-L")
 
@@ -88,12 +90,17 @@ def verdicts(names: list[str]) -> str:
     return "\n".join(lines)
 
 
-def filled(text: str) -> str:
+def filled(text: str, made: Mapping[str, str]) -> str:
     """A text with what stands between its markers `<!-- name -->` made anew.
 
     Raises `ValueError` for a marker that is missing.
+
+    >>> print(filled("<!-- a -->\\nold\\n<!-- /a -->", {"a": "new"}))
+    <!-- a -->
+    new
+    <!-- /a -->
     """
-    for name, block in blocks().items():
+    for name, block in made.items():
         pattern = re.compile(f"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.S)
         if not pattern.search(text):
             raise ValueError(f"no block between '<!-- {name} -->' and '<!-- /{name} -->'")
@@ -101,15 +108,16 @@ def filled(text: str) -> str:
     return text
 
 
+def texts() -> dict[Path, str]:
+    """`{page: its text}` of all pages that are made, or of which a part is."""
+    made = {README: blocks(), families.PAGE: families.blocks(), card.PAGE: card.blocks()}
+    found = {path: filled(path.read_text(encoding="utf-8"), part) for path, part in made.items()}
+    return found | {catalogue.PAGE: catalogue.page(), serving.PAGE: serving.stored_page()}
+
+
 def write() -> list[Path]:
-    """Make anew what of `README.md` and the pages of docs/ is made."""
-    readme = paths.PACKAGE.parent / "README.md"
-    texts = {
-        readme: filled(readme.read_text(encoding="utf-8")),
-        families.PAGE: families.page(families.PAGE.read_text(encoding="utf-8")),
-        catalogue.PAGE: catalogue.page(),
-        serving.PAGE: serving.stored_page(),
-    }
-    for path, text in texts.items():
+    """Make anew what of `README.md`, the pages of docs/ and the photographs' card is made."""
+    made = texts()
+    for path, text in made.items():
         write_atomically(path, text)
-    return list(texts)
+    return list(made)
