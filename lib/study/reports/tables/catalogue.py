@@ -25,6 +25,7 @@ __all__ = [
     "said",
     "stored",
     "table",
+    "times",
     "verdicts",
     "where",
 ]
@@ -97,7 +98,7 @@ def table(profile: str, average: str) -> pd.DataFrame:
     """All methods at one average, the smallest divergence first.
 
     A star marks a difference that survives the correction for its family (Holm), by the bootstrap
-    and by sign flips. Times and coverage are measured at the middle average.
+    and by sign flips. A column without any value is left out.
     """
     found, rows = stored(profile), []
     against = {
@@ -108,10 +109,7 @@ def table(profile: str, average: str) -> pd.DataFrame:
     for slug, row in found.get("methods", {}).items():
         if row["groups"].get("average") != average:
             continue
-        cells = {
-            "method": row["label"],
-            "before layer": ", ".join(map(str, row["layers"])),
-            "left": f"{row['kept']:.4g}",
+        cells = _budget(row) | {
             "average": f"{row['average']:.1f}",
             "divergence": nats(row["values"][DIVERGENCE], row["intervals"][DIVERGENCE]),
         }
@@ -119,13 +117,39 @@ def table(profile: str, average: str) -> pd.DataFrame:
             gap = against.get((rival, DIVERGENCE, slug))
             cells[f"minus {name}"] = DASH if gap is None else _starred(gap)
         cells[METRIC] = interval(row["values"].get(METRIC), row["intervals"].get(METRIC))
-        cells["coverage"] = f"{row['coverage']:.3f}" if "coverage" in row else DASH
-        for heading, timed in (("choosing, ms", "scorer"), ("first token, ms", "prefill")):
-            cells[heading] = f"{1e3 * row[timed]['median']:.2f}" if timed in row else DASH
         rows.append((row["values"][DIVERGENCE], cells))
-    rows.sort(key=lambda row: row[0])
-    frame = pd.DataFrame([cells for _, cells in rows])
-    return frame.set_index("method").rename_axis(None) if len(frame) else frame
+    return _sorted(rows)
+
+
+def times(profile: str) -> pd.DataFrame:
+    """What was timed, at the middle average, the earliest first token first; coverage beside it.
+
+    A column without any value is left out.
+    """
+    rows = []
+    for row in stored(profile).get("methods", {}).values():
+        if "prefill" not in row:
+            continue
+        cells = _budget(row) | {"divergence": nats(row["values"][DIVERGENCE])}
+        cells["coverage"] = f"{row['coverage']:.3f}" if "coverage" in row else DASH
+        for heading, part in (("choosing, ms", "scorer"), ("first token, ms", "prefill")):
+            cells[heading] = f"{1e3 * row[part]['median']:.2f}"
+        rows.append((row["prefill"]["median"], cells))
+    return _sorted(rows)
+
+
+def _budget(row: Mapping[str, Any]) -> dict[str, str]:
+    layers = ", ".join(map(str, row["layers"]))
+    return {"method": row["label"], "before layer": layers, "left": f"{row['kept']:.4g}"}
+
+
+def _sorted(rows: Sequence[tuple[float, Mapping[str, str]]]) -> pd.DataFrame:
+    """Cells by the number beside them, without columns that are empty."""
+    if not rows:
+        return pd.DataFrame()
+    ordered = [cells for _, cells in sorted(rows, key=lambda row: row[0])]
+    frame = pd.DataFrame(ordered).set_index("method").rename_axis(None)
+    return frame.loc[:, (frame != DASH).any()]
 
 
 def _family(
