@@ -80,7 +80,8 @@ def reproduce(
     from ..reports import report
     from ..stages.sharing import default_workers, suited
 
-    chosen = [path.resolve() for path in notebooks or ()]
+    # whole paths: a notebook that runs changes the working folder
+    chosen, here = [path.resolve() for path in notebooks or ()], Path.cwd()
     if not chosen:
         settings = suited(load_profile(profile), device)
         check(settings)
@@ -90,7 +91,7 @@ def reproduce(
         report.notebooks(profile, chosen, jobs=jobs, progress=not quiet)
         report.html(profile)
     # the pages were made from it; where there is no study to compare, this says so
-    _tell(profile, load_comparison(profile) or compare_run(profile))
+    _tell(profile, load_comparison(profile) or compare_run(profile), here)
 
 
 def data(profile: Profile = "embedded", quiet: Quiet = False) -> None:
@@ -116,7 +117,7 @@ def compare(
     if keep:
         print(keep_comparison(profile))
     else:
-        _tell(profile, compare_run(profile))
+        _tell(profile, compare_run(profile), Path.cwd())
 
 
 def publish(profile: Profile = "embedded") -> None:
@@ -128,14 +129,14 @@ def publish(profile: Profile = "embedded") -> None:
     report.refresh(profile)
 
 
-def _tell(profile: str, compared: Mapping[str, Any]) -> None:
-    """What a run ends with: the comparison, and where its pages are."""
+def _tell(profile: str, compared: Mapping[str, Any], here: Path) -> None:
+    """What a run ends with: the comparison, and where its pages are, seen from a folder."""
     from ..compare import summary
 
     print(summary(compared))
     index = paths.run(profile).reports / "index.html"
     if index.is_file():
-        print(f"Open {shown(index)}")
+        print(f"Open {shown(index, here)}")
 
 
 COMMANDS = (study, reproduce, data, compare, publish)
