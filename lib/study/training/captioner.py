@@ -15,7 +15,6 @@ from itertools import pairwise
 
 import numpy as np
 import torch
-from torch import nn
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 from .adapters import PlainCopy, Trainables
@@ -25,7 +24,7 @@ from .distillation import Distiller, tower_states
 from .losses import kept_counts, normalise_images, random_keep, split_prompt
 from .packing import pack, packed_loss
 from .photographs import MILD, PLAIN, Augmentation, crop, jitter
-from .runs import Run
+from .runs import Means, Run, descend
 from .sampling import PackedDecoder
 
 
@@ -180,8 +179,7 @@ def learn_captions(
     """
     optimizer = _optimizer(captioner, plan, distiller)
     run.attach("optimizer", optimizer)
-    total = torch.zeros(2, device=captioner.device)
-    count = 0
+    means = Means(run, ("caption_loss", "distil_loss"), every=report_every, report=report)
     captioner.model.train()
     while not run.halted:
         generator = run.generator(captioner.device, plan.random_state)
@@ -199,21 +197,13 @@ def learn_captions(
                 smoothing=plan.smoothing, layers=captioner.layers,
             )  # fmt: skip
         loss.backward()
-        total[0] += loss.detach()
+        held = torch.zeros_like(loss)
         if distiller is not None and plan.distil_size:
             held, _ = distiller.loss(plan.distil_size, generator)
             (plan.distil_weight * held).backward()
-            total[1] += held.detach()
-        _advance(optimizer)
+        descend(optimizer)
         run.advance()
-        count += 1
-        if run.step % report_every == 0 or run.over:
-            words_loss, held = (total / count).tolist()
-            run.note(caption_loss=round(words_loss, 4), distil_loss=round(held, 4))
-            total.zero_()
-            count = 0
-            if report is not None:
-                report(run)
+        means.add(loss, held)
     captioner.model.eval()
     run.checkpoint()
 
@@ -263,7 +253,7 @@ def learn_from_scores(
                     keep=keep, layers=captioner.layers,
                 )  # fmt: skip
             loss.backward()
-            _advance(optimizer)
+            descend(optimizer)
             rewards.append(float(scores.mean()))
             run.advance()
             if run.step % report_every == 0 or run.over:
@@ -308,13 +298,6 @@ def _optimizer(captioner, plan, distiller) -> torch.optim.Optimizer:
 def _set_rates(optimizer: torch.optim.Optimizer, run: Run, plan: CaptionPlan) -> None:
     for group in optimizer.param_groups:
         group["lr"] = group["part"] * run.rate(plan.learning_rate, warmup=plan.warmup)
-
-
-def _advance(optimizer: torch.optim.Optimizer) -> None:
-    weights = [w for group in optimizer.param_groups for w in group["params"]]
-    nn.utils.clip_grad_norm_([w for w in weights if w.grad is not None], 1.0)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
 
 
 # ------------------------------------------------------------------------- scores in processes

@@ -18,7 +18,7 @@ from transformers import CLIPVisionModel
 
 from .losses import normalise_images
 from .photographs import PLAIN, Augmentation, PhotoPool, crop
-from .runs import Run
+from .runs import Means, Run, descend
 from .teacher import SIDE, Knowledge, Teacher
 
 
@@ -210,28 +210,16 @@ def distil(
         distiller.measure(min(256, plan.batch_size), run.generator(device, plan.random_state))
     optimizer = tower_optimizer(distiller, plan)
     run.attach("optimizer", optimizer)
-    total = torch.zeros(2, device=device)
-    count = 0
+    means = Means(run, ("loss", "agreement"), every=report_every, report=report)
     distiller.tower.train()
     while not run.halted:
         for group in optimizer.param_groups:
             group["lr"] = run.rate(plan.learning_rate, warmup=plan.warmup)
         loss, agreed = distiller.loss(plan.batch_size, run.generator(device, plan.random_state))
         loss.backward()
-        weights = [w for group in optimizer.param_groups for w in group["params"]]
-        nn.utils.clip_grad_norm_([w for w in weights if w.grad is not None], 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        total += torch.stack([loss.detach(), agreed])
+        descend(optimizer)
         run.advance()
-        count += 1
-        if run.step % report_every == 0 or run.over:
-            mean_loss, mean_agreed = (total / count).tolist()
-            run.note(loss=round(mean_loss, 4), agreement=round(mean_agreed, 4))
-            total.zero_()
-            count = 0
-            if report is not None:
-                report(run)
+        means.add(loss, agreed)
     distiller.tower.eval()
     run.checkpoint()
 

@@ -6,9 +6,11 @@ import json
 import math
 import os
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
 
 
 class Run:
@@ -142,3 +144,46 @@ class Run:
             part.load_state_dict(self._saved.pop(name))
         self.step, self.before, self.rows = saved["step"], saved["seconds"], saved["rows"]
         log.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
+
+
+class Means:
+    """Means of numbers over the steps since a run's last note, which they go into.
+
+    Parameters
+    ----------
+    names : what the log calls them.
+    every : steps between notes; the last step has one, too.
+    report : called with the run after each.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        names: Sequence[str],
+        *,
+        every: int,
+        report: Callable[[Run], None] | None = None,
+    ) -> None:
+        self.run, self.names, self.every, self.report = run, names, every, report
+        self._total: Tensor | None = None
+        self._count = 0
+
+    def add(self, *values: Tensor) -> None:
+        """The numbers of a step that the run has counted (`Run.advance`)."""
+        row = torch.stack([value.detach().float() for value in values])
+        self._total = row if self._total is None else self._total + row
+        self._count += 1
+        if self.run.step % self.every == 0 or self.run.over:
+            means = (self._total / self._count).tolist()
+            self._total, self._count = None, 0
+            self.run.note(**{name: round(mean, 4) for name, mean in zip(self.names, means)})
+            if self.report is not None:
+                self.report(self.run)
+
+
+def descend(optimizer: torch.optim.Optimizer) -> None:
+    """A step with gradients of norm 1 at most, which are forgotten then."""
+    weights = [w for group in optimizer.param_groups for w in group["params"]]
+    nn.utils.clip_grad_norm_([w for w in weights if w.grad is not None], 1.0)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)

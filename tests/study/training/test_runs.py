@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lib.study.training.runs import Run
+from lib.study.training.runs import Means, Run, descend
 
 
 def run_of(folder, **how):
@@ -48,3 +48,24 @@ def test_what_cannot_be_is_refused(tmp_path):
         run_of(tmp_path)
     with pytest.raises(RuntimeError, match="loss is nan at step 0"):
         run_of(tmp_path, steps=1).note(loss=float("nan"))
+
+
+def test_means_are_of_the_steps_since_the_last_note(tmp_path):
+    run = Run("words", tmp_path, {}, {}, steps=5)
+    told = []
+    means = Means(run, ("a", "b"), every=2, report=lambda run: told.append(run.step))
+    for number in range(5):
+        run.advance()
+        means.add(torch.tensor(float(number), requires_grad=True), torch.tensor(0.123456))
+    assert told == [2, 4, 5], "the last step has a note, too"
+    assert [row["a"] for row in run.rows] == [0.5, 2.5, 4.0]
+    assert {row["b"] for row in run.rows} == {0.1235}
+
+
+def test_a_step_has_a_gradient_of_norm_one_at_most():
+    weight, other = (torch.nn.Parameter(torch.zeros(2)) for _ in range(2))
+    optimizer = torch.optim.SGD([weight, other], lr=1.0)
+    (weight * torch.tensor([30.0, 40.0])).sum().backward()
+    descend(optimizer)
+    torch.testing.assert_close(weight.detach(), torch.tensor([-0.6, -0.8]))
+    assert weight.grad is None and not other.detach().any()
