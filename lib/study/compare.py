@@ -16,7 +16,7 @@ from . import paths
 from .files import write_json
 from .records import MANIFEST, RECORDS, canonical, read_records
 
-__all__ = ["COMPARISON", "compare_run", "load_comparison", "summary"]
+__all__ = ["COMPARISON", "by_image", "compare_run", "load_comparison", "summary"]
 
 COMPARISON = "comparison.json"
 PICTURE = "*.png"
@@ -112,7 +112,7 @@ def _captions(reference: Path, run: Path) -> dict[str, Any]:
         names = {path.parent.name for path in reference.glob(f"{part}/*/{RECORDS}*")}
         names |= {path.parent.name for path in run.glob(f"{part}/*/{RECORDS}*")}
         for name in sorted(names):
-            old, new = _by_image(reference / part / name), _by_image(run / part / name)
+            old, new = by_image(reference / part / name), by_image(run / part / name)
             shared = sorted(old.keys() & new.keys())
             smaller = len(new) == _asked(run / part / name) < len(old)
             found = {
@@ -140,7 +140,8 @@ def _count(results: Path) -> int | None:
     return _load(results / "scores.json").get("images")
 
 
-def _by_image(folder: Path) -> dict[int, Any]:
+def by_image(folder: Path) -> dict[int, Any]:
+    """The records of a folder without what differs from run to run; empty where there are none."""
     if not folder.is_dir():
         return {}
     return {record["image_id"]: record for record in canonical(read_records(folder))}

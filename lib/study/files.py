@@ -1,4 +1,4 @@
-"""Writing so that a kill, or a full disk, leaves the old file or the new one, never a part."""
+"""Files are written so that a kill, or a full disk, leaves the old or the new one, never a part."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ try:
 except ImportError:  # Windows: no advisory locks; two writers of one file then go unnoticed
     fcntl = None
 
-__all__ = ["locked", "naming", "sync_folder", "write_atomically", "write_json"]
+__all__ = ["entry", "locked", "naming", "sync_folder", "write_atomically", "write_json"]
 
 
 def write_atomically(path: str | Path, content: str | bytes, *, durable: bool = True) -> None:
@@ -44,6 +44,14 @@ def write_atomically(path: str | Path, content: str | bytes, *, durable: bool = 
 def write_json(path: str | Path, document: Any) -> None:
     """A JSON document, whole or not at all; what holds nothing nested is one line of it."""
     write_atomically(path, _lines(document) + "\n")
+
+
+def entry(path: Path, name: str) -> Any:
+    """An entry of a stored JSON object; None where it, or a whole file, is missing."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))[name]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _lines(value: Any, depth: int = 0) -> str:

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from . import paths
-from .compare import compare_run
+from .compare import by_image, compare_run
 from .files import write_json
-from .records import MANIFEST, read_records
+from .records import MANIFEST
 
 __all__ = ["OTHER_MACHINE", "keep_comparison"]
 
@@ -44,7 +44,7 @@ def keep_comparison(profile: str) -> Path:
         )
     captions = {}
     for folder in found["captions"]["folders"]:
-        old, new = (_by_image(place / folder) for place in (reference, run))
+        old, new = (by_image(place / folder) for place in (reference, run))
         shared = old.keys() & new.keys()
         same = sum(
             all(old[i][name] == new[i][name] for name in ("caption", "kept")) for i in shared
@@ -68,13 +68,9 @@ def keep_comparison(profile: str) -> Path:
     return reference / OTHER_MACHINE
 
 
-def _by_image(folder: Path) -> dict[int, Mapping[str, Any]]:
-    return {row["image_id"]: row for row in read_records(folder)} if folder.is_dir() else {}
-
-
 def _gaps(reference: Path, run: Path) -> dict[str, Any]:
     """Relative differences where both measured the same method on the same image."""
-    old, new = _by_image(reference), _by_image(run)
+    old, new = by_image(reference), by_image(run)
     images = sorted(old.keys() & new.keys())
     before, after = (
         _columns(place, rows, images) for place, rows in ((reference, old), (run, new))

@@ -44,6 +44,16 @@ class Method:
         return None if self.name is None else pruning.create(self.name, **self.options)
 
     @property
+    def about(self) -> dict[str, Any]:
+        """What summaries say of it, as JSON has it."""
+        return {
+            "label": self.label,
+            "method": self.name or "unpruned",
+            "options": {k: list(v) if isinstance(v, tuple) else v for k, v in self.options.items()},
+            "groups": dict(self.groups),
+        }
+
+    @property
     def settings(self) -> dict[str, Any]:
         """Name and every option as plain values, as manifests hold them."""
         pruner = self.create()

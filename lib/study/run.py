@@ -26,14 +26,13 @@ from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 from typing import Any
 
-from .ablations import ablations
 from .captioning import own_gpu
 from .evaluation import metrics
 from .examples import examples
 from .files import write_json
-from .labels import OBJECT_F1, RANDOM, TABLE_1, UNSCORED
+from .labels import UNSCORED
 from .methods import methods, table_1
-from .profiles import Profile, load_profile, profile_names
+from .profiles import Profile
 from .records import environment, read_records
 from .stages.captions import caption_share, make_captions
 from .stages.catalogue import catalogue_share, make_catalogue
@@ -44,27 +43,8 @@ from .stages.population import make_population
 from .stages.scores import make_scores, score
 from .stages.stage import Stage
 from .stages.study import Study
-from .stored import load_efficiency, load_scores, load_study, mark
 
-__all__ = [
-    "OBJECT_F1",
-    "RANDOM",
-    "STAGES",
-    "TABLE_1",
-    "UNSCORED",
-    "ablations",
-    "load_efficiency",
-    "load_profile",
-    "load_scores",
-    "load_study",
-    "mark",
-    "methods",
-    "needs_model",
-    "profile_names",
-    "run",
-    "share",
-    "table",
-]
+__all__ = ["STAGES", "needs_model", "run", "share", "table"]
 
 #: what a study consists of, in order
 STAGES = {

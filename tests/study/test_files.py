@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from lib.study.files import naming, write_atomically, write_json
+from lib.study.files import entry, naming, write_atomically, write_json
 
 
 def test_text_and_bytes_arrive_as_they_are(tmp_path):
@@ -16,6 +16,18 @@ def test_text_and_bytes_arrive_as_they_are(tmp_path):
     assert (tmp_path / "a" / "x.txt").read_bytes() == b"\0\xff"
     write_json(tmp_path / "x.json", {"a": "é"})
     assert (tmp_path / "x.json").read_text() == '{"a":"é"}\n'
+
+
+@pytest.mark.parametrize(
+    "text, found",
+    [('{"key": "x"}', "x"), ('{"other": 1}', None), ('{"key": "x', None), ("[1]", None),
+     ("3", None), (None, None)],
+)  # fmt: skip
+def test_an_entry_is_none_where_the_file_is_no_whole_object_that_has_it(tmp_path, text, found):
+    path = tmp_path / "x.json"
+    if text is not None:
+        path.write_text(text)
+    assert entry(path, "key") == found
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from lib.study import captioning, cli, models, paths, stored
 from lib.study import run as study
 from lib.study.cost import flops
 from lib.study.evaluation import metrics
-from lib.study.methods import methods, swept
+from lib.study.methods import methods, swept, table_1
 from lib.study.profiles import load_profile
 from lib.study.records import canonical, read_records
 from lib.study.stages import captions, costs, divergence, population, scores, sharing
@@ -336,7 +336,7 @@ def test_table_1_alone_captions_the_paper_s_rows_and_a_whole_run_goes_on_from_th
     assert names[:4] == ["Unpruned", "RandomPrune", "ToMe", "FastV"]
     assert names[4:] == ["Entropy-Prune as printed", "Entropy-Prune"]
     assert "[" in rows[2] and "SPICE" in text
-    paper = set(study.table_1(load_profile("tiny")))
+    paper = set(table_1(load_profile("tiny")))
     assert {slug for slug, _ in made} == paper
     made.clear()
     tiny_study.run()

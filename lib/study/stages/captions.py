@@ -17,6 +17,7 @@ from .. import captioning
 from ..captioning.parameters import manifest_parameters
 from ..dependencies import captions_code
 from ..examples import examples
+from ..files import entry
 from ..methods import Method, methods, swept
 from ..models import full_prompt
 from ..records import MANIFEST, read_records
@@ -126,14 +127,7 @@ def _drop_stale(job: Job) -> None:
         method = job.table.get(stored.parent.name)
         if method is not None:
             wanted = {"method": method.settings, **job.settings}
-            if _parameters(stored) == json.loads(json.dumps(wanted, default=str)):
+            if entry(stored, "parameters") == json.loads(json.dumps(wanted, default=str)):
                 continue
         tqdm.write(f"{stored.parent}: made with other settings or code, computed again")
         shutil.rmtree(stored.parent)
-
-
-def _parameters(manifest: Path) -> Any:
-    try:
-        return json.loads(manifest.read_text(encoding="utf-8"))["parameters"]
-    except (ValueError, KeyError, TypeError):
-        return None

@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 
 from ..captioning import ranks
 from ..captioning.loop import cut
+from ..files import entry
 from ..methods import Method
 from ..records import MANIFEST, RecordFolder, environment, read_records
 from .study import Study
@@ -69,10 +70,7 @@ class Part:
         stored = self.folder / MANIFEST
         if not stored.is_file():
             return
-        try:
-            found = json.loads(stored.read_text(encoding="utf-8"))["parameters"]
-        except (ValueError, KeyError, TypeError):
-            found = None
+        found = entry(stored, "parameters")
         wanted = json.loads(json.dumps(self.parameters, default=str))
         # the order of the methods is that of the numbers in a record
         if found != wanted or list(found["methods"]) != list(wanted["methods"]):

@@ -8,7 +8,6 @@ every image.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,7 +23,7 @@ from ..data.scenes import patch_labels, sample_scene
 from ..dependencies import population_code
 from ..divergence import reference_ids
 from ..examples import examples
-from ..files import write_json
+from ..files import entry, write_json
 from ..inspection import population, states
 from ..inspection.population import Numbers
 from ..inspection.reading import read
@@ -49,7 +48,7 @@ def make_population(study: Study) -> bool:
             "records": canonical(records),
         }
     )
-    if _stored_key(path) == key or not _known(study):
+    if entry(path, "key") == key or not _known(study):
         return False
     count = min(profile.population_limit, len(records))
     chosen = examples(profile, limit=count, progress=study.progress)
@@ -81,13 +80,6 @@ def _known(study: Study) -> bool:
     except TypeError:
         return False
     return True
-
-
-def _stored_key(path: Any) -> str | None:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))["key"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 def _measured(study: Study, chosen: Sequence[Any], said: Mapping[int, str]) -> dict[str, Any]:

@@ -16,15 +16,15 @@ from ..cost.probe import Probe
 from ..cost.prompts import study_prompts
 from ..cost.timing import Timing, machine
 from ..dependencies import catalogue_code, costs_code
-from ..evaluation import Scores, mean_interval, score_many
-from ..files import write_json
+from ..evaluation import score_many
+from ..files import entry, write_json
 from ..grid import AVERAGES, questions, tail_of
 from ..labels import DIVERGENCE
 from ..methods import Method
 from ..records import canonical, digest, read_records
 from .divergence import REFERENCES
 from .part import Part
-from .readings import compared, readings
+from .readings import compared, readings, with_intervals
 from .study import Study, threads
 
 __all__ = ["make_ranking", "spoken"]
@@ -48,7 +48,7 @@ def make_ranking(study: Study, divergence: Part, captions: Part | None = None) -
         "n_bootstrap": profile.n_bootstrap,
         "random_state": profile.random_state,
     })  # fmt: skip
-    if _stored_key(path) == key:
+    if entry(path, "key") == key:
         return False
     config = study.loaded.model.config
     depth = config.get_text_config().num_hidden_layers
@@ -56,7 +56,7 @@ def make_ranking(study: Study, divergence: Part, captions: Part | None = None) -
     pruned = {slug: method for slug, method in table.items() if method.name}
     comparisons = compared(scores, questions(pruned, (DIVERGENCE,)), profile)
     found: dict[str, Any] = {
-        slug: _row(method, kept[slug], depth) | _values(scores[slug], profile)
+        slug: _row(method, kept[slug], depth) | with_intervals(scores[slug], profile)
         for slug, method in table.items()
     }
     if captions is not None:
@@ -96,13 +96,6 @@ def spoken(folder: Path) -> dict[str, list[dict[str, Any]]]:
     }
 
 
-def _stored_key(path: Path) -> str | None:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))["key"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
 def _row(method: Method, kept: tuple[float, float], depth: int) -> dict[str, Any]:
     """What a method is, and its budget: asked for, planned over the layers, and what is left."""
     left, of = kept
@@ -110,23 +103,12 @@ def _row(method: Method, kept: tuple[float, float], depth: int) -> dict[str, Any
     counts = [round(of)] * depth if pruner is None else pruner.layer_counts(round(of), depth)
     stages = [] if pruner is None else pruner.stage_counts(round(of), depth)
     return {
-        "label": method.label,
-        "method": method.name or "unpruned",
-        "options": dict(method.options),
-        "groups": dict(method.groups),
+        **method.about,
         "layers": [layer for layer, _ in stages],
         "kept": left,
         "of": of,
         "average": sum(counts) / depth,
     }
-
-
-def _values(scores: Scores, profile: Any) -> dict[str, Any]:
-    how = {"n_bootstrap": profile.n_bootstrap, "random_state": profile.random_state}
-    intervals = dict.fromkeys(scores.per_image)
-    if profile.n_bootstrap:
-        intervals = {name: mean_interval(v, **how) for name, v in scores.per_image.items()}
-    return {"values": dict(scores.values), "intervals": _plain(intervals)}
 
 
 def _plain(intervals: Mapping[str, Sequence[float] | None]) -> dict[str, list[float] | None]:

@@ -13,7 +13,7 @@ from ...geometry import average_tokens
 from .. import comparisons
 from ..dependencies import scores_code
 from ..evaluation import Comparison, Family, Scores, compare_families, mean_interval
-from ..files import write_json
+from ..files import entry, write_json
 from ..labels import DIVERGENCE, LOSS
 from ..methods import Method
 from ..models import read_config
@@ -22,7 +22,7 @@ from ..records import MANIFEST, canonical, digest, read_records
 from .divergence import PARTS, REFERENCES, tables
 from .study import Study
 
-__all__ = ["budget_of", "compared", "make_readings", "readings"]
+__all__ = ["budget_of", "compared", "make_readings", "readings", "with_intervals"]
 
 #: bootstrap samples and sign flips of a comparison
 SAMPLES = 5000
@@ -48,11 +48,8 @@ def make_readings(study: Study) -> bool:
         "random_state": profile.random_state,
     })  # fmt: skip
     path = study.folder / "divergence.json"
-    try:
-        if json.loads(path.read_text(encoding="utf-8"))["key"] == key:
-            return False
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
+    if entry(path, "key") == key:
+        return False
     document: dict[str, Any] = {"key": key, "references": REFERENCES}
     families = {
         "table": lambda table: comparisons.divergences(profile, table),
@@ -96,19 +93,16 @@ def summary(
     method: Method, scores: Scores, kept: tuple[float, float], profile: Profile, config: Any
 ) -> dict[str, Any]:
     """One method of a part: what it is, what it keeps, and both measures with intervals."""
+    return {**method.about, **budget_of(method, *kept, config), **with_intervals(scores, profile)}
+
+
+def with_intervals(scores: Scores, profile: Profile) -> dict[str, Any]:
+    """The mean of each measure over the images, with its interval if the profile asks for one."""
     intervals: dict[str, list[float] | None] = dict.fromkeys(scores.per_image)
     if profile.n_bootstrap:
         how = {"n_bootstrap": profile.n_bootstrap, "random_state": profile.random_state}
         intervals = {k: list(mean_interval(v, **how)) for k, v in scores.per_image.items()}
-    return {
-        "label": method.label,
-        "method": method.name or "unpruned",
-        "options": {k: list(v) if isinstance(v, tuple) else v for k, v in method.options.items()},
-        "groups": dict(method.groups),
-        **budget_of(method, *kept, config),
-        "values": scores.values,
-        "intervals": intervals,
-    }
+    return {"values": dict(scores.values), "intervals": intervals}
 
 
 def budget_of(method: Method, kept: float, of: float, config: Any) -> dict[str, Any]:

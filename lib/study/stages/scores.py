@@ -6,10 +6,8 @@ The summary of the divergences, `divergence.json`, is made with them (`readings`
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +18,7 @@ from ..data.scenes import object_f1
 from ..dependencies import scores_code
 from ..evaluation import equivalence, mean_interval, metrics, spice_missing
 from ..examples import examples
-from ..files import write_json
+from ..files import entry, write_json
 from ..labels import OBJECT_F1, UNSCORED, percent
 from ..methods import Method, methods, swept
 from ..models import read_config
@@ -62,12 +60,7 @@ class _Part:
             "average": budget["average"],
         }
         return {
-            "label": method.label,
-            "method": method.name or "unpruned",
-            "options": {
-                k: list(v) if isinstance(v, tuple) else v for k, v in method.options.items()
-            },
-            "groups": dict(method.groups),
+            **method.about,
             "layer": budget["layer"],
             "kept": kept,
             "values": scores.values,
@@ -112,7 +105,7 @@ def _score_captions(study: Study) -> bool:
         "spice": None if profile.random_weights else spice_missing() is None,
     }
     key, path = digest(identity), folder / "scores.json"
-    if _stored_key(path) == key:
+    if entry(path, "key") == key:
         return False
     document = {
         "key": key,
@@ -124,13 +117,6 @@ def _score_captions(study: Study) -> bool:
     }
     write_json(path, document)
     return True
-
-
-def _stored_key(path: Path) -> str | None:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))["key"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 def _read(study: Study) -> tuple[_Part, _Part]:

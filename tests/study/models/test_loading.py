@@ -6,6 +6,7 @@ import pytest
 
 from lib.study import models
 from lib.study.models import load, loading
+from lib.study.profiles import load_profile
 
 
 @pytest.mark.parametrize(
@@ -26,9 +27,7 @@ def test_load_refuses(name, options, error, message):
 
 
 def test_a_revision_reaches_processor_weights_and_configuration(monkeypatch):
-    from lib.study import run as study
-
-    profile = study.load_profile("paper")
+    profile = load_profile("paper")
     assert re.fullmatch(r"[0-9a-f]{40}", profile.revision)
     asked = []
 
