@@ -88,7 +88,7 @@ def reproduce(
         workers = default_workers(settings, device)
         studying.run(settings, device=device, progress=not quiet, workers=workers)
     with paths.looking_at(paths.RUN):
-        report.notebooks(profile, chosen, jobs=jobs, progress=not quiet)
+        report.run_all(profile, chosen, jobs=jobs, progress=not quiet)
         report.html(profile)
     # the pages were made from it; where there is no study to compare, this says so
     _tell(profile, load_comparison(profile) or compare_run(profile), here)

@@ -28,7 +28,7 @@ def run(
     chosen = [path.resolve() for path in notebooks or ()]
     here = Path.cwd()
     with paths.looking_at(place):
-        made = report.notebooks(profile, chosen, jobs=jobs, progress=not quiet)
+        made = report.run_all(profile, chosen, jobs=jobs, progress=not quiet)
     print(*(shown(path, here) for path in made), sep="\n")
 
 

@@ -33,11 +33,11 @@ __all__ = [
     "figures",
     "html",
     "index",
-    "notebooks",
     "page",
     "reference_root",
     "refresh",
     "run",
+    "run_all",
     "update",
 ]
 
@@ -81,7 +81,7 @@ def run(notebook: Path, profile: str, *, progress: bool = True, forked: bool = F
     return output
 
 
-def notebooks(
+def run_all(
     profile: str, only: Sequence[Path] = (), *, jobs: int = 2, progress: bool = True
 ) -> list[Path]:
     """Execute a profile's notebooks, all or `only` some, `jobs` at once, each in its own kernel.
@@ -98,7 +98,7 @@ def notebooks(
 def update(notebooks: Sequence[Path], *, jobs: int = 1, progress: bool = True) -> list[Path]:
     """Execute notebooks in place with their default parameters, as they are committed.
 
-    A file changes only if every cell ran. Raises `NotebookFailed`, see `notebooks`.
+    A file changes only if every cell ran. Raises `NotebookFailed`, see `run_all`.
     """
 
     def one(notebook: Path) -> Path:

@@ -183,8 +183,8 @@ def test_notebooks_that_fail_are_named_when_the_others_have_run(tmp_path, monkey
     monkeypatch.setattr("os.cpu_count", lambda: 8)
     notebooks = [tmp_path / name for name in "abc"]
     with pytest.raises(RuntimeError, match="b failed in cell 3"):
-        report.notebooks("tiny", notebooks, jobs=1, progress=False)
+        report.run_all("tiny", notebooks, jobs=1, progress=False)
     assert ran == [(name, "tiny", False, "8") for name in "abc"]
     del notebooks[1], ran[:]
-    assert report.notebooks("tiny", notebooks, jobs=2, progress=False) == notebooks
+    assert report.run_all("tiny", notebooks, jobs=2, progress=False) == notebooks
     assert {cores for *_, cores in ran} == {"4"} and "OMP_NUM_THREADS" not in os.environ

@@ -38,7 +38,7 @@ def test_all_notebooks_run_and_every_failure_is_named(bare, notebook):
     for name, source in (("01_a", "1 / 0"), ("02_b", "print(1)"), ("03_c", "nothing")):
         notebook(bare / "notebooks" / f"{name}.ipynb", source)
     with pytest.raises(report.NotebookFailed) as error:
-        report.notebooks("tiny", jobs=2, progress=False)
+        report.run_all("tiny", jobs=2, progress=False)
     said = str(error.value)
     assert "01_a.ipynb failed" in said and "03_c.ipynb failed" in said and "02_b" not in said
     assert [p.name for p in report.executed("tiny")] == ["02_b.ipynb"]
