@@ -10,9 +10,9 @@ from PIL import Image
 
 from lib.pruning import available, support_markdown, support_table
 from lib.pruning.families import supported
-from lib.study import families, models
+from lib.study import models
 from lib.study.paths import ROOT
-from lib.study.reports import docs
+from lib.study.reports import docs, families_page
 from tests.pruning.families.tiny import ALL
 from tests.study.models.families import save
 
@@ -48,8 +48,8 @@ def test_snippets_run_as_they_stand(name, tmp_path, monkeypatch, capsys):
 def test_the_table_is_what_the_methods_say():
     """On tiny models with weights; what writes the page asks large ones without."""
     table = support_table([tiny.model() for tiny in ALL.values()])
-    assert docs.filled(PAGE, families.blocks()) == PAGE, "run 'python -m lib report docs'"
-    assert families.table() == support_markdown(table)
+    assert docs.filled(PAGE, families_page.blocks()) == PAGE, "run 'python -m lib report docs'"
+    assert families_page.table() == support_markdown(table)
     assert list(table) == available()
     for name, row in table.items():
         for support in row.values():

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .. import catalogue, claims, families, paths
+from .. import claims, paths
 from ..claims.quality import told
 from ..cost import serving
 from ..files import write_atomically
@@ -15,7 +15,7 @@ from ..labels import BEFORE, DEEP
 from ..methods import table_1
 from ..profiles import load_profile
 from ..stored import load_scores
-from . import card
+from . import card, catalogue_page, families_page
 from .tables import divergence, table1
 
 __all__ = ["blocks", "filled", "findings", "results", "texts", "verdicts", "write"]
@@ -110,9 +110,9 @@ def filled(text: str, made: Mapping[str, str]) -> str:
 
 def texts() -> dict[Path, str]:
     """`{page: its text}` of all pages that are made, or of which a part is."""
-    made = {README: blocks(), families.PAGE: families.blocks(), card.PAGE: card.blocks()}
+    made = {README: blocks(), families_page.PAGE: families_page.blocks(), card.PAGE: card.blocks()}
     found = {path: filled(path.read_text(encoding="utf-8"), part) for path, part in made.items()}
-    return found | {catalogue.PAGE: catalogue.page(), serving.PAGE: serving.stored_page()}
+    return found | {catalogue_page.PAGE: catalogue_page.page(), serving.PAGE: serving.stored_page()}
 
 
 def write() -> list[Path]:

@@ -103,17 +103,14 @@ def divergence_share(study: Study) -> None:
 def tables(study: Study, config: Any) -> dict[str, tuple[dict[str, Method], list[Any]]]:
     """`{part: (methods, images)}` of a model with this configuration."""
     profile = study.profile
-
-    def images(limit: int | None) -> list[Any]:
-        return examples(profile, limit=limit, progress=study.progress)
-
-    few, many = images(profile.few), images(profile.limit)
-    tables = methods(profile), ablations(profile, config), places(profile, config)
-    return {
-        name: (table, images)
-        for name, table, images in zip(PARTS, tables, (many, few, few))
-        if table
-    }
+    few, many = (
+        examples(profile, limit=limit, progress=study.progress)
+        for limit in (profile.few, profile.limit)
+    )
+    asked = (
+        (methods(profile), many), (ablations(profile, config), few), (places(profile, config), few)
+    )  # fmt: skip
+    return {name: part for name, part in zip(PARTS, asked) if part[0]}
 
 
 def parts(study: Study) -> list[Divergences]:

@@ -10,11 +10,11 @@ import re
 import sys
 from collections.abc import Iterator
 
-from ..geometry import average_tokens
-from ..pruning import available, create
-from ..pruning.engine.pruner import VisualPruner
-from ..pruning.registry import method
-from .paths import PACKAGE
+from ...geometry import average_tokens
+from ...pruning import available, create
+from ...pruning.engine.pruner import VisualPruner
+from ...pruning.registry import method
+from ..paths import PACKAGE
 
 PAGE = PACKAGE.parent / "docs" / "catalogue.md"
 #: the line of a docstring that begins what it says of an option, or of several

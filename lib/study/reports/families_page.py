@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText
 
-from ..pruning import support_markdown, support_table
-from .paths import PACKAGE
+from ...pruning import support_markdown, support_table
+from ..paths import PACKAGE
 
 PAGE = PACKAGE.parent / "docs" / "families.md"
 #: one model type a family, in the page's order

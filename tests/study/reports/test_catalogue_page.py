@@ -4,7 +4,7 @@ import pytest
 
 from lib.pruning import available, create
 from lib.pruning.registry import method
-from lib.study.catalogue import PAGE, keeps, page, place, published
+from lib.study.reports.catalogue_page import PAGE, keeps, page, place, published
 
 
 def test_the_page_is_up_to_date():
