@@ -128,6 +128,11 @@ class StaticDecoder:
 
     # ---- the prompt ---------------------------------------------------------------------------
 
+    @property
+    def captured(self) -> bool:
+        """True if prefills like the last one are replayed."""
+        return self._prefills.get(self._last_key) is not None
+
     @torch.inference_mode()
     def prefill(
         self, *, input_ids: Tensor, attention_mask: Tensor | None = None, **inputs: Any

@@ -73,10 +73,9 @@ class CDPruner(TowerRule, name="cdpruner"):
 
     def _compared(self, piece: Piece) -> list[Tensor]:
         """What is compared with a text, the text, and which of it is real."""
-        members = torch.as_tensor(piece.members, device=piece.images.columns.device)
         if self.relevance == "prompt":
             text = text_of(piece.images)
-            return [piece.projected, text.states[members], text.real[members]]
+            return [piece.projected, piece.of_members(text.states), piece.of_members(text.real)]
         asked = getattr(self._current, "asked", None)
         batch = piece.images.prefill.batch
         if asked is None or batch % len(asked.states):
@@ -85,9 +84,10 @@ class CDPruner(TowerRule, name="cdpruner"):
                 f"relevance='clip' needs a question for each of the {batch} rows, but {given}: "
                 "call pruner.ask(clip, questions) in the with-block, or use relevance='prompt'"
             )
-        rows = piece.images.rows.to(members.device)[members] // (batch // len(asked.states))
-        patches = asked.project(piece.features).to(members.device)
-        return [patches, asked.states.to(members.device)[rows], asked.real.to(members.device)[rows]]
+        device = piece.images.columns.device
+        rows = piece.of_members(piece.images.rows.to(device)) // (batch // len(asked.states))
+        patches = asked.project(piece.features).to(device)
+        return [patches, asked.states.to(device)[rows], asked.real.to(device)[rows]]
 
     def rule(self, given: list[Tensor], *, quota: int) -> Tensor:
         """Picks `(m, quota)` in order, of tokens `(m, P, D)` and what `_compared` gives."""

@@ -110,5 +110,4 @@ class Downsample(VisualPruner, name="downsample"):
 
     def select(self, images: ImageTokens) -> Tensor:
         mask = torch.zeros(images.columns.shape, dtype=torch.bool, device=images.columns.device)
-        mask[:, self._places(mask.device)] = True
-        return mask
+        return mask.index_fill_(1, self._places(mask.device), True)

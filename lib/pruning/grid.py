@@ -44,7 +44,7 @@ class UniformGrid(VisualPruner, name="grid"):
                 if share:
                     rows, columns = raster.shape
                     centres = cells(rows, columns, share, device).centres
-                    mask[raster.flatten().to(device)[centres]] = True
+                    mask.index_fill_(0, raster.flatten()[centres], True)
             chosen.append(filled(mask, budget - sum(shares)))
         return torch.stack(chosen)
 

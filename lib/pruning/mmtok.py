@@ -49,8 +49,8 @@ class MMTok(TowerRule, name="mmtok"):
 
     def pick(self, piece: Piece) -> Tensor:
         text = text_of(piece.images)
-        members = torch.as_tensor(piece.members, device=text.real.device)
-        given = [piece.features, piece.projected, text.states[members], text.real[members]]
+        said = [piece.of_members(part) for part in text]
+        given = [piece.features, piece.projected, *said]
         return self.captured(self.rule, given, piece.quota).sort(dim=1).values
 
     def rule(self, given: list[Tensor], *, quota: int) -> Tensor:

@@ -64,7 +64,7 @@ class AveragePool(VisualPruner, name="pool"):
                 states.append((weights @ tokens[places].float()).to(tokens.dtype))
         if more := budget - sum(shares):
             real = torch.zeros(len(tokens), dtype=torch.bool, device=device)
-            real[torch.cat(index)] = True
+            real.index_fill_(0, torch.cat(index), True)
             rest = (filled(real, more) & ~real).to(torch.uint8)
             index.append(rest.sort(descending=True, stable=True).indices[:more])
             states.append(tokens[index[-1]])

@@ -108,7 +108,7 @@ class TokenCorr(TowerRule, name="tokencorr"):
         every = draws(
             self, images, self.seed, torch.arange(images.tokens, device=images.columns.device)
         )
-        every = every[piece.members]
+        every = piece.of_members(every)
         own = every if piece.places is None else every.gather(1, piece.places)
         uniform = ((own >> 11) & (2**53 - 1)).double() / 2**53  # the upper bits are the better ones
         return -(-(uniform.clamp(2.0**-53, 1 - 2.0**-53)).log()).log()
@@ -161,7 +161,7 @@ def densities(cosines: Tensor, same: Tensor, similar: float, repeats: int) -> Te
 def above_fence(scores: Tensor, members: Tensor) -> Tensor:
     """Which members `(m, P)` have a score above Q3 + 1.5 IQR of the members', bool `(m, P)`."""
     own = scores.masked_fill(~members, torch.nan)
-    low, high = torch.nanquantile(own, scores.new_tensor([0.25, 0.75]), dim=1, keepdim=True)
+    low, high = (torch.nanquantile(own, q, dim=1, keepdim=True) for q in (0.25, 0.75))
     return (scores > high + 1.5 * (high - low)) & members
 
 

@@ -118,7 +118,7 @@ class Pretended(StaticDecoder):
     """Decides on a CPU as on a GPU what to capture; a replay runs the prefill again."""
 
     _captures = ("cpu",)
-    captured = replayed = 0
+    made = replayed = 0
 
     def _captured(self, given, *, images_each):
         inputs = {name: tensor.clone() for name, tensor in given.items()}
@@ -126,7 +126,7 @@ class Pretended(StaticDecoder):
         if pruner is not None and pruner.image_keys is not None:
             inputs["image_keys"] = pruner.image_keys.clone()
         output = list(self._first(**given))
-        self.captured += 1
+        self.made += 1
 
         class Graph:
             def replay(self):
@@ -152,11 +152,11 @@ def test_a_shape_that_comes_again_is_captured_once_and_replayed(model, name):
             )
             expected = model.generate(**inputs, do_sample=False, max_new_tokens=4)
             assert torch.equal(decoder.generate(**inputs, max_new_tokens=4), expected)
-        assert (decoder.captured, decoder.replayed) == (1, 3)
+        assert (decoder.made, decoder.replayed) == (1, 3)
         other = one()
         for _ in range(2):  # another shape takes its place
             decoder.generate(**other, max_new_tokens=2)
-        assert (decoder.captured, decoder.replayed) == (2, 4) and len(decoder._prefills) == 1
+        assert (decoder.made, decoder.replayed) == (2, 4) and len(decoder._prefills) == 1
 
 
 def test_other_options_and_new_keys_are_not_mixed_up(model):
@@ -166,13 +166,13 @@ def test_other_options_and_new_keys_are_not_mixed_up(model):
             pruner.image_keys = None if key is None else torch.tensor([key])
             expected = model.generate(**inputs, do_sample=False, max_new_tokens=3)
             assert torch.equal(decoder.generate(**inputs, max_new_tokens=3), expected)
-        assert decoder.captured == 2
+        assert decoder.made == 2
     with create("random", keep=0.25)(model):  # another rate of the same method
         assert torch.equal(
             decoder.generate(**inputs, max_new_tokens=3),
             model.generate(**inputs, do_sample=False, max_new_tokens=3),
         )
-        assert decoder.captured == 2 and len(decoder._prefills) == 0
+        assert decoder.made == 2 and len(decoder._prefills) == 0
 
 
 def test_what_depends_on_the_data_is_not_captured(model):
@@ -187,7 +187,7 @@ def test_what_depends_on_the_data_is_not_captured(model):
     plain = Pretended(model, capture_prefill=False)
     for _ in range(3):
         plain.generate(**one(), max_new_tokens=2)
-    assert decoder.captured == plain.captured == 0
+    assert decoder.made == plain.made == 0
 
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -214,6 +214,7 @@ def test_a_captured_prefill_yields_the_same_tokens(name, padded):
             assert all(torch.equal(a, b) for a, b in zip(kept, pruner.kept))
             captured = name is not None and pruner.captures
             assert len(decoder._prefills) == (seed > 0 and captured)
+            assert None not in decoder._prefills.values(), "refused by the device"
 
 
 @needs_gpu

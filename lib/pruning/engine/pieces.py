@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ...entropy import constants
 from . import tower
 from .images import ImageTokens
 from .vision import VisionRecord
@@ -94,9 +95,12 @@ class Piece:
         hidden = self.images.hidden
         if self.places is None:
             return hidden
-        return hidden[self.members].gather(
-            1, self.places[..., None].expand(-1, -1, hidden.shape[-1])
-        )
+        places = self.places[..., None].expand(-1, -1, hidden.shape[-1])
+        return self.of_members(hidden).gather(1, places)
+
+    def of_members(self, per_image: Tensor) -> Tensor:
+        """A value an image, `(n, ...)`, as one a piece `(m, ...)`."""
+        return per_image.index_select(0, _constant(tuple(self.members), per_image.device))
 
     @property
     def by_patch(self) -> bool:
@@ -158,6 +162,12 @@ def split(
             )
         )  # fmt: skip
     return pieces, whole
+
+
+@constants
+def _constant(values: tuple[int, ...], device: torch.device) -> Tensor:
+    """Numbers of the host, int64 on a device: copied once, since no graph can capture a copy."""
+    return torch.tensor(values, device=device)
 
 
 def _weights(

@@ -23,14 +23,15 @@ def coordinates(images: ImageTokens, family: Family) -> Tensor:
     """
     grid = family.grid()
     if grid is not None:
-        where = _raster(images.total, grid[1]).expand(images.count, -1, -1)
+        where = _raster(images.total, grid[1], images.columns.device)
+        where = where.expand(images.count, -1, -1)
     else:
         where = torch.stack([_of_image(images, family, ordinal) for ordinal in images.ordinals])
     return images.before(where.to(images.columns.device))
 
 
-def _raster(tokens: int, columns: int) -> Tensor:
-    place = torch.arange(tokens)
+def _raster(tokens: int, columns: int, device: torch.device | None = None) -> Tensor:
+    place = torch.arange(tokens, device=device)
     return torch.stack([place // columns, place % columns], -1).float()
 
 

@@ -24,9 +24,11 @@ def rasters(images: ImageTokens, family: Family) -> list[list[Tensor]]:
 
     Raises `TypeError` if the tokens form no raster.
     """
+    device = images.columns.device
     if (grid := family.grid()) is not None:
-        return [[torch.arange(images.tokens).view(grid)]] * images.count
-    return [of_layout(layout, family) for layout in tower.layouts_at(images, family)]
+        return [[torch.arange(images.tokens, device=device).view(grid)]] * images.count
+    layouts = tower.layouts_at(images, family)
+    return [[one.to(device) for one in of_layout(layout, family)] for layout in layouts]
 
 
 def require_raster(family: Family) -> None:

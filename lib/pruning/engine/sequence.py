@@ -162,7 +162,8 @@ def left_over(
                 index = index.indices[:count]
             columns = images.columns[i].gather(0, index)
             if where is not None:
-                columns = where.to(device)[images.rows[i], columns]
+                row = where.to(device).index_select(0, images.rows[i : i + 1]).squeeze(0)
+                columns = row.gather(0, columns)
             origin = index if images.origin is None else images.origin[i].gather(0, index)
             one = images.ordinals[i], images.rows[i], columns, origin
             members.setdefault((count, images.total), []).append(one)
