@@ -106,6 +106,9 @@ def benchmark(
         str, typer.Option(help="before these, time first tokens in turn, with commas")
     ] = "",
     against: Annotated[str, typer.Option(help="whom they are compared with")] = "fastv,random",
+    step: Annotated[
+        bool, typer.Option("--step", help="where the time of a decoding step goes")
+    ] = False,
     catalogue: Annotated[
         bool, typer.Option("--catalogue", help="first tokens of its runs, in turn with unpruned")
     ] = False,
@@ -132,6 +135,7 @@ def benchmark(
         layers=several(layers, int, "--layers"),
         against=several(against, str, "--against"),
         catalogue=catalogue,
+        step=step,
     )
     path = paths.run(profile).results / "benchmark.json"
     with paths.looking_at(paths.RUN):  # where the run has none, the reference's parts are kept

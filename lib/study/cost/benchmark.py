@@ -6,9 +6,9 @@ Every method, and the unpruned model, over the same prompts in the same process:
 scorer, prefill, decoding, end to end through `generate` and through the static decoder, cache and
 peak memory, FLOPs. `--growth` measures other numbers of visual tokens, `--agreement` compares the
 static decoder's tokens with those of `generate` in float32, `--leave-one-out` times the scores
-against their definition, `--layers` and `--catalogue` time first tokens in turn. All of it lands in
-benchmark.json of the profile's run as it is measured; a part measured again replaces what was
-there.
+against their definition, `--step` says where a decoding step's time goes, `--layers` and
+`--catalogue` time first tokens in turn. All of it lands in benchmark.json of the profile's run as
+it is measured; a part measured again replaces what was there.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from .latency import latency
 from .plan import METHODS, Measurements, Plan, pruner_of
 from .probe import Probe, visual_of
 from .prompts import random_prompts
+from .step import steps
 from .timing import machine, measure
 from .turns import first_tokens
 
@@ -53,6 +54,8 @@ def run(plan: Plan, path: Path, earlier: Path | None = None) -> None:
     record.document["attention"] = model.config._attn_implementation
     if plan.definition:
         definition(record, model.device)
+    if plan.step:
+        steps(model, record, plan)
     if plan.growth:
         growth(model, record, plan)
     if plan.layers or plan.catalogue:

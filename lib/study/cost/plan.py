@@ -33,6 +33,7 @@ class Plan:
     tokens with those of `generate`, and nothing else. definition: time the scores against theirs.
     layers: before which the first tokens of the methods that can stand there are compared with
     those of `against`, in turn. catalogue: the same for its runs, against the unpruned model.
+    step: say where the time of a decoding step goes.
 
     Raises `ValueError` for an unknown method and counts below 1.
     """
@@ -51,6 +52,7 @@ class Plan:
     layers: Sequence[int] = ()
     against: Sequence[str] = ("fastv", "random")
     catalogue: bool = False
+    step: bool = False
 
     def __post_init__(self) -> None:
         if unknown := {*self.methods, *self.generate} - METHODS.keys():

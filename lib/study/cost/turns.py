@@ -118,6 +118,8 @@ def _compare(
         probe = _with_decoder(probe) if captured else probe
         row = {"method": name, "against": against, **about}
         row |= in_turn(baseline, probe, way=way, rounds=plan.repeats)
+        if captured:  # a method that looks at what it chose runs through the plain model
+            row["replayed"] = probe.decoder.captured
         record.put("first_token", row, *KEYS)
         ratio = row["ratio"]
         print(
