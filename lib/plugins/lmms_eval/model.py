@@ -67,6 +67,9 @@ class _EntropyPrune(lmms):
         self._rank, self._world_size = (
             self.accelerator.process_index, self.accelerator.num_processes,
         )  # fmt: skip
+        own = self.accelerator.device
+        if self.world_size > 1:
+            _check_places(self.world_size, own, device, device_map)
         made = AutoProcessor.from_pretrained(
             pretrained, revision=revision, **options.mapping("processor", processor)
         )
@@ -78,7 +81,7 @@ class _EntropyPrune(lmms):
         )  # fmt: skip
         if device_map is None:
             alone = device is not None and self.world_size == 1
-            model = model.to(torch.device(device) if alone else self.accelerator.device)
+            model = model.to(torch.device(device) if alone else own)
         self.runner: Runner | None = Runner(model.eval(), made, pruner)
         self._told: set[str] = set()
 
@@ -201,6 +204,22 @@ def _whole(batch_size: int | str) -> int:
     if size < 1:
         raise ValueError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
     return size
+
+
+def _check_places(
+    processes: int, own: torch.device, device: str | None, device_map: str | None
+) -> None:
+    """Each of several processes has a copy of the model on a device of its own, such as `own`."""
+    elsewhere = device is not None and torch.device(device) not in (own, torch.device(own.type))
+    for name, place, refused in (
+        ("device", device, elsewhere),
+        ("device_map", device_map, device_map is not None),
+    ):
+        if refused:
+            raise ValueError(
+                f"{name}={place} names one place for the copies of {processes} processes, and this "
+                f"one's is {own}: leave it out, or start one process"
+            )
 
 
 def _log(done: list[Measured], seconds: float) -> None:

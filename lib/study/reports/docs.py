@@ -15,7 +15,7 @@ from ..labels import BEFORE, DEEP
 from ..methods import table_1
 from ..profiles import load_profile
 from ..stored import load_scores
-from . import card, catalogue_page, families_page
+from . import card, catalogue_page, families_page, speed_page
 from .tables import divergence, table1
 
 __all__ = ["blocks", "filled", "findings", "results", "texts", "verdicts", "write"]
@@ -110,7 +110,8 @@ def filled(text: str, made: Mapping[str, str]) -> str:
 
 def texts() -> dict[Path, str]:
     """`{page: its text}` of all pages that are made, or of which a part is."""
-    made = {README: blocks(), families_page.PAGE: families_page.blocks(), card.PAGE: card.blocks()}
+    made = {README: blocks()}
+    made |= {page.PAGE: page.blocks() for page in (families_page, card, speed_page)}
     found = {path: filled(path.read_text(encoding="utf-8"), part) for path, part in made.items()}
     return found | {catalogue_page.PAGE: catalogue_page.page(), serving.PAGE: serving.stored_page()}
 

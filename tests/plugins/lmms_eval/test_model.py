@@ -2,8 +2,10 @@
 
 import json
 from collections.abc import Sequence
+from types import SimpleNamespace
 
 import pytest
+import torch
 from lmms_eval.models.model_utils import gen_metrics
 
 from lib.plugins.lmms_eval.model import Chat, Simple
@@ -111,6 +113,19 @@ def test_methods_and_options_are_refused_before_a_model_is_loaded():
         ValueError, match=r"no argument 'kep'; .*the model takes pretrained, method"
     ):
         Chat("nowhere", method="fastv", kep=0.5)
+
+
+@pytest.mark.parametrize("place", [{"device": "cuda:1"}, {"device_map": "auto"}])
+def test_several_processes_have_a_device_each(folder, monkeypatch, place):
+    """Every process would put its copy there."""
+    monkeypatch.setattr(
+        "lib.plugins.lmms_eval.model.Accelerator",
+        lambda: SimpleNamespace(process_index=1, num_processes=2, device=torch.device("cpu")),
+    )
+    ((name, value),) = place.items()
+    with pytest.raises(ValueError, match=f"{name}={value} names one place .* this one's is cpu"):
+        Chat(str(folder), **place)
+    assert Chat(str(folder), device="cpu", processor=PIL).device.type == "cpu"
 
 
 def test_several_rounds_are_not_there(folder, documents):

@@ -55,3 +55,21 @@ def test_what_does_not_hold_is_told(change, named):
     record = copy.deepcopy(RECORD)
     change(record)
     assert any(named in sentence for sentence in broken(record))
+
+
+GPUS = json.loads((PATH.parent / "gpus.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("method", ["none", "entropy"])
+@pytest.mark.parametrize("way", ["accelerate", "torchrun"])
+def test_two_gpus_answered_as_one(method, way):
+    runs = GPUS["runs"][method]
+    assert [p["current_device"] for p in runs["one process"]["processes"]] == [0]
+    assert sorted(p["current_device"] for p in runs[way]["processes"]) == [0, 1]
+    assert {p["name"] for p in runs[way]["processes"]} == {"NVIDIA H200"}
+    assert runs[way]["tasks"].keys() == set(GPUS["tasks"])
+    for task in runs[way]["tasks"].values():
+        told = [task[key] for key in ("documents", "logged_once", "equal", "counts_equal")]
+        assert told == [GPUS["documents"]] * 4
+        assert task["kept_tokens"] == [256 if method == "none" else 128]
+    assert runs[way]["sha256_of_answers"] == runs["one process"]["sha256_of_answers"]

@@ -1,0 +1,158 @@
+"""The tables of docs/speed.md, from the stored measurements.
+
+`python -m lib report docs` writes them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from .. import paths
+from .card import table
+
+__all__ = ["PAGE", "blocks"]
+
+PAGE = paths.PACKAGE.parent / "docs" / "speed.md"
+#: rows of the benchmark and what the page calls them
+ROWS = {
+    "unpruned": "Unpruned",
+    "random": "RandomPrune",
+    "tome": "ToMe",
+    "fastv": "FastV (layer 2)",
+    "entropy": "Entropy-Prune",
+    "entropy-layer2": "Entropy-Prune at layer 2",
+    "entropy-token": "Entropy-Prune, token level",
+    "adaptive": "Entropy + coverage (ours)",
+}
+IN_TURN = {
+    "random": "RandomPrune",
+    "entropy": "Entropy-Prune",
+    "selection": "Entropy + coverage",
+    "weighted": "Attention-weighted coverage",
+    "unpruned": "Unpruned",
+}
+GROWING = {"fastv": "FastV", "entropy": "Entropy-Prune", "adaptive": "Entropy + coverage"}
+QWEN = {"shape-qwen2_5-vl": "Qwen2.5-VL-7B", "shape-qwen3-vl": "Qwen3-VL-8B"}
+
+Row = Mapping[str, Any]
+
+
+def blocks() -> dict[str, str]:
+    """`{marker: Markdown}` of every table."""
+    found = _stored("shape", "benchmark.json")
+    return {
+        "speed": _speed(found),
+        "first-token": _first_tokens(found),
+        "choices": _choices(_stored("shape", "choices.json")),
+        "growth": _growth(found),
+        "step": _step(found),
+        "qwen": _qwen(),
+        "scaling": _scaling(_stored("shape", "scaling.json")),
+    }
+
+
+def _stored(profile: str, name: str) -> dict[str, Any]:
+    path = paths.reference(profile).results / name
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _ms(row: Row | None, part: str, digits: int = 1) -> str:
+    return "–" if row is None or part not in row else f"{1e3 * row[part]['median']:,.{digits}f}"
+
+
+def _speed(found: Row) -> str:
+    rows = {(r["method"], r["batch"]): r for r in found["rows"] if r["new_tokens"] == 64}
+    head = ["50 % of the tokens", "scorer", "first token, batch 1", "batch 8", "batch 32"]
+    head += ["a token", "64 tokens: `generate`", "fast path", "cache (MB)"]
+    lines = []
+    for name, label in ROWS.items():
+        first = rows[name, 1]
+        scorer = "–" if name == "unpruned" else _ms(first, "scorer", 2)
+        lines.append([
+            label, scorer, *(_ms(rows.get((name, b)), "static_prefill") for b in (1, 8, 32)),
+            _ms(first, "static_decode", 2), _ms(first, "end_to_end", 0),
+            _ms(first, "static_end_to_end", 0), f"{first['cache_bytes'] / 1e6:.0f}",
+        ])  # fmt: skip
+    return table(head, lines)
+
+
+def _first_tokens(found: Row) -> str:
+    keys = ("method", "batch", "against", "way", "layer")
+    rows = {tuple(row.get(key) for key in keys): row["ratio"] for row in found["first_token"]}
+    places = [*((batch, "captured") for batch in (1, 8, 32)), (1, "plain")]
+    lines = [
+        [label, *(_interval(rows[name, batch, "fastv", way, 2]) for batch, way in places)]
+        for name, label in IN_TURN.items()
+    ]
+    return table(["before layer 2", "batch 1", "batch 8", "batch 32", "plain, batch 1"], lines)
+
+
+def _interval(ratio: Row) -> str:
+    return f"{ratio['median']:.3f} [{ratio['low']:.3f}, {ratio['high']:.3f}]"
+
+
+def _choices(found: Row) -> str:
+    rows = {(r["rule"], r["kept"], r["batch"]): r for r in found["choices"]}
+    cases = [(64, 1), (288, 1), (64, 32), (288, 32)]
+    head = [f"{kept} of 576, batch {batch}" for kept, batch in cases]
+    lines = [
+        [rule, *(f"{1e3 * rows[rule, k, b]['seconds']['median'] / b:.3f}" for k, b in cases)]
+        for rule in dict.fromkeys(row["rule"] for row in found["choices"])
+    ]
+    return table(["ms an image", *head], lines)
+
+
+def _growth(found: Row) -> str:
+    rows = {(r["method"], r["tokens"]): r for r in found["growth"] if r["batch"] == 1}
+    counts = sorted({tokens for _, tokens in rows})
+    lines = []
+    for tokens in counts:
+        cells = [f"{tokens:,}", _ms(rows["unpruned", tokens], "static_prefill")]
+        for name in GROWING:
+            row = rows.get((name, tokens))
+            share = "" if row is None else f" ({100 * row['scorer_share']:.1f} %)"
+            cells.append(_ms(row, "static_prefill") + share)
+        lines.append(cells)
+    return table(["visual tokens", "Unpruned", *GROWING.values()], lines)
+
+
+def _step(found: Row) -> str:
+    (row,) = [r for r in found["step"] if r["batch"] == 1 and r["compiled"]]
+    lines = [[f"`{k['name']}`", f"{k['count']:.0f}", f"{1e3 * k['seconds']:.2f}"]
+             for k in row["kernels"]]  # fmt: skip
+    rest = row["busy"] - sum(k["seconds"] for k in row["kernels"])
+    lines += [
+        ["other kernels", "", f"{1e3 * rest:.2f}"],
+        ["between kernels", "", f"{1e3 * (row['seconds'] - row['busy']):.2f}"],
+        ["a step", "", f"{1e3 * row['seconds']:.2f}"],
+        ["its weights and cache read once", "", f"{1e3 * row['floor']:.2f}"],
+    ]
+    return table(["kernel", "times", "ms"], lines)
+
+
+def _qwen() -> str:
+    head = ["", "tokens", "method", "first token", "scorer", "peak memory (GB)"]
+    labels = {"unpruned": "Unpruned", "random": "RandomPrune", **GROWING}
+    lines = [
+        [
+            title, f"{row['tokens']:,}", labels[row["method"]], _ms(row, "static_prefill"),
+            _ms(row, "scorer", 2), f"{row['peak_bytes'] / 1e9:.1f}",
+        ]
+        for profile, title in QWEN.items()
+        for row in _stored(profile, "benchmark.json")["growth"]
+    ]  # fmt: skip
+    return table(head, lines)
+
+
+def _scaling(found: Row) -> str:
+    lines = [
+        [
+            f"{row['processes']}" + (", again" if index and row["processes"] == 1 else ""),
+            f"{row['images_per_second']:.2f}", f"{row['gain']:.2f}",
+            f"{100 * row['waiting_share']:.1f} %",
+        ]
+        for index, row in enumerate(found["rows"])
+    ]  # fmt: skip
+    return table(["GPUs", "images a second", "times the first", "waiting for images"], lines)
