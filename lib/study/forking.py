@@ -6,19 +6,20 @@ a new interpreter would be after these imports, so no result changes; it is aske
 that is certain, and `start` returns None elsewhere, for the caller to start a process as usual:
 
 - on Linux: elsewhere a fork is missing, or unsafe in a process that uses the system's libraries;
-- where Python runs a package, as in `python -m lib`: of a script, `multiprocessing` would run all
-  of the main module again;
 - without a GPU, since drivers do not survive a fork;
 - in the environment the server was started in, since libraries read variables as they load: the
   number of threads, above all. Those in `LATER` may differ.
+
+Nothing of the process that asks reaches what is forked, but for the environment and the folder it
+names: not its path, its main module or its warnings, nor the options Python was given (`-W`, `-X`).
 """
 
 from __future__ import annotations
 
 import functools
 import importlib
+import io
 import json
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -26,7 +27,7 @@ import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from multiprocessing import connection, forkserver, process
+from multiprocessing import connection, context, forkserver, popen_forkserver, process, util
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,8 @@ _OWN = _SERVER.keys() - {"MPLBACKEND"}
 
 _LOCK = threading.RLock()
 _born: dict[str, str] = {}
+#: multiprocessing's may be running already, with whatever somebody else had it import
+_OWN_SERVER = forkserver.ForkServer()
 
 
 class Forked:
@@ -100,9 +103,44 @@ class Forked:
         self.send_signal(signal.SIGKILL)
 
 
+class _Process(process.BaseProcess):
+    """A process of our server. begins: what is set in it before it reads what it has to do."""
+
+    _start_method = None  # how it starts others is Python's default
+
+    def __init__(self, begins: dict[str, Any], **options: Any) -> None:
+        super().__init__(**options)
+        self.begins = begins
+
+    @staticmethod
+    def _Popen(process_obj: _Process) -> _Popen:
+        return _Popen(process_obj)
+
+
+class _Popen(popen_forkserver.Popen):
+    """As multiprocessing's, but that our server is asked and nothing else said of this process."""
+
+    def _launch(self, process_obj: _Process) -> None:
+        begins = {"name": process_obj.name, "authkey": bytes(process.current_process().authkey)}
+        said = io.BytesIO()
+        context.set_spawning_popen(self)
+        try:
+            context.reduction.dump(begins | process_obj.begins, said)
+            context.reduction.dump(process_obj, said)
+        finally:
+            context.set_spawning_popen(None)
+        self.sentinel, given = _OWN_SERVER.connect_to_new_process(self._fds)
+        # whose other end tells the child that this process lives
+        ours = os.dup(given)
+        self.finalizer = util.Finalize(self, util.close_fds, (ours, self.sentinel))
+        with open(given, "wb") as pipe:
+            pipe.write(said.getbuffer())
+        self.pid = forkserver.read_signed(self.sentinel)
+
+
 def possible() -> bool:
     """Whether a forked process is as good as a started one here."""
-    if sys.platform != "linux" or _is_script():
+    if sys.platform != "linux":
         return False
     import torch
 
@@ -133,10 +171,11 @@ def start(
     """
     if not warm(environment):
         return None
-    given = (dict(environment), str(folder), str(paths.ROOT), _interpreter_path(), function, args)
-    child = multiprocessing.get_context("forkserver").Process(
-        target=_become, args=given, daemon=True
-    )
+    path = list(dict.fromkeys([*_own_path(environment), *_interpreter_path()]))
+    child = _Process(
+        {"sys_path": path, "dir": str(folder)},
+        target=_become, args=(dict(environment), str(paths.ROOT), function, args), daemon=True,
+    )  # fmt: skip
     with _LOCK:
         child.start()
     return Forked(child)
@@ -145,7 +184,14 @@ def start(
 def command(arguments: Sequence[str]) -> int:
     """`python -m lib` with these arguments: for `start`."""
     # by name, as a started process has it: what is forked does not depend on the command line
+    sys.argv = [str(paths.PACKAGE / "__main__.py"), *arguments]
     return importlib.import_module(".cli", __package__).main(arguments)
+
+
+def _own_path(environment: Mapping[str, str]) -> list[str]:
+    """What PYTHONPATH adds, ours first: there a new interpreter finds our package."""
+    named = environment.get("PYTHONPATH", "").split(os.pathsep)
+    return [str(paths.PACKAGE.parent), *filter(None, named)]
 
 
 @functools.cache
@@ -159,13 +205,6 @@ def _interpreter_path() -> tuple[str, ...]:
     return tuple(json.loads(asked.stdout))
 
 
-def _is_script() -> bool:
-    main = sys.modules["__main__"]
-    if (spec := getattr(main, "__spec__", None)) is not None:
-        return not spec.name.endswith("__main__")
-    return hasattr(main, "__file__")
-
-
 def _early(environment: Mapping[str, str]) -> dict[str, str]:
     """What of an environment may decide what an import does."""
     later = {name for name in environment if name.startswith(LATER)} | _OWN
@@ -173,13 +212,15 @@ def _early(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def _start_server(environment: dict[str, str]) -> None:
-    """Start the server with these variables, which it takes from this process."""
-    before = dict(os.environ)
+    """Start the server with these variables, which it takes from this process, and nothing else."""
+    before, options = dict(os.environ), util._args_from_interpreter_flags
     try:
         _set_variables(_SERVER | environment)
-        multiprocessing.get_context("forkserver").set_forkserver_preload(list(PRELOADED))
-        forkserver.ensure_running()
+        util._args_from_interpreter_flags = list  # a started kernel is given none either
+        _OWN_SERVER.set_forkserver_preload(list(PRELOADED))
+        _OWN_SERVER.ensure_running()
     finally:
+        util._args_from_interpreter_flags = options
         _set_variables(before)
 
 
@@ -190,26 +231,17 @@ def _set_variables(environment: Mapping[str, str]) -> None:
 
 
 def _become(
-    environment: dict[str, str],
-    folder: str,
-    root: str,
-    path: tuple[str, ...],
-    function: Callable[..., Any],
-    args: tuple[Any, ...],
+    environment: dict[str, str], root: str, function: Callable[..., Any], args: tuple[Any, ...]
 ) -> None:
     """Go on as the process that was asked for."""
     threading.Thread(target=_end_with, args=(process.parent_process(),), daemon=True).start()
     _set_variables(environment)
-    os.chdir(folder)
     paths.ROOT = Path(root)
     for name in _AGAIN:
         sys.modules.pop(name, None)
     _reseed()
     # which may start others
     process.current_process().daemon = False
-    # as in a new interpreter that finds our package by PYTHONPATH
-    first = str(paths.PACKAGE.parent)
-    sys.path[:] = [first, *(p for p in path if p != first)]
     sys.exit(function(*args))
 
 

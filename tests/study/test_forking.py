@@ -1,5 +1,6 @@
 """A forked process is as one that was started, and only there is one forked."""
 
+import json
 import os
 import signal
 import subprocess
@@ -31,6 +32,7 @@ CELLS = (
     "signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM), signal.getsignal(17)",
     "import subprocess\nsubprocess.run(['echo', 'said'], capture_output=True, text=True).stdout",
     "import multiprocessing\nmultiprocessing.current_process().daemon",
+    "multiprocessing.get_start_method(allow_none=True), sys.flags, sys.warnoptions, sys.argv[1:2]",
 )
 
 
@@ -113,12 +115,68 @@ def test_where_libraries_must_not_be_forked_none_is(monkeypatch, environment, tm
         patch.setattr(torch.cuda, "is_available", lambda: True)
         assert not forking.possible()
         assert forking.start(time.sleep, 0, environment=environment, folder=tmp_path) is None
+
+
+#: what somebody else may have done to the process that asks: options of its own, another server
+#: that has imported other things, changed filters, a path, a main module, an argument
+CHANGED = """
+import multiprocessing, os, sys, warnings
+from pathlib import Path
+from lib.study import forking
+from tests.study.forked import say
+
+folder = Path(sys.argv[1])
+context = multiprocessing.get_context("forkserver")
+context.set_forkserver_preload(["requests"])
+other = context.Process(target=print)
+other.start()
+other.join()
+multiprocessing.set_start_method("spawn", force=True)
+warnings.simplefilter("error", UnicodeWarning)
+sys.path.insert(0, str(folder))
+Path(folder, "main.py").write_text("raise SystemExit('run again')")
+sys.modules["__main__"].__file__ = str(folder / "main.py")
+process = forking.start(say, folder / "forked", environment=os.environ, folder=folder)
+sys.exit(process.wait())
+"""
+AFRESH = f"""
+import importlib, sys
+for name in {forking.PRELOADED}:
+    importlib.import_module(name)
+from tests.study.forked import say
+say(sys.argv[1])
+"""
+
+
+@ONLY_LINUX
+def test_nothing_that_was_done_to_the_process_that_asks_reaches_what_is_forked(tmp_path):
+    path = os.pathsep.join([str(paths.PACKAGE.parent), str(tmp_path / "elsewhere")])
+    environment = os.environ | {"PYTHONPATH": path, "PYTHONWARNINGS": "always::BytesWarning"}
+    options = ["-W", "error::UserWarning:nobody", "-X", "utf8=0", "-O"]
+    for code, given, more in ((CHANGED, tmp_path, options), (AFRESH, tmp_path / "fresh", [])):
+        command = [sys.executable, *more, "-c", code, str(given)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-2000:]
+    fresh, forked = (json.loads((tmp_path / name).read_text()) for name in ("fresh", "forked"))
+    assert fresh["path"].pop(0) == "", "where -c is run"
+    modules = set(forked.pop("modules")) - set(fresh.pop("modules"))
+    assert forked == fresh
+    assert "requests" not in modules and not any(name.startswith("tests.") for name in modules)
+
+
+@ONLY_LINUX
+def test_of_a_script_nothing_is_run_again(tmp_path):
     script = tmp_path / "script.py"
-    script.write_text("from lib.study import forking\nprint(forking.possible())\n")
-    path = {**environment, "PYTHONPATH": str(paths.PACKAGE.parent)}
+    script.write_text(
+        "import os, subprocess\nfrom pathlib import Path\nfrom lib.study import forking\n"
+        "print('once', flush=True)\n"
+        "asked = forking.start(print, 'forked', environment=os.environ, folder=Path.cwd())\n"
+        "print(asked.wait())\n"
+    )
+    path = os.environ | {"PYTHONPATH": str(paths.PACKAGE.parent)}
     command = [sys.executable, str(script)]
     said = subprocess.run(command, env=path, capture_output=True, text=True, check=True).stdout
-    assert said.strip() == "False", "it would run again in what is forked"
+    assert said.split() == ["once", "forked", "0"]
 
 
 @ONLY_LINUX
