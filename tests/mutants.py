@@ -127,6 +127,7 @@ TESTS = {
         "tests/selection/test_ranking.py",
         "tests/selection/test_strategies.py",
     ],
+    "lib/selection/terms.py": ["tests/selection/test_terms.py", "tests/selection/test_weighted.py"],
     "lib/selection/greedy.py": [
         "tests/selection/test_greedy.py",
         "tests/selection/test_strategies.py",

@@ -121,6 +121,8 @@ def test_errors():
         rollout([torch.eye(2), torch.eye(3)])
     with pytest.raises(ValueError, match=r"same shape \(\.\.\., M, M\), got \[\(2, 3\)\]"):
         rollout([torch.ones(2, 3)])
+    with pytest.raises(ValueError, match=r"same shape .* got \[\(4, 2, 3\)\]"):
+        rollout([torch.ones(4, 2, 3)])
 
 
 @pytest.mark.parametrize("variant", ["scaled", "literal", "scores"])

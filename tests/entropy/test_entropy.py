@@ -51,3 +51,13 @@ def test_epsilon_is_the_papers():
     assert matrix_entropy(tokens, eps=1e-3).item() == pytest.approx(wanted, abs=1e-12)
     deficient = make_tokens("rank-deficient", 40, dtype=torch.float32)
     assert torch.isfinite(matrix_entropy(deficient, eps=1e-12))
+
+
+@pytest.mark.parametrize("alpha", [0.5, 1.0, 2.0, 3.0, math.inf])
+def test_a_batch_has_the_entropies_of_its_items(alpha):
+    batch = torch.stack([make_tokens("gaussian", 7, seed) for seed in range(6)]).view(2, 3, 7, -1)
+    together = matrix_entropy(batch, alpha)
+    for row in range(2):
+        for item in range(3):
+            alone = matrix_entropy(batch[row, item], alpha)
+            torch.testing.assert_close(together[row, item], alone, rtol=0, atol=1e-12)

@@ -72,3 +72,7 @@ def test_gradients_pass_large_gram_matrices():
     tokens = make_tokens("gaussian", 140).requires_grad_()
     gram(tokens).square().sum().backward()
     assert tokens.grad.isfinite().all() and tokens.grad.abs().max() > 0
+
+
+def test_no_item_at_all_has_no_gram_matrix_but_a_shape():
+    assert gram(torch.ones(0, 3, 2)).shape == (0, 3, 3)

@@ -204,6 +204,29 @@ def test_all_tokens_alike_are_taken_in_order():
     assert farthest_points(torch.ones(1, 3), 1).tolist() == [0]
 
 
+def test_two_tokens_are_equally_far_from_each_other_and_one_is_alone():
+    tokens = torch.tensor([[1.0, 0.0], [0.6, 0.8]])
+    assert farthest_points(tokens, 2).tolist() == [0, 1]
+    assert farthest_points(tokens, 1).tolist() == [0]
+
+
+def test_items_may_have_several_leading_dimensions():
+    batch = torch.stack([make_tokens("gaussian", 9, seed) for seed in range(6)]).view(2, 3, 9, -1)
+    quality = torch.rand(2, 3, 9, generator=torch.Generator().manual_seed(4)) + 0.1
+    calls = (
+        lambda t, q: farthest_points(t, 4),
+        lambda t, q: facility_location(t @ t.mT, 4, weights=q),
+        lambda t, q: conditional_dpp(t, q, 4),
+    )
+    for call in calls:
+        together = call(batch, quality)
+        assert together.shape == (2, 3, 4)
+        for row in range(2):
+            for item in range(3):
+                alone = call(batch[row, item], quality[row, item])
+                assert torch.equal(together[row, item], alone)
+
+
 def test_bad_input_is_named():
     tokens = torch.eye(3)
     with pytest.raises(ValueError, match="k must be an integer between 1 and N=3, got 4"):
