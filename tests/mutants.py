@@ -264,7 +264,7 @@ def tests_of(path: Path) -> list[list[str]]:
             ["tests/pruning/test_pruning.py", *ENGINE[1]],
         ]
     if path == Path("lib/pruning/engine/tower.py"):
-        return [["tests/pruning/families/test_towers.py"], *ENGINE]
+        return [*found, ["tests/pruning/families/test_towers.py"], *ENGINE]
     if "pruning" in path.parts and (names := methods_of(path)):
         general = [f"tests/pruning/test_{name}.py" for name in ("pruning", "staged")]
         methods = ["tests/pruning/methods", "-k", names]

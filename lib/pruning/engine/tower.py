@@ -111,7 +111,8 @@ def ahead(pruner: Any, compute: Callable[[VisionRecord], Any]) -> None:
 def chosen_ahead(images: ImageTokens) -> Any:
     """What `ahead` chose for exactly these images, None if it did not."""
     found = images.vision.extra.get("ahead")
-    if found is None or images.count != images.prefill.images != images.prefill.encoded_images:
+    asked = images.prefill
+    if found is None or not images.count == asked.images == asked.encoded_images:
         return None
     stream, choice = found
     torch.cuda.current_stream().wait_stream(stream)
