@@ -83,7 +83,7 @@ FAMILIES = {
     "smolvlm": "smolvlm or idefics3",
     "qwen2_5_vl": "qwen",
 }
-#: tests of modules whose mirror alone does not hold them
+#: tests of modules that are not held by their mirror, or by it alone
 TESTS = {
     "lib/entropy/decorators.py": [
         "tests/entropy/test_gram.py",
@@ -113,6 +113,19 @@ TESTS = {
     "lib/clustering/kmeans.py": ["tests/clustering", "tests/selection/test_rounding.py"],
     "lib/pruning/support.py": ["tests/pruning/test_support.py"],
     "lib/pruning/engine/graphs.py": ["tests/pruning/test_graphs.py"],
+    # whose mirror alone has to hold them: seconds a mutant, where the engine's tests take minutes
+    "lib/pruning/engine/images.py": ["tests/pruning/test_images.py"],
+    "lib/pruning/engine/passes.py": ["tests/pruning/test_passes.py"],
+    "lib/pruning/engine/release.py": ["tests/pruning/test_release.py"],
+    "lib/pruning/engine/tower.py": [
+        "tests/pruning/test_tower.py",
+        "tests/pruning/families/test_towers.py",
+    ],
+    "lib/pruning/engine/pruner.py": [
+        "tests/pruning/test_pruner.py",
+        "tests/pruning/test_pruning.py",
+        "tests/pruning/test_staged.py",
+    ],
     "lib/selection/layers.py": [
         "tests/selection/test_token_level.py",
         "tests/selection/test_algorithm_1.py",
@@ -263,8 +276,6 @@ def tests_of(path: Path) -> list[list[str]]:
             [CONTRACT[1], "-k", FAMILIES.get(path.stem, path.stem)],
             ["tests/pruning/test_pruning.py", *ENGINE[1]],
         ]
-    if path == Path("lib/pruning/engine/tower.py"):
-        return [*found, ["tests/pruning/families/test_towers.py"], *ENGINE]
     if "pruning" in path.parts and (names := methods_of(path)):
         general = [f"tests/pruning/test_{name}.py" for name in ("pruning", "staged")]
         methods = ["tests/pruning/methods", "-k", names]

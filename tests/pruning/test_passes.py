@@ -121,3 +121,21 @@ def test_a_thread_begins_outside_of_any_pass():
     current = Current()
     assert current.pass_ is current.record is current.kept is None
     assert not current.generating and not current.drafts and not current.reached
+
+
+def test_a_pass_of_which_nothing_else_is_known_is_text_alone():
+    pass_ = Pass(3, 0, 2, None, image_mask=torch.zeros(2, 3, dtype=torch.bool))
+    assert pass_.text_mask.all() and pass_.text_mask.shape == (2, 3)
+    assert pass_.last(torch.device("cpu")).tolist() == [2, 2] and pass_.now == 3
+    assert pass_.images == pass_.encoded_images == 0 and pass_.images_per_row == [0, 0]
+    assert pass_.stage is pass_.visible is None and not pass_.groups and not pass_.features
+
+
+def test_stages_passes_and_threads_share_nothing():
+    one, other = (Pass(3, 0, 2, None) for _ in range(2))
+    for name in ("features", "arguments", "marks", "lengths", "row_of", "groups", "attention",
+                 "stages", "doubts", "masks", "extra"):  # fmt: skip
+        assert not getattr(one, name) and getattr(one, name) is not getattr(other, name)
+    assert one != other and Stage(0).mask is not Stage(0).mask
+    stage = Stage(1)
+    assert not stage.filled and stage.held == 0 and stage.columns is stage.hidden is None

@@ -118,3 +118,36 @@ def test_the_backward_pass_is_known_from_inside_it():
     assert not release.inside_backward()
     y.backward()
     assert seen == [True] and not release.inside_backward()
+
+
+@pytest.mark.parametrize("older", [True, False])
+def test_what_a_crop_means_is_asked_of_a_layer_without_keys(older, monkeypatch):
+    class Cropped:
+        def crop(self, length):
+            if not older and length > 0:
+                raise ValueError("how many go, so a negative number")
+
+    monkeypatch.setattr(release, "DynamicLayer", Cropped)
+    assert release.crops_to_a_size() is older
+
+
+def test_a_layer_or_a_model_that_is_called_in_another_way_is_refused(monkeypatch):
+    class Model(nn.Module):
+        def forward(self, cache=None):
+            return cache
+
+    class Full(nn.Module):
+        def forward(self, hidden_states, attention_mask, position_embeddings, cache=None):
+            return hidden_states
+
+    seen = []
+    monkeypatch.setattr(release, "_warn_if_untested", seen.append)
+    release.check(Model(), nn.ModuleList([Full(), Full()]))
+    assert seen == [release.transformers.__version__]
+    with pytest.raises(release.UnknownRelease, match=r"Layer\.forward takes no position_embedding"):
+        release.check(Model(), nn.ModuleList([Full(), Layer()]))
+    with pytest.raises(release.UnknownRelease, match=r"Older\.forward takes no attention_mask"):
+        release.check(Model(), nn.ModuleList([Older()]))
+    with pytest.raises(release.UnknownRelease, match=r"Neither\.forward takes neither"):
+        release.check(Neither(), nn.ModuleList([Full()]))
+    assert len(seen) == 1
