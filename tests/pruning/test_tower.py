@@ -1,6 +1,7 @@
 """What is read of a vision tower, against plain loops over a toy one and over patches."""
 
 import math
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -112,6 +113,65 @@ def test_what_was_chosen_ahead_is_for_exactly_the_images_that_were_encoded(monke
     whole.prefill.lengths, whole.prefill.row_of = [3], [0]  # fewer than the tower encoded
     assert tower.chosen_ahead(whole) is None
     assert mine.waited == (other,)
+
+
+class Noting(nn.Module):
+    """Notes that it ran."""
+
+    def __init__(self, said):
+        super().__init__()
+        self.said = said
+
+    def forward(self, hidden_states):
+        self.said.append("block")
+        return hidden_states
+
+
+def ahead_of(block, said, record, blocks=3):
+    """A pruner that chooses as `block` begins, and the blocks of its tower."""
+    modules = [Noting(said) for _ in range(blocks)]
+    pruner = pruner_of(SimpleNamespace(blocks=modules), record)
+    tower.ahead(pruner, block, lambda given: said.append("chosen") or ("choice", given))
+    return pruner, modules
+
+
+@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.parametrize("known", [False, True])
+def test_nothing_is_chosen_ahead_without_a_capture(named, known):
+    said, record = [], VisionRecord() if known else None
+    _, (block, *_) = ahead_of(0, said, record)
+    states = torch.zeros(1, 2, 3)
+    assert (block(hidden_states=states) if named else block(states)) is states
+    assert said == ["block"] and not (known and record.extra)
+
+
+@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.parametrize("device, capturing, known", [
+    (True, True, True), (True, False, True), (False, True, True), (True, True, False),
+])  # fmt: skip
+def test_in_a_capture_the_choice_is_made_on_a_stream_of_its_own_before_the_block(
+    named, device, capturing, known, monkeypatch
+):
+    main, used, said, record = Stream(), [], [], VisionRecord() if known else None
+    made = Stream()
+    monkeypatch.setattr(torch.cuda, "Stream", lambda: made)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: main)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: capturing)
+    monkeypatch.setattr(torch.cuda, "stream", lambda one: used.append(one) or nullcontext())
+    pruner, blocks = ahead_of(1, said, record)
+    states = SimpleNamespace(is_cuda=device)
+    for block in blocks:
+        block(hidden_states=states) if named else block(states)
+    if device and capturing and known:
+        assert said == ["block", "chosen", "block", "block"]
+        assert record.extra["ahead"] == (made, ("choice", record))
+        assert used == [made] and made.waited == (main,)
+    else:
+        assert said == ["block"] * 3 and not used and not (known and record.extra)
+    pruner.hooks.close()
+    said.clear()
+    blocks[1](states)
+    assert said == ["block"]
 
 
 @pytest.mark.parametrize("more", [(), (5,), (2, 3)])
