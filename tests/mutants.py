@@ -114,8 +114,10 @@ TESTS = {
     "lib/pruning/support.py": ["tests/pruning/test_support.py"],
     "lib/pruning/engine/graphs.py": ["tests/pruning/test_graphs.py"],
     # whose mirror alone has to hold them: seconds a mutant, where the engine's tests take minutes
+    "lib/pruning/engine/averages.py": ["tests/pruning/test_averages.py"],
     "lib/pruning/engine/images.py": ["tests/pruning/test_images.py"],
     "lib/pruning/engine/passes.py": ["tests/pruning/test_passes.py"],
+    "lib/pruning/engine/received.py": ["tests/pruning/test_received.py"],
     "lib/pruning/engine/release.py": ["tests/pruning/test_release.py"],
     "lib/pruning/engine/tower.py": [
         "tests/pruning/test_tower.py",
