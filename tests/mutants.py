@@ -115,6 +115,10 @@ TESTS = {
     "lib/pruning/engine/graphs.py": ["tests/pruning/test_graphs.py"],
     # whose mirror alone has to hold them: seconds a mutant, where the engine's tests take minutes
     "lib/pruning/engine/averages.py": ["tests/pruning/test_averages.py"],
+    "lib/pruning/engine/cache.py": [
+        "tests/pruning/test_segments.py",
+        "tests/pruning/test_cache.py",
+    ],
     "lib/pruning/engine/images.py": ["tests/pruning/test_images.py"],
     "lib/pruning/engine/passes.py": ["tests/pruning/test_passes.py"],
     "lib/pruning/engine/received.py": ["tests/pruning/test_received.py"],

@@ -54,6 +54,36 @@ def test_images_are_found_in_reading_order(rows):
     assert sorted(seen) == [*range(len(lengths))]
 
 
+class Elsewhere:
+    """A mask as if it lay on another device, whose numbers are not read back."""
+
+    device = torch.device("meta")
+
+    def __init__(self, mask):
+        self.mask, self.shape = mask, mask.shape
+
+    def flatten(self):
+        return self.mask.flatten()
+
+
+@pytest.mark.parametrize("each", [1, 2, 3])
+def test_where_every_row_has_as_many_images_nothing_is_read_back(each):
+    rows = [[(1 + (row + n) % 3, n % 2 == 0) for n in range(each)] for row in range(3)]
+    mask, lengths, found = written(rows)
+    own, columns, row_of = locate(Elsewhere(mask), lengths, each)
+    here = locate(mask, lengths, each)
+    assert torch.equal(own, here[0]) and torch.equal(columns, here[1])
+    assert row_of == here[2] == [row for row, _ in found]
+    assert columns.tolist() == [place for _, places in found for place in places]
+
+
+def test_the_order_of_a_long_prompt_is_kept_elsewhere():
+    mask = torch.rand(2, 5000, generator=torch.Generator().manual_seed(0)) < 0.5
+    lengths = mask.sum(1).tolist()
+    own, columns, row_of = locate(Elsewhere(mask), lengths, 1)
+    assert torch.equal(torch.stack([own, columns], 1), mask.nonzero()) and row_of == [0, 1]
+
+
 @pytest.mark.parametrize("each", [None, 1, 2])
 def test_another_number_of_placeholders_is_named_whatever_is_known_of_the_rows(each):
     mask, _, _ = written([[(3, True)], [(3, True)]])
