@@ -163,19 +163,20 @@ def test_a_crop_before_the_image_leaves_the_prompt_in_front_of_it(layer):
     torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-5)
 
 
-def test_a_crop_by_a_positive_number_means_what_it_means_upstream():
+@pytest.mark.parametrize("number", [1, 4])
+def test_a_crop_by_a_positive_number_means_what_it_means_upstream(number):
     with create("random")(MODEL):
         cache = cache_of(MODEL(**one(), use_cache=True))
         plain = DynamicCache()
         plain.update(torch.zeros(1, 1, 6, 2), torch.zeros(1, 1, 6, 2), 0)
         try:
-            plain.crop(4)
+            plain.crop(number)
         except ValueError:
-            with pytest.raises(ValueError, match="negative integer, got 4"):
-                cache.crop(4)
+            with pytest.raises(ValueError, match=f"negative integer, got {number}"):
+                cache.crop(number)
         else:
-            cache.crop(4)
-            assert cache.get_seq_length() == plain.get_seq_length() == 4
+            cache.crop(number)
+            assert cache.get_seq_length() == plain.get_seq_length() == number
 
 
 def test_a_later_turn_appends_its_places_behind_those_of_earlier_ones():

@@ -47,15 +47,16 @@ def test_every_query_gives_one_in_all(at_once, mask, monkeypatch):
             torch.testing.assert_close(found[row, head], want)
 
 
-def test_no_more_weights_are_made_at_once_than_there_is_room_for(monkeypatch):
-    monkeypatch.setattr(module, "AT_ONCE", 2 * 3 * 5 * 3)
+@pytest.mark.parametrize("room, steps", [(90, [3, 3, 1]), (89, [2, 2, 2, 1]), (1, [1] * 7)])
+def test_no_more_weights_are_made_at_once_than_there_is_room_for(room, steps, monkeypatch):
+    monkeypatch.setattr(module, "AT_ONCE", room)
     made = []
     softmax = torch.Tensor.softmax
     monkeypatch.setattr(
         torch.Tensor, "softmax", lambda x, dim: made.append(tuple(x.shape)) or softmax(x, dim)
     )
     received(drawn(2, 3, 7, 4), drawn(2, 3, 5, 4), 1.0)
-    assert made == [(2, 3, 3, 5), (2, 3, 3, 5), (2, 3, 1, 5)]
+    assert made == [(2, 3, step, 5) for step in steps], "at least a query at a time"
 
 
 def test_half_precision_is_added_up_in_full():

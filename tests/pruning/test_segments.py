@@ -1,9 +1,11 @@
 """What a stretch of a pruned cache holds, sees and loses, against loops over its rows."""
 
+import dataclasses
 import weakref
 from types import SimpleNamespace
 
 import hypothesis.strategies as st
+import pytest
 import torch
 from hypothesis import given, settings
 
@@ -98,6 +100,13 @@ def test_a_layer_belongs_to_the_last_segment_that_begins_before_it():
     assert [(s.layer, s.seen) for s in later.segments] == [(2, 9), (3, 9), (4, 6)]
     assert later.owner is owner
     assert [s.layer for s in extend(None, [late, early], owner).segments] == [2, 4]
+
+
+def test_what_copies_of_a_cache_share_cannot_be_changed():
+    state = PrunedState((Segment(2, 5),), weakref.ref(Segment))
+    for owner, name in ((state, "segments"), (state.segments[0], "seen")):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(owner, name, None)
 
 
 def test_bytes_are_those_of_keys_and_values():

@@ -253,7 +253,7 @@ def test_without_layouts_a_patch_is_a_token_and_nothing_separates():
 
 
 @pytest.mark.parametrize("named, want", [
-    ([-1, -2, 1, 0], [4, 3, 1, 0]), ([2], [2]), (-2, [3]), (None, [4]),
+    ([-1, -2, 1, 0], [4, 3, 1, 0]), ([-2, 1], [3, 1]), ([2], [2]), (-2, [3]), (None, [4]),
 ])  # fmt: skip
 def test_the_layers_of_the_features_are_counted_from_either_end(named, want):
     blocks = [object()] * 4
