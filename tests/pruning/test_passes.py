@@ -43,6 +43,15 @@ def test_the_text_is_where_neither_image_nor_padding_nor_draft_is(rows):
         assert mine.tolist() == sorted(mine.tolist(), reverse=True)  # filled up behind
 
 
+def test_the_text_of_a_long_prompt_is_in_order():
+    """So long that an unstable sort would show."""
+    letters = torch.rand(2, 5000, generator=torch.Generator().manual_seed(0)) < 0.5
+    rows = ["".join("tI"[int(one)] for one in row) for row in letters]
+    places, real = pass_of(rows, [row.count("I") for row in rows], size=1).text()
+    for row, own, mine in zip(rows, places, real):
+        assert own[mine].tolist() == [i for i, c in enumerate(row) if c == "t"]
+
+
 def test_what_a_stage_left_is_counted_in_its_own_positions():
     pass_ = pass_of([".tIIIItt", "ttIIIItt"], size=4)
     assert pass_.now == 8 and pass_.stage is None and pass_.visible is pass_.valid
