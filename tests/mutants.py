@@ -114,6 +114,7 @@ TESTS = {
     "lib/pruning/support.py": ["tests/pruning/test_support.py"],
     "lib/pruning/engine/graphs.py": ["tests/pruning/test_graphs.py"],
     # whose mirror alone has to hold them: seconds a mutant, where the engine's tests take minutes
+    "lib/pruning/engine/attention.py": ["tests/pruning/test_attention.py"],
     "lib/pruning/engine/averages.py": ["tests/pruning/test_averages.py"],
     "lib/pruning/engine/cache.py": [
         "tests/pruning/test_segments.py",

@@ -123,55 +123,53 @@ class Noting(nn.Module):
         self.said = said
 
     def forward(self, hidden_states):
-        self.said.append("block")
+        self.said.append("projector")
         return hidden_states
 
 
-def ahead_of(block, said, record, blocks=3):
-    """A pruner that chooses as `block` begins, and the blocks of its tower."""
-    modules = [Noting(said) for _ in range(blocks)]
-    pruner = pruner_of(SimpleNamespace(blocks=modules), record)
-    tower.ahead(pruner, block, lambda given: said.append("chosen") or ("choice", given))
-    return pruner, modules
+def ahead_of(said, record, projector=True):
+    """A pruner that chooses once the projector is done."""
+    pruner = pruner_of(SimpleNamespace(blocks=[]), record)
+    pruner.family.projector = Noting(said) if projector else None
+    tower.ahead(pruner, lambda given: said.append("chosen") or ("choice", given))
+    return pruner
 
 
-@pytest.mark.parametrize("named", [False, True])
 @pytest.mark.parametrize("known", [False, True])
-def test_nothing_is_chosen_ahead_without_a_capture(named, known):
+def test_nothing_is_chosen_ahead_without_a_capture(known):
     said, record = [], VisionRecord() if known else None
-    _, (block, *_) = ahead_of(0, said, record)
     states = torch.zeros(1, 2, 3)
-    assert (block(hidden_states=states) if named else block(states)) is states
-    assert said == ["block"] and not (known and record.extra)
+    assert ahead_of(said, record).family.projector(states) is states
+    assert said == ["projector"] and not (known and record.extra)
+    ahead_of(said, record, projector=False)  # a family whose projector is no module of its own
 
 
-@pytest.mark.parametrize("named", [False, True])
 @pytest.mark.parametrize("device, capturing, known", [
     (True, True, True), (True, False, True), (False, True, True), (True, True, False),
 ])  # fmt: skip
-def test_in_a_capture_the_choice_is_made_on_a_stream_of_its_own_before_the_block(
-    named, device, capturing, known, monkeypatch
+def test_in_a_capture_the_choice_is_made_on_a_stream_of_its_own_behind_the_projector(
+    device, capturing, known, monkeypatch
 ):
-    main, used, said, record = Stream(), [], [], VisionRecord() if known else None
-    made = Stream()
+    main, made, used, said = Stream(), Stream(), [], []
+    record = VisionRecord() if known else None
     monkeypatch.setattr(torch.cuda, "Stream", lambda: made)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda: main)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: device)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: capturing)
     monkeypatch.setattr(torch.cuda, "stream", lambda one: used.append(one) or nullcontext())
-    pruner, blocks = ahead_of(1, said, record)
-    states = SimpleNamespace(is_cuda=device)
-    for block in blocks:
-        block(hidden_states=states) if named else block(states)
+    pruner = ahead_of(said, record)
+    projector = pruner.family.projector
+    projector(torch.zeros(1, 2, 3))
     if device and capturing and known:
-        assert said == ["block", "chosen", "block", "block"]
+        assert said == ["projector", "chosen"]
         assert record.extra["ahead"] == (made, ("choice", record))
         assert used == [made] and made.waited == (main,)
     else:
-        assert said == ["block"] * 3 and not used and not (known and record.extra)
+        assert said == ["projector"] and not used and not (known and record.extra)
     pruner.hooks.close()
     said.clear()
-    blocks[1](states)
-    assert said == ["block"]
+    projector(torch.zeros(1, 2, 3))
+    assert said == ["projector"]
 
 
 @pytest.mark.parametrize("more", [(), (5,), (2, 3)])
