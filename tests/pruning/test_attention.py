@@ -1,10 +1,12 @@
 """Rows of attention as methods see them, against the attention an eager model returns."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from lib.pruning import VisualPruner
-from lib.pruning.engine.attention import LayerAttention, Watch, ahead
+from lib.pruning.engine.attention import LayerAttention, Watch, ahead, from_projections
 from tests.tiny import IMAGE, TOKENS, batch, prompt, ragged, tiny_llava
 
 
@@ -203,3 +205,81 @@ def test_a_layer_without_projections_is_named(model):
                 pass
         finally:
             model.model.language_model.layers[1].self_attn = attention
+
+
+class Turning:
+    """A family whose rotary embedding scales what stands at a place, by one table each."""
+
+    @staticmethod
+    def rotate(module, queries, keys, cos, sin):
+        return queries * cos[:, None], keys * sin[:, None]
+
+
+class Scaled(torch.nn.Module):
+    """A norm by head that can be written out."""
+
+    def __init__(self, factors):
+        super().__init__()
+        self.factors = torch.tensor(factors)
+
+    def forward(self, states):
+        return states * self.factors  # of one head: the last dimension is its width
+
+
+def parts(normed, seed=5):
+    """A layer of four heads and two groups of width 2, with tables for three places."""
+    torch.manual_seed(seed)
+    module = torch.nn.Module()
+    module.head_dim, module.scaling = 2, 0.4
+    module.q_proj, module.k_proj = torch.nn.Linear(6, 8), torch.nn.Linear(6, 4)
+    if normed:
+        module.q_norm, module.k_norm = Scaled([2.0, -1.0]), Scaled([0.5, 3.0])
+    return module, torch.rand(1, 3, 2) + 0.5, torch.rand(1, 3, 2) + 0.5
+
+
+def by_hand(module, states, cos, sin, place, normed):
+    """The attention of the query at `place` over three keys, head by head."""
+    found = []
+    for head in range(4):
+        query = module.q_proj(states[0, place])[2 * head : 2 * head + 2]
+        group = slice(2 * (head // 2), 2 * (head // 2) + 2)
+        keys = [module.k_proj(states[0, n])[group] for n in range(place + 1)]
+        if normed:
+            query = query * torch.tensor([2.0, -1.0])
+            keys = [key * torch.tensor([0.5, 3.0]) for key in keys]
+        logits = [0.4 * ((query * cos[0, place]) @ (key * sin[0, n])) for n, key in enumerate(keys)]
+        shares = torch.stack(logits).softmax(0)
+        found.append(torch.cat([shares, torch.zeros(2 - place)]))
+    return torch.stack(found)
+
+
+@pytest.mark.parametrize("normed", [False, True])
+@torch.no_grad()
+def test_the_layer_ahead_norms_its_queries_and_keys_by_head(normed):
+    module, cos, sin = parts(normed)
+    states = torch.randn(1, 3, 6)
+    layer = SimpleNamespace(self_attn=module, input_layernorm=lambda given: 2 * given)
+    upcoming = SimpleNamespace(layer=layer, rotary=(cos, sin), keys=None, past_valid=None)
+    pass_ = SimpleNamespace(ahead=upcoming, entering=states, visible=None)
+    weights = ahead(pass_, Turning).weights(torch.tensor([[0, 2]]))
+    for at, place in enumerate((0, 2)):
+        want = by_hand(module, 2 * states, cos, sin, place, normed)
+        torch.testing.assert_close(weights[0, :, at], want)
+
+
+@torch.no_grad()
+def test_a_layer_without_a_cache_is_put_together_from_its_projections():
+    module, cos, sin = parts(False)
+    states = torch.randn(1, 3, 6)
+    made = module.q_proj(states), module.k_proj(states)
+    found = from_projections(Turning, module, *made, (cos, sin))
+    assert found.held == 0 and found.values is None and found.new_keys.shape == (1, 2, 3, 2)
+    for place in range(3):
+        want = by_hand(module, states, cos, sin, place, False)
+        torch.testing.assert_close(found.weights(torch.tensor([[place]]))[0, :, 0], want)
+    hidden = from_projections(
+        Turning, module, *made, (cos, sin), valid=torch.tensor([[False, True, True]])
+    )
+    seen = hidden.weights(torch.tensor([[2]]))[0, :, 0]
+    assert not seen[:, 0].any()
+    torch.testing.assert_close(seen.sum(-1), torch.ones(4))
