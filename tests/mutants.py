@@ -45,7 +45,7 @@ PATHS = (
 #: seconds for all runs without a mutant
 WHOLE = 3600
 CONTRACT = ["tests/pruning/test_contract.py", "tests/pruning/families/test_contract.py"]
-MORE = ["tests/pruning/methods/test_waiting.py", "tests/pruning/test_engine.py"]
+MORE = ["tests/pruning/methods/test_waiting.py", "tests/pruning/engine"]
 #: left out below: tests on compiled models
 QUICK = "not compiled"
 #: one method for each way through the engine: stages, the tower, attention, merging
@@ -57,11 +57,11 @@ ENGINE = [
         *(f"tests/pruning/test_{name}.py" for name in ("cache", "attention", "staged", "pruning")),
         "tests/pruning/methods",
     ],
-    ["tests/pruning/test_engine.py", "-k", f"{QUICK} and not {SLOW}"],
+    ["tests/pruning/engine", "-k", f"{QUICK} and not {SLOW}"],
     ["tests/pruning/families/test_towers.py", "tests/pruning/test_graphs.py"],
     ["tests/pruning/test_contract.py", "-k", SOME],
     ["tests/pruning/families/test_contract.py", "-k", f"not every_method or {SOME}"],
-    ["tests/pruning/test_engine.py", "-k", f"{SLOW} and {SOME}"],
+    ["tests/pruning/engine", "-k", f"{SLOW} and {SOME}"],
 ]
 #: of what several methods share: these methods, or tests of another name
 USERS = {

@@ -9,7 +9,7 @@ import torch
 from lib.pruning import create
 from tests.tiny import one, tiny_llava
 
-pytestmark = [pytest.mark.slow, pytest.mark.no_cover]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(autouse=True)

@@ -1,5 +1,7 @@
 """The contract on every family: every method once, two methods and fixed sets in full."""
 
+import functools
+
 import pytest
 import torch
 
@@ -39,6 +41,17 @@ def models():
     return model
 
 
+@pytest.fixture(scope="module")
+def unpruned(models):
+    """Logits of a family's prompts."""
+
+    @functools.cache
+    def logits(name, kind):
+        return models(name)(**family(name).inputs(kind)).logits
+
+    return logits
+
+
 def family(name):
     return (ALL | MORE)[name]
 
@@ -75,9 +88,10 @@ def test_every_registered_family_is_tested():
 
 @pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("method", available())
-def test_every_method_runs_or_is_refused_by_name(models, name, method):
+def test_every_method_runs_or_is_refused_by_name(models, unpruned, name, method):
     model, tiny = models(name), family(name)
-    inputs = tiny.inputs("one" if name == "llava" else "ragged")
+    kind = "one" if name == "llava" else "ragged"
+    inputs = tiny.inputs(kind)
     # what closes positions up is refused where that means nothing, but runs without
     options = {} if resolve(model).plain_positions else {"positions": "original"}
     refused = refusal(method, model)
@@ -85,14 +99,13 @@ def test_every_method_runs_or_is_refused_by_name(models, name, method):
         assert type(create(method)).__name__ in refused
     if refused is not None and (not options or refusal(method, model, **options) is not None):
         return
-    plain = model(**inputs).logits
     with create(method, keep=1.0, **options)(model):
-        assert torch.equal(model(**inputs).logits, plain)
+        assert torch.equal(model(**inputs).logits, unpruned(name, kind))
     with create(method, **options)(model) as pruner:
         got = model(**inputs).logits
         masks = pruner.kept_masks
         lengths = [len(mask) for mask in masks]
-        assert lengths == tiny.lengths("one" if name == "llava" else "ragged")
+        assert lengths == tiny.lengths(kind)
         out = model.generate(**inputs, **GREEDY)
         assert len(out) == len(inputs["input_ids"])
         if pruner.exact and len(pruner.stages()) == 1:
