@@ -17,7 +17,9 @@ override PROFILE := $(PROFILE)@$(subst /,--,$(MODEL))
 endif
 LIB := $(BIN)/python -m lib
 # one thread a worker: many tiny decompositions fighting over cores take ten times longer
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+SHARED := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+# but for notebooks their plugin would be imported for seconds
+PYTEST := $(SHARED) -p no:nbval
 
 # No progress bar or notebook needs the hub unless a profile says so, and telemetry is never sent.
 export HF_HUB_DISABLE_TELEMETRY := 1
@@ -43,7 +45,7 @@ $(READY): requirements.lock pyproject.toml
 # ---- checks ------------------------------------------------------------------------------------
 
 # tests of the library storey; those of the study are in tests/study, and the kernels have a target
-LIBRARY := $(filter-out tests/study/ tests/kernels/ tests/__pycache__/ tests/test_readme.py tests/test_kernels%,$(wildcard tests/test_*.py tests/*/))
+LIBRARY := $(filter-out tests/study/ tests/kernels/ tests/__pycache__/ tests/test_readme.py,$(wildcard tests/test_*.py tests/*/))
 
 .PHONY: check
 check: lint types unit ## Style, types and the library's own tests, in a minute
@@ -70,7 +72,7 @@ lint: $(READY) ## Check style (ruff)
 types: $(READY) ## Check the types of the library (pyrefly)
 	$(BIN)/pyrefly check --python-interpreter-path $(BIN)/python --summary=none
 
-KERNEL_TESTS := $(wildcard tests/test_kernels_without_gpu.py tests/kernels)
+KERNEL_TESTS := tests/kernels
 
 .PHONY: tests
 tests: $(READY) ## Run every test but the kernels', with coverage of lib
@@ -86,8 +88,8 @@ $(TRITON): $(READY)
 .PHONY: nbval
 nbval: $(READY) ## Execute every notebook and compare with its committed outputs, strictly
 	@$(LIB) report reference build/nbval >/dev/null
-	ENTROPY_PRUNE_ROOT="$(CURDIR)/build/nbval" ENTROPY_PRUNE_PLACE=reference $(PYTEST) \
-	  --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 300 $(or $(NOTEBOOKS),$(error no notebooks to check))
+	ENTROPY_PRUNE_ROOT="$(CURDIR)/build/nbval" ENTROPY_PRUNE_PLACE=reference $(SHARED) \
+	  --nbval -p tests.nbval_forked --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 300 $(or $(NOTEBOOKS),$(error no notebooks to check))
 
 # The newest supported release of transformers is the one in .venv, where `tests` runs the contract;
 # the oldest gets an environment of its own that sees everything else, torch above all, in .venv.
@@ -99,7 +101,7 @@ contract: oldest ## The contract tests on the oldest and newest transformers
 	$(PYTEST) -q $(CONTRACT_TESTS)
 
 oldest: build/contract/$(OLDEST)/.ready
-	OMP_NUM_THREADS=1 $(<D)/bin/python -m pytest -n $(JOBS) -q -p no:cacheprovider $(CONTRACT_TESTS)
+	OMP_NUM_THREADS=1 $(<D)/bin/python -m pytest -n $(JOBS) -q -p no:cacheprovider -p no:nbval $(CONTRACT_TESTS)
 
 build/contract/%/.ready: $(READY)
 	@rm -rf $(@D) && $(BIN)/python -m venv $(@D)
@@ -134,17 +136,20 @@ lmms-eval-proof: lmms-eval ## Run the real lmms-eval, offline, and compare with 
 # The products under Triton's interpreter round as OpenBLAS does for this processor: as for others,
 # too; what the kernels compile to is the same. Each is one process, so they run side by side.
 CORES := Haswell Nehalem
+INTERPRETED := tests/kernels/interpreted
 
 .PHONY: kernels
-kernels: $(READY) $(TRITON) ## The kernel tests with the roundings of two other processors
-	@mkdir -p build/logs; declare -A running; failed=; only=(); \
+kernels: $(READY) $(TRITON) ## The kernel tests: compiled, and interpreted with the roundings of two other processors
+	@mkdir -p build/logs; declare -A running; failed=; \
+	start() { OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -p no:cacheprovider -p no:nbval "$${@:2}" \
+	  > build/logs/kernels-$$1.log 2>&1 & running[$$1]=$$!; }; \
 	for core in $(CORES); do \
-	  OPENBLAS_CORETYPE=$$core OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -p no:cacheprovider $(KERNEL_TESTS) "$${only[@]}" \
-	    > build/logs/kernels-$$core.log 2>&1 & running[$$core]=$$!; only=(-k "not compile"); done; \
-	for core in $(CORES); do \
-	  if wait $${running[$$core]}; then echo "OPENBLAS_CORETYPE=$$core: $$(tail -1 build/logs/kernels-$$core.log)"; \
-	  else failed="$$failed $$core"; cat build/logs/kernels-$$core.log; fi; done; \
-	if [ -n "$$failed" ]; then echo "FAILED as$$failed" >&2; exit 1; fi
+	  TRITON_INTERPRET=1 CUDA_VISIBLE_DEVICES= OPENBLAS_CORETYPE=$$core start $$core $(INTERPRETED); done; \
+	start compiled $(KERNEL_TESTS) --ignore=$(INTERPRETED) --ignore=tests/kernels/test_interpreted.py; \
+	for name in compiled $(CORES); do \
+	  if wait $${running[$$name]}; then echo "$$name: $$(tail -1 build/logs/kernels-$$name.log)"; \
+	  else failed="$$failed $$name"; cat build/logs/kernels-$$name.log; fi; done; \
+	if [ -n "$$failed" ]; then echo "FAILED:$$failed" >&2; exit 1; fi
 
 .PHONY: mutants
 mutants: $(READY) ## Change the library line by line and list what no test notices (hours)

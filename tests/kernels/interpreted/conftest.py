@@ -1,0 +1,49 @@
+"""Kernels that the interpreter runs, on the processor."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from lib.kernels import backend_for, dispatch
+from tests.kernels.interpreted.kit import INSIDE
+
+
+@pytest.fixture(autouse=True, scope="module")
+def patched_once():
+    """Triton patches its language for the interpreter at every launch, and in it at every call of a
+    helper, which is half of all time: here once."""
+    if not INSIDE:
+        yield
+        return
+    import triton.language as tl
+    from triton.runtime import interpreter
+
+    from lib.kernels import common
+
+    # our kernels name `triton.language`, Triton's own `triton.language.core`
+    scopes = [interpreter._patch_lang(helper.fn) for helper in (common._tile, tl.sum)]
+    # no sum of integers here is near the end of its range
+    options = dataclasses.replace(interpreter.interpreter_builder.options, sanitize_overflow=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(interpreter, "_patch_lang", lambda _: interpreter._LangPatchScope())
+        patch.setattr(interpreter.interpreter_builder, "options", options)
+        yield
+    for scope in reversed(scopes):
+        scope.restore()
+
+
+@pytest.fixture(autouse=True)
+def on_the_processor(monkeypatch):
+    if not INSIDE:
+        return
+    import triton.language as tl
+
+    from lib.kernels import common, operations
+
+    monkeypatch.setattr(dispatch, "_devices", ("cuda", "cpu"))
+    # the interpreter multiplies no bfloat16; what stands in for it holds more digits, not fewer
+    monkeypatch.setattr(common, "_PART", tl.constexpr(tl.float32))
+    assert backend_for(torch.zeros(1, 16, 8)).kernels is operations

@@ -1,0 +1,134 @@
+"""What is chosen: by Algorithm 1, token by token, greedily; by the interpreter."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+
+import pytest
+import torch
+
+from lib.entropy import gram
+from lib.selection import (
+    STRATEGIES,
+    Worth,
+    conditional_dpp,
+    facility_location,
+    farthest_points,
+    hierarchical,
+    token_level,
+    weighted,
+)
+from tests.kernels.interpreted.kit import interpreted, make, plainly
+
+pytestmark = interpreted
+
+
+@pytest.mark.parametrize("budget", ["adaptive", 20])
+@pytest.mark.parametrize("weighting", ["unit", "mass", "token-sum"])
+@pytest.mark.parametrize("cluster_on", ["raw", "unit"])
+def test_algorithm_1(budget, weighting, cluster_on):
+    # of 40 tokens a draw nearly hits a boundary, and on some processors another centre
+    lengths = torch.linspace(1, 3, 44)[:, None]
+    layers = [lengths * make("themes", 44, width=32), make("themes", 44, width=32) / lengths]
+    options = {"layers": layers, "budget": budget, "weighting": weighting}
+    ours = hierarchical(None, 20, 10, 2, **options, cluster_on=cluster_on)
+    plain = plainly(lambda: hierarchical(None, 20, 10, 2, **options, cluster_on=cluster_on))
+    assert torch.equal(ours.mask, plain.mask)
+    assert torch.equal(ours.core, plain.core)
+    torch.testing.assert_close(ours.cluster_scores, plain.cluster_scores, rtol=1e-3, atol=1e-5)
+
+
+def test_gram_matrices_of_any_scale():
+    # what a caller gives as a Gram matrix may exceed the range of float16
+    matrix = 1e6 * gram(make("themes", 40))
+    ours = hierarchical(matrix, 12, 6, 2, gram=True)
+    plain = plainly(lambda: hierarchical(matrix, 12, 6, 2, gram=True))
+    assert torch.equal(ours.mask, plain.mask)
+    torch.testing.assert_close(ours.cluster_scores, plain.cluster_scores, rtol=1e-3, atol=1e-5)
+
+
+def test_token_level():
+    layers = [make("themes", 40, width=width) for width in (32, 32)]
+    ours = token_level(None, 20, layers=layers)
+    assert torch.equal(ours, plainly(lambda: token_level(None, 20, layers=layers)))
+
+
+@pytest.mark.parametrize("strategy", ["adaptive", "greedy", "dpp"])
+@pytest.mark.parametrize("kind, size, k", [("gaussian", 18, 18), ("themes", 24, 12)])
+def test_greedy_selection(strategy, kind, size, k):
+    tokens = make(kind, size)
+    ours = STRATEGIES[strategy](tokens, k)
+    assert torch.equal(ours, plainly(lambda: STRATEGIES[strategy](tokens, k)))
+    assert bool((ours.sum(-1) == k).all())
+
+
+@pytest.mark.parametrize("kind, size, k", [("gaussian", 18, 18), ("themes", 24, 12)])
+@pytest.mark.parametrize("items", [1, 2])
+def test_rules_of_one_row_a_pick(kind, size, k, items):
+    tokens = make(kind, size, items=items)
+    quality = torch.rand(items, size, generator=torch.Generator().manual_seed(1))
+    quality[:, 3] = 0  # nothing of it can be added
+    for rule in (
+        lambda: farthest_points(tokens, k),
+        lambda: conditional_dpp(tokens, quality, k),
+        lambda: facility_location(gram(tokens).softmax(-1), k),
+        lambda: facility_location(gram(tokens)[:, :10], k, weights=quality),
+        lambda: facility_location(gram(tokens).repeat(1, 3, 1), k),
+    ):
+        assert torch.equal(rule(), plainly(rule))
+
+
+@pytest.mark.parametrize("first", [0, 4])
+@pytest.mark.parametrize(
+    "worth",
+    [
+        Worth(),
+        Worth(cover=0.5, entropy=1.0),
+        Worth(cover=0.0, entropy=1.0, relevance=0.3),
+        Worth(cover=1.0, relevance=0.2),
+        Worth(volume=0.5),
+    ],
+)
+def test_weighted_choices(worth, first):
+    tokens = make("themes", 24, items=2)
+    weights = torch.rand(2, 24, generator=torch.Generator().manual_seed(1))
+
+    def order():
+        return weighted(tokens, 8, weights, worth=worth, first=first, priority=weights.flip(1))
+
+    assert torch.equal(order(), plainly(order))
+
+
+def test_a_wide_table_is_read_in_parts(monkeypatch):
+    greedy = importlib.import_module("lib.kernels.greedy")
+    tokens = make("themes", 24, items=2)
+    whole = facility_location(gram(tokens), 8)
+    monkeypatch.setattr(greedy, "_HELD", 64)
+    assert torch.equal(facility_location(gram(tokens), 8), whole)
+
+
+def test_empty_clusters_are_never_core():
+    tokens = torch.eye(3).repeat(8, 1)
+    ours = hierarchical(tokens, 6, 5, 2, cluster_on="unit")
+    plain = plainly(lambda: hierarchical(tokens, 6, 5, 2, cluster_on="unit"))
+    assert ours.core.sum() == 3 and torch.equal(ours.core, plain.core)
+    assert torch.equal(ours.mask, plain.mask)
+
+
+@pytest.mark.parametrize("strategy", ["adaptive", "greedy", "dpp"])
+def test_a_copy_is_another_token(strategy):
+    # After six distinct tokens every gain ties with that of a token already taken.
+    tokens = torch.eye(6).repeat(3, 1)
+    mask = STRATEGIES[strategy](tokens, 14)
+    assert mask.sum() == 14
+    assert STRATEGIES[strategy](tokens, 6).nonzero().flatten().tolist() == list(range(6))
+
+
+def test_layers_of_several_widths_are_clustered_plainly_beside_the_kernels():
+    layers = [make("themes", 40, width=w) * torch.linspace(1, 3, 40)[:, None] for w in (32, 48)]
+    options = {"layers": layers, "cluster_on": "raw", "budget": 15}
+    ours = hierarchical(None, 12, 6, 2, **options)
+    plain = plainly(lambda: hierarchical(None, 12, 6, 2, **options))
+    assert torch.equal(ours.labels, plain.labels) and torch.equal(ours.mask, plain.mask)
+    torch.testing.assert_close(ours.cluster_scores, plain.cluster_scores, rtol=1e-3, atol=1e-5)
