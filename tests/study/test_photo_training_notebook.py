@@ -7,10 +7,12 @@ import pytest
 import yaml
 from PIL import Image
 
+from lib.study import paths
 from lib.study.data.scenes import captions, sample_scene
 from lib.study.data.scenes import draw as draw_scene
 from lib.study.models import photos
 from lib.study.paths import ROOT
+from lib.study.reports.kernel import KERNEL, ForkedKernel
 
 from . import tiny_gguf
 
@@ -21,7 +23,7 @@ pytest.importorskip("peft")
 @pytest.fixture
 def home(tmp_path, monkeypatch):
     """A folder with generated pictures in Flickr8k's layout and a tiny language model."""
-    monkeypatch.setenv("ENTROPY_PRUNE_ROOT", str(tmp_path))  # its output must not land in data/
+    monkeypatch.setattr(paths, "ROOT", tmp_path)  # its output must not land in data/
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "build/train_photos_smoke"
@@ -56,7 +58,8 @@ def test_the_training_notebook_runs(home):
         parameters=parameters,
         cwd=ROOT,
         progress_bar=False,
-        kernel_name="python3",
+        kernel_name=KERNEL,
+        kernel_manager_class=ForkedKernel,
     )
     out = home / parameters["output"]
     rows = [json.loads(line) for line in (out / "training_log.jsonl").read_text().splitlines()]

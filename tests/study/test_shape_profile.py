@@ -24,6 +24,7 @@ from lib.study.paths import ROOT
 from lib.study.profiles import Profile, load_profile
 from lib.study.records import read_records
 from lib.study.reports import notebooks, report
+from lib.study.reports.kernel import ForkedKernel
 from lib.study.reports.tables import comparisons, cost, divergence, format, paper, quality
 from lib.study.stored import load_study, mark
 
@@ -150,6 +151,12 @@ def test_scoring_elsewhere_needs_no_model(root, monkeypatch):
         study.run(load_profile("shape"), stages=("score",))
 
 
+@pytest.fixture
+def forked(monkeypatch):
+    """A single kernel forked, too, as they are where several notebooks run."""
+    monkeypatch.setattr(notebooks, "OwnKernel", ForkedKernel)
+
+
 def name_notebook(root, number):
     """Let the profile run one notebook."""
     profile = root / "notebooks" / "profiles" / "shape.yaml"
@@ -157,7 +164,7 @@ def name_notebook(root, number):
     profile.write_text(yaml.safe_dump(document))
 
 
-def test_one_command_does_it_all_and_the_page_says_so_first(root, capsys):
+def test_one_command_does_it_all_and_the_page_says_so_first(root, forked, capsys):
     name_notebook(root, "06")
     assert cli.main(REPRODUCE) == 0
     said = capsys.readouterr().out
@@ -169,7 +176,7 @@ def test_one_command_does_it_all_and_the_page_says_so_first(root, capsys):
         assert '<p class="banner">Random weights, a CPU: ' in page, name
 
 
-def test_one_command_names_every_failure(root, capsys):
+def test_one_command_names_every_failure(root, forked, capsys):
     source = root / "notebooks" / "09_wrong.ipynb"
     document = json.loads((root / "notebooks" / "06_table1.ipynb").read_text())
     (cell,) = [c for c in document["cells"] if "parameters" in c["metadata"].get("tags", ())]

@@ -19,7 +19,7 @@ def test_the_training_notebook_runs(tmp_path, monkeypatch):
 
     notebooks.execute(
         ROOT / "notebooks/90_train_embedded_model.ipynb", tmp_path / "90.ipynb", parameters,
-        log=tmp_path / "log" / "90.log", progress=False,
+        log=tmp_path / "log" / "90.log", progress=False, forked=True,
     )  # fmt: skip
     folder = tmp_path / parameters["output"]
     metrics = json.loads((folder / "metrics.json").read_text())

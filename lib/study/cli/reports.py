@@ -67,9 +67,9 @@ def refresh(profile: Profile = "embedded", jobs: Jobs = 2, quiet: Quiet = False)
 
 def reference(folder: Path) -> None:
     """Lay out a root for nbval, in which nothing that is drawn touches the checkout."""
-    from ..reports import report
+    from ..reports import roots
 
-    print(report.reference_root(folder.resolve()))
+    print(roots.reference_root(folder.resolve()))
 
 
 def docs() -> None:

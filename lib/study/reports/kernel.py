@@ -15,13 +15,20 @@ from pathlib import Path
 from typing import Any
 
 from jupyter_client.kernelspec import KernelSpec
-from jupyter_client.manager import AsyncKernelManager
+from jupyter_client.manager import AsyncKernelManager, KernelManager
 from jupyter_client.provisioning import LocalProvisioner
 
 from .. import forking, paths
 from ..cores import THREADS, threads_each
 
-__all__ = ["KERNEL", "ForkedKernel", "OwnKernel", "kernel_spec", "sharing_cores"]
+__all__ = [
+    "KERNEL",
+    "BlockingForkedKernel",
+    "ForkedKernel",
+    "OwnKernel",
+    "kernel_spec",
+    "sharing_cores",
+]
 
 #: the name that notebooks carry; any Jupyter finds a kernel for it
 KERNEL = "python3"
@@ -44,16 +51,14 @@ def kernel_spec() -> KernelSpec:
     )
 
 
-class OwnKernel(AsyncKernelManager):
-    """Starts `kernel_spec`, whatever kernel it is asked for."""
-
+class _Own(KernelManager):
     @property
     def kernel_spec(self) -> KernelSpec:
         return kernel_spec()
 
 
-class ForkedKernel(OwnKernel):
-    """The same kernel, forked where that is possible: worth it from the second one on."""
+class BlockingForkedKernel(_Own):
+    """`ForkedKernel` for whoever waits for each answer, as nbval does."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -61,6 +66,14 @@ class ForkedKernel(OwnKernel):
         self.provisioner = _Forking(
             kernel_id=self.kernel_id, kernel_spec=self.kernel_spec, parent=self
         )
+
+
+class OwnKernel(_Own, AsyncKernelManager):
+    """Starts `kernel_spec`, whatever kernel it is asked for."""
+
+
+class ForkedKernel(BlockingForkedKernel, AsyncKernelManager):
+    """The same kernel, forked where that is possible: worth it from the second one on."""
 
 
 class _Forking(LocalProvisioner):

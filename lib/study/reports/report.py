@@ -8,7 +8,6 @@ committed executed, in `notebooks/`; those executed for another profile, or by a
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -34,7 +33,6 @@ __all__ = [
     "html",
     "index",
     "page",
-    "reference_root",
     "refresh",
     "run",
     "run_all",
@@ -187,18 +185,3 @@ def refresh(profile: str, *, jobs: int = 2, progress: bool = True) -> list[Path]
         if profile == OWN:
             update(chosen(profile), jobs=jobs, progress=progress)
         return html(profile)
-
-
-# ---------------------------------------------------------------------------- checking
-
-
-def reference_root(folder: Path) -> Path:
-    """A root (`ENTROPY_PRUNE_ROOT`) in which the committed notebooks must give their outputs.
-
-    It links data and notebooks of the checkout; what the notebooks draw there touches nothing else.
-    """
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    for name in ("data", "notebooks"):
-        (folder / name).symlink_to(paths.ROOT / name)
-    return folder

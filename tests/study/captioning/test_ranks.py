@@ -1,11 +1,13 @@
-"""Several processes share the work and write the same records."""
+"""Several processes share the work and write the same records.
+
+`tests/study/cost/test_scaling.py` has accelerate launch them.
+"""
 
 import json
 import multiprocessing
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
 import warnings
@@ -17,7 +19,6 @@ from PIL import Image
 
 from lib.study import cli, models
 from lib.study.captioning import caption
-from lib.study.paths import ROOT
 from lib.study.records import canonical, read_records
 from tests.study.captioning.kit import QUICK
 
@@ -50,9 +51,6 @@ def merged(results):
         names = sorted(p.name for p in (results / slug).iterdir())
         assert names == ["manifest.json", "records.jsonl"]
     return {s: canonical(read_records(results / s)) for s in ("unpruned", "random-0.5")}
-
-
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
 
 
 @pytest.fixture(scope="module")
@@ -94,24 +92,6 @@ def test_ranks_share_the_work_and_merge_the_same_records(kit, pictures, tmp_path
         assert [e["image_id"] for e in parts[0]] == [
             e.image_id for n, e in enumerate(pictures) if n // 3 % world_size == 0
         ]
-
-
-def test_accelerate_launches_ranks_that_write_the_same_records(on_disk, by_one_process, tmp_path):
-    # --multi_gpu is accelerate's name for torchrun; the program itself stays on the CPU
-    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2",
-              "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
-              "--main_process_port", "0"]  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, *launch, *command(on_disk, tmp_path)],
-        env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True, timeout=240,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert merged(tmp_path) == by_one_process
-    run = json.loads((tmp_path / "unpruned" / "manifest.json").read_text())["runs"][0]
-    assert run["processes"] == 2
-    assert {"rank 0", "rank 1"} == run["throughput"].keys()
-    # 48 images, 2 methods
-    assert sum(pace["captions"] for pace in run["throughput"].values()) == 96
 
 
 def run_rank(arguments, rank, world_size, port, report):

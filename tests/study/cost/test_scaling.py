@@ -1,6 +1,10 @@
 """The scaling measurement launches real processes and compares what they wrote."""
 
+import contextlib
+import io
 import json
+import subprocess
+from types import SimpleNamespace
 
 import pytest
 
@@ -24,7 +28,23 @@ def root(monkeypatch, tmp_path):
     return tmp_path
 
 
-def test_two_processes_write_what_one_writes(root, capsys):
+@pytest.fixture
+def one_here(monkeypatch):
+    """One process alone is this one, which has everything imported; several are launched."""
+
+    def run(command, **options):
+        if "accelerate.commands.launch" in command:
+            return subprocess.run(command, **options)
+        assert command[1:3] == ["-m", "lib"]
+        assert options["env"]["ENTROPY_PRUNE_ROOT"] == str(paths.ROOT)
+        with contextlib.redirect_stderr(io.StringIO()) as said:
+            code = cli.main(command[3:])
+        return SimpleNamespace(returncode=code, stdout="", stderr=said.getvalue())
+
+    monkeypatch.setattr(scaling, "subprocess", SimpleNamespace(run=run))
+
+
+def test_two_processes_write_what_one_writes(root, one_here, capsys):
     assert cli.main([*SMALL, "--processes", "1,2"]) == 0
     document = json.loads((root / STORED).read_text())
     one, two = document["rows"]
@@ -38,6 +58,10 @@ def test_two_processes_write_what_one_writes(root, capsys):
     assert one["different_records"] == two["different_records"] == 0
     assert two["middle_images_per_second"] > 0
     assert two["seconds"] == max(r["seconds"] for r in two["ranks"])
+    (merged,) = (root / "build" / "scaling" / "2-2").iterdir()
+    assert sorted(path.name for path in merged.iterdir()) == ["manifest.json", "records.jsonl"]
+    (written,) = json.loads((merged / "manifest.json").read_text())["runs"]
+    assert written["processes"] == 2 and written["throughput"].keys() == {"rank 0", "rank 1"}
     assert capsys.readouterr().out.count("the same captions") == 2
 
 
@@ -62,7 +86,7 @@ def test_other_records_are_counted(root, monkeypatch, capsys):
     assert "1 OTHER captions" in out
 
 
-def test_a_run_that_fails_says_why(root, capsys):
+def test_a_run_that_fails_says_why(root, one_here, capsys):
     assert cli.main([*SMALL, "--model", str(root / "nowhere"), "--processes", "1"]) == 1
     error = capsys.readouterr().err
     assert "1 processes failed" in error and "nowhere" in error

@@ -101,12 +101,3 @@ def test_the_index_shows_table_figures_differences_and_timings(written):
     assert str(paths.ROOT) not in page and "base64" not in page
     for link in re.findall(r'(?:src|href)="([^"#:]+)"', page):
         assert (written[-1].parent / link).is_file(), link
-
-
-def test_the_reference_is_laid_out_for_nbval(tmp_path):
-    made = report.reference_root(tmp_path / "nbval")
-    assert (made / "notebooks" / "profiles" / "embedded.yaml").is_file()
-    assert (made / "data" / "results" / "embedded" / "scores.json").is_file()
-    assert not (made / "figures").exists()
-    report.reference_root(made)
-    assert (paths.ROOT / "data" / "results").is_dir(), "links are removed, not what they lead to"
