@@ -143,7 +143,7 @@ def growth(tokens: pd.DataFrame, batches: pd.DataFrame, *, limit: float = 5) -> 
     """
     if tokens.empty:
         return None
-    fig, axes = subplots(2, 2, figsize=(WIDTH, 5.0), sharex="col", sharey="row")
+    fig, axes = subplots(2, 2, figsize=(WIDTH, 5.3), sharex="col", sharey="row")
     dashes = dict(zip(sorted(tokens["batch"].unique()), ((), (4, 2), (1, 1))))
     _growing(axes[:, 0], tokens, "tokens", "visual tokens of an image", dashes)
     _growing(
@@ -166,7 +166,7 @@ def growth(tokens: pd.DataFrame, batches: pd.DataFrame, *, limit: float = 5) -> 
         for batch, style in dashes.items()
     ]
     handles.append(Line2D([], [], color=GREY, linewidth=0.9, label=f"{limit:g} %"))
-    fig.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+    fig.legend(handles=handles, loc="outside lower center", ncols=4)
     return fig
 
 
