@@ -20,13 +20,16 @@ from .files import write_atomically, write_json
 from .profiles import OWN, load_profile
 from .records import MANIFEST, PUBLISHED, canonical, packed_records, read_records
 
-__all__ = ["MEASURED", "lean_manifest", "lean_records", "publish_run"]
+__all__ = ["MEASURED", "lean_manifest", "lean_numbers", "lean_records", "publish_run"]
 
 #: significant digits that published records keep of one image's divergences and likelihoods
 DIGITS = {"kl": 3, "nll": 4}
 
-#: measured by `lib bench`, `lib benchmark` and `lib scaling`
-MEASURED = ("bench.json", "benchmark.json", "scaling.json")
+#: those of every number of a summary, far more than is shown of any
+SUMMARY_DIGITS = 10
+
+#: measured by `lib bench`, `lib benchmark`, `lib choices` and `lib scaling`
+MEASURED = ("bench.json", "benchmark.json", "choices.json", "scaling.json")
 SUMMARIES = ("study.json", "scores.json", "efficiency.json")
 #: what not every profile has: random weights have no divergence, other models no population
 SOME = ("divergence.json", "population.json", "catalogue.json")
@@ -65,6 +68,21 @@ def lean_manifest(document: dict[str, Any]) -> dict[str, Any]:
     return {"parameters": document["parameters"], "runs": last}
 
 
+def lean_numbers(document: Any) -> Any:
+    """A JSON document with as many digits as are published.
+
+    >>> lean_numbers({"mean": [1 / 3, 2]})
+    {'mean': [0.3333333333, 2]}
+    """
+    if isinstance(document, float):
+        return float(f"{document:.{SUMMARY_DIGITS}g}")
+    if isinstance(document, dict):
+        return {name: lean_numbers(value) for name, value in document.items()}
+    if isinstance(document, list):
+        return [lean_numbers(value) for value in document]
+    return document
+
+
 def _check_finished(profile: str, run: paths.Place) -> None:
     load_profile(profile)  # an unknown one is refused
     wanted = [run.results / name for name in SUMMARIES] + [run.reports / "index.html"]
@@ -94,7 +112,8 @@ def _publish_results(run: Path, reference: Path, *, arrays: bool) -> None:
         (reference / name).unlink(missing_ok=True)
     for name in (*SUMMARIES, *SOME, *MEASURED):
         if (run / name).is_file():
-            write_atomically(reference / name, (run / name).read_bytes())
+            document = json.loads((run / name).read_text(encoding="utf-8"))
+            write_json(reference / name, lean_numbers(document))
     if arrays and (run / "figures").is_dir():
         shutil.copytree(run / "figures", reference / "figures")
 
