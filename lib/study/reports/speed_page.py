@@ -11,21 +11,11 @@ from typing import Any
 
 from .. import paths
 from .card import table
+from .tables.benchmark import LABELS
 
 __all__ = ["PAGE", "blocks"]
 
 PAGE = paths.PACKAGE.parent / "docs" / "speed.md"
-#: rows of the benchmark and what the page calls them
-ROWS = {
-    "unpruned": "Unpruned",
-    "random": "RandomPrune",
-    "tome": "ToMe",
-    "fastv": "FastV (layer 2)",
-    "entropy": "Entropy-Prune",
-    "entropy-layer2": "Entropy-Prune at layer 2",
-    "entropy-token": "Entropy-Prune, token level",
-    "adaptive": "Entropy + coverage (ours)",
-}
 IN_TURN = {
     "random": "RandomPrune",
     "entropy": "Entropy-Prune",
@@ -67,7 +57,7 @@ def _speed(found: Row) -> str:
     head = ["50 % of the tokens", "scorer", "first token, batch 1", "batch 8", "batch 32"]
     head += ["a token", "64 tokens: `generate`", "fast path", "cache (MB)"]
     lines = []
-    for name, label in ROWS.items():
+    for name, label in LABELS.items():
         first = rows[name, 1]
         scorer = "–" if name == "unpruned" else _ms(first, "scorer", 2)
         lines.append([
