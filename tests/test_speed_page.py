@@ -4,6 +4,7 @@ import json
 import re
 
 from lib.study.paths import ROOT
+from lib.study.reports.tables import catalogue
 
 PAGE = (ROOT / "docs" / "speed.md").read_text()
 RESULTS = ROOT / "data" / "results" / "shape"
@@ -89,3 +90,16 @@ def test_the_table_of_qwens_shapes_is_the_stored_one():
         assert found[3:] == [
             ms(row, "static_prefill"), ms(row, "scorer", 2), f"{row['peak_bytes'] / 1e9:.1f}",
         ]  # fmt: skip
+
+
+def test_the_catalogue_tells_what_its_runs_take_on_the_shape():
+    record = json.loads((RESULTS / "benchmark.json").read_text())
+    ratios = {row["method"]: row for row in record["first_token"] if row.get("catalogue")}
+    shown = catalogue.times("photos")["7B on a GPU, % of unpruned"]
+    assert shown["VisionZip"].startswith(
+        f"{100 * ratios['visionzip-a22']['ratio']['median']:.1f} ["
+    )
+    assert (shown != "–").all()
+    plainly = [row["method"] for row in ratios.values() if not row["replayed"]]
+    assert plainly == [f"head-entropy-a{share}" for share in (33, 22, 11)]
+    assert shown.index[shown.str.endswith("(plainly)")].tolist() == ["HeadEntropy"]

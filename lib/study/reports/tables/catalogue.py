@@ -12,6 +12,7 @@ import pandas as pd
 
 from ...labels import DIVERGENCE
 from ...stored import believed, load_catalogue, mark
+from . import benchmark
 from .cost import machine_name
 from .format import DASH, interval, nats
 
@@ -124,18 +125,31 @@ def table(profile: str, average: str) -> pd.DataFrame:
 def times(profile: str) -> pd.DataFrame:
     """What was timed, at the middle average, the earliest first token first; coverage beside it.
 
-    A column without any value is left out.
+    Beside the profile's own times the first token on LLaVA-1.5-7B's shape, over the unpruned
+    model's, in turn with it on a GPU. A column without any value is left out.
     """
-    rows = []
-    for row in stored(profile).get("methods", {}).values():
+    rows, large = [], _on_the_shape()
+    for slug, row in stored(profile).get("methods", {}).items():
         if "prefill" not in row:
             continue
         cells = _budget(row) | {"divergence": nats(row["values"][DIVERGENCE])}
         cells["coverage"] = f"{row['coverage']:.3f}" if "coverage" in row else DASH
         for heading, part in (("choosing, ms", "scorer"), ("first token, ms", "prefill")):
             cells[heading] = f"{1e3 * row[part]['median']:.2f}"
+        cells["7B on a GPU, % of unpruned"] = large.get(slug, DASH)
         rows.append((row["prefill"]["median"], cells))
     return _sorted(rows)
+
+
+def _on_the_shape() -> dict[str, str]:
+    """`{run: ratio of first tokens}` with its interval; what no graph replays is marked."""
+    found = benchmark.read("shape").get("first_token", ())
+    return {
+        row["method"]: interval(row["ratio"]["median"], (row["ratio"]["low"], row["ratio"]["high"]))
+        + ("" if row["replayed"] else " (plainly)")
+        for row in found
+        if row.get("catalogue")
+    }
 
 
 def _budget(row: Mapping[str, Any]) -> dict[str, str]:
