@@ -11,7 +11,7 @@ from lib.study.labels import DIVERGENCE
 from lib.study.machines import OTHER_MACHINE
 from lib.study.paths import ROOT
 from lib.study.reports import card, docs
-from lib.study.stored import corrected
+from lib.study.stored import corrected, load_divergence
 from lib.study.trials import load_trial, two_levels
 
 CARD = card.PAGE.read_text(encoding="utf-8")
@@ -155,3 +155,13 @@ def test_the_readme_quotes_the_captions_of_the_catalogue():
     others, higher = counted("fastv")
     assert f"at 11 % on average {higher} of the catalogue's other {others} runs" in said
     assert counted("random") == (31, 0) and "none a higher one than random tokens" in said
+
+
+def test_the_card_quotes_the_rules_on_scenes():
+    found = load_divergence("embedded")["table"]
+    assert found["images"] == 100
+    values = {slug: row["values"]["divergence"] for slug, row in found["methods"].items()}
+    quoted = {"entropy-layer2": 15, "selection-layer2": 24, "weighted": 28, "fastv": 60}
+    for slug, shown in (quoted | {"random-layer2": 371}).items():
+        assert round(1e4 * values[f"{slug}-50"]) == shown
+        assert f".{shown:04d}" in CARD
