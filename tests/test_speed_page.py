@@ -103,3 +103,16 @@ def test_the_catalogue_tells_what_its_runs_take_on_the_shape():
     plainly = [row["method"] for row in ratios.values() if not row["replayed"]]
     assert plainly == [f"head-entropy-a{share}" for share in (33, 22, 11)]
     assert shown.index[shown.str.endswith("(plainly)")].tolist() == ["HeadEntropy"]
+
+
+def test_the_page_quotes_what_was_compared_with_random_tokens():
+    record = json.loads((RESULTS / "benchmark.json").read_text())
+    keys = ("method", "against", "batch", "way", "layer")
+    rows = {tuple(row.get(key) for key in keys): row["ratio"] for row in record["first_token"]}
+    text = " ".join(PAGE.split())
+    for method, batch, way in (
+        *(("entropy", batch, "captured") for batch in (1, 8, 32)),
+        ("unpruned", 1, "plain"),
+    ):
+        found = rows[method, "random", batch, way, 2]
+        assert f"{found['median']:.3f} [{found['low']:.3f}, {found['high']:.3f}]" in text

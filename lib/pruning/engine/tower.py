@@ -87,9 +87,9 @@ def watch_projections(pruner: Any, block: int, names: str = "qk") -> TowerAttent
 def ahead(pruner: Any, compute: Callable[[VisionRecord], Any]) -> None:
     """In a captured prefill, choose on another stream once the tower and the projector are done.
 
-    The language layers before the choice is needed do not wait for it. The projector goes first:
-    its products take every multiprocessor of a GPU, and beside anything else they run twice as
-    long. Without a capture the host is the bottleneck and nothing is gained.
+    The language layers before the choice is needed do not wait for it. The projector goes first,
+    since its products fill a GPU at batch 1 and what runs beside them holds them up. Without a
+    capture the host is the bottleneck and nothing is gained.
     """
     current: Current = pruner._current
 

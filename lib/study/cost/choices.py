@@ -81,13 +81,10 @@ def choices(
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     record = Measurements(path, {"machine": machine()})
     work = [(b, k, rule) for b in batches for k in kept for rule in RULES]
+    given = {batch: _tokens(batch, device) for batch in batches}
     for batch, count, rule in tqdm(work, desc="choices", disable=None):
-        generator = torch.Generator().manual_seed(0)
-        tokens = torch.randn(batch, TOKENS, WIDTH, generator=generator).to(device)
-        if device.type == "cuda":
-            tokens = tokens.bfloat16()
         function = functools.partial(_chosen, RULES[rule], count)
-        call = functools.partial(graphs, ("choice", rule, count), function, [tokens])
+        call = functools.partial(graphs, ("choice", rule, count), function, [given[batch]])
         timing = measure(call, device=device, warmup=3, repeats=repeats)
         row = {"rule": rule, "tokens": TOKENS, "kept": count, "batch": batch}
         record.put("choices", row | {"seconds": asdict(timing)}, *row)
@@ -96,6 +93,13 @@ def choices(
             f"{1e3 * timing.median / batch:.3f} ms an image",
             flush=True,
         )
+
+
+def _tokens(batch: int, device: torch.device) -> Tensor:
+    """Random tokens (B, N, D), of half precision on a GPU."""
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randn(batch, TOKENS, WIDTH, generator=generator).to(device)
+    return tokens.bfloat16() if device.type == "cuda" else tokens
 
 
 def _chosen(rule: Callable[[Tensor, int], Tensor], kept: int, tensors: list[Tensor]) -> Tensor:
