@@ -344,13 +344,16 @@ class Forward:
 
     def _end(self, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
         pass_, self.current.pass_ = self.current.pass_, None
-        if pass_ is None or output is None:  # None: the forward raised
+        if pass_ is None:
             return
-        stages.settle(pass_)
-        if pass_.stages and pass_.groups:
-            self.current.kept = stages.kept(pass_)
-        if pass_.cache is not None and not self._checked:
-            self._check_cache(pass_)
+        if output is not None:  # None: the forward raised
+            stages.settle(pass_)
+            if pass_.stages and pass_.groups:
+                self.current.kept = stages.kept(pass_)
+            if pass_.cache is not None and not self._checked:
+                self._check_cache(pass_)
+        # images and pass know each other: the cache would wait for the garbage collector
+        pass_.groups.clear()
 
     def _check_cache(self, pass_: Pass) -> None:
         """Once a block: every layer holds what the hooks gave it."""

@@ -96,18 +96,11 @@ def test_several_threads_each_get_their_own(model, restless, name):
     assert results == {True: 6}
 
 
-@pytest.fixture(scope="module")
-def frozen(model):
-    """What lives already is no rubbish: only what comes later is looked through, which is quick."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
-
-
+@pytest.mark.parametrize("cached", [True, False])
 @pytest.mark.parametrize("name", available())
-def test_no_activation_outlives_its_pass(model, frozen, name):
-    """Tensors of a prefill die with it, whether or not the block goes on."""
+def test_no_activation_outlives_its_pass(model, name, cached):
+    """Tensors of a prefill die with it, whether or not the block goes on, and none waits for the
+    garbage collector: on a GPU that may let the caches of many prompts pile up."""
     alive = []
 
     def remember(module, args, kwargs, output):
@@ -117,15 +110,38 @@ def test_no_activation_outlives_its_pass(model, frozen, name):
     modules += [*model.model.language_model.layers]
     modules += [layer.self_attn.k_proj for layer in model.model.language_model.layers]
     handles = [m.register_forward_hook(remember, with_kwargs=True) for m in modules]
-    pruner = create(name)
+    gc.disable()
     try:
-        with pruner(model):
-            model(**ragged(), use_cache=False)
-            gc.collect()
+        with create(name)(model):
+            output = model(**ragged(), use_cache=cached)
+            if cached:
+                alive += [weakref.ref(layer.keys) for layer in output.past_key_values.layers]
+            del output
             assert alive and not [r for r in alive if r() is not None]
     finally:
+        gc.enable()
         for handle in handles:
             handle.remove()
+
+
+@pytest.mark.parametrize("name", ["fastv", "entropy"])
+def test_a_pass_that_fails_leaves_nothing_to_the_garbage_collector(model, name):
+    alive = []
+
+    def fail(module, args, kwargs, output):
+        alive.append(weakref.ref(output[0] if isinstance(output, tuple) else output))
+        raise KeyError("stop")
+
+    handle = model.model.language_model.layers[-1].register_forward_hook(fail, with_kwargs=True)
+    gc.disable()
+    try:
+        with create(name)(model):
+            with pytest.raises(KeyError):
+                model(**ragged())
+            assert alive[0]() is None
+    finally:
+        gc.enable()
+        handle.remove()
 
 
 def test_a_copy_made_in_the_block_is_refused(model, tmp_path):
