@@ -2,8 +2,9 @@
 
 Every program finds the pick in the gains of all tokens, then brings its own rows up to date and
 computes their next gains. What a launch reads of other rows and what it writes lie in different
-buffers, which swap roles from launch to launch. Rules that need one row a pick fit into one program
-an item, see `lib.kernels.picks`.
+buffers, which swap roles from launch to launch. Coverage alone takes one launch where its table
+fits, see `lib.kernels.resident`; rules that need one row a pick fit into one program an item, see
+`lib.kernels.picks`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .common import _GRID, _on_device
+from .resident import layout_of, resident
 
 #: numbers of a table that a program holds at once
 _HELD = 16384
@@ -35,7 +37,7 @@ def _best(gain, free, at, size):
 def _pick_kernel(
     matrix, t, w, factor, own, table, scale, order,
     gains, taken, pivots, covered, new_gains, new_taken, new_pivots, new_covered,
-    size, width, nodes, picks, step,
+    size, width, nodes, stride, picks, step,
     SPECTRAL: tl.constexpr, COVER: tl.constexpr, OVERLAP: tl.constexpr,
     BLOCK: tl.constexpr, NODES: tl.constexpr, ROWS: tl.constexpr, DEPTH: tl.constexpr,
     COLS: tl.constexpr, WHOLE: tl.constexpr,
@@ -71,37 +73,35 @@ def _pick_kernel(
         following = tl.load(own + item * size + rows, mask=here, other=0.0)
         if SPECTRAL:
             matrix += item * size * size
-            factor += item * nodes * size * picks
+            factor += item * nodes * size * stride
             pivots += item * nodes * size
             new_pivots += item * nodes * size
             node = tl.arange(0, NODES)
             real = node < nodes
-            depth = tl.arange(0, DEPTH)
+            # what is not known yet is zero: a mask along the depth would load number by number
             products = tl.zeros((NODES, ROWS, DEPTH), dtype=tl.float32)
+            theirs = factor + ((node * size + pick) * stride)[:, None]
+            mine = factor + ((node[:, None] * size + rows[None, :]) * stride)[:, :, None]
+            known = real[:, None] & here[None, :]
             for start in range(0, step - 1, DEPTH):
-                columns = start + depth
-                there = columns < step - 1
-                place = factor + (node * size + pick)[:, None] * picks + columns[None, :]
-                theirs = tl.load(place, mask=real[:, None] & there[None, :], other=0.0)
-                place = (node[:, None] * size + rows[None, :])[:, :, None] * picks
-                place = factor + place + columns[None, None, :]
-                known = (real[:, None] & here[None, :])[:, :, None] & there[None, None, :]
-                products += theirs[:, None, :] * tl.load(place, mask=known, other=0.0)
+                depth = start + tl.arange(0, DEPTH)
+                left = tl.load(theirs + depth[None, :], mask=real[:, None], other=0.0)
+                right = tl.load(mine + depth[None, None, :], mask=known[:, :, None], other=0.0)
+                products += left[:, None, :] * right
             row = tl.load(matrix + pick * size + rows, mask=here, other=0.0)
             pivot = tl.load(pivots + node * size + pick, mask=real, other=1.0)
             new = (row[None, :] - tl.sum(products, axis=2)) * tl.rsqrt(pivot)[:, None]
             place = node[:, None] * size + rows[None, :]
-            known = real[:, None] & here[None, :]
-            tl.store(factor + place * picks + step - 1, new, mask=known)
+            tl.store(factor + place * stride + step - 1, new, mask=known)
             # no eigenvalue of K_S + t is below t, so no pivot is
             shift = tl.load(t + node, mask=real, other=1.0)
-            left = tl.load(pivots + place, mask=known, other=1.0) - new * new
-            left = tl.maximum(left, shift[:, None])
-            tl.store(new_pivots + place, left, mask=known)
+            rest = tl.load(pivots + place, mask=known, other=1.0) - new * new
+            rest = tl.maximum(rest, shift[:, None])
+            tl.store(new_pivots + place, rest, mask=known)
             diagonal = tl.load(matrix + rows * (size + 1), mask=here, other=1.0)
             # exactly one where nothing is explained: the outermost weight is some 10^7
             whole = tl.where(known, diagonal[None, :] + shift[:, None], 1.0)
-            share = tl.where(known, tl.div_rn(left, whole), 1.0)
+            share = tl.where(known, tl.div_rn(rest, whole), 1.0)
             weight = tl.load(w + node, mask=real, other=0.0)
             following += tl.sum(weight[:, None] * tl.log(share), axis=0)
         if COVER:
@@ -170,18 +170,21 @@ def forward(
     matrix, table = matrix.contiguous(), table.contiguous()
     own = torch.zeros_like(first) if own is None else own.contiguous()
     scale = torch.ones_like(first) if scale is None else scale.contiguous()
+    if cover and not spectral and (layout := layout_of(items, size, width, first.device)):
+        return resident(first, k, layout, own, (table, scale), priority if ahead else None, ahead)
     taken = torch.zeros(2, items, size, dtype=torch.int8, device=first.device)
     covered = torch.zeros(2, items, width, dtype=torch.float32, device=first.device)
     factor, pivots = first, [first, first]
+    padded = triton.next_power_of_2(nodes)
+    rows, depth, warps = _shape(padded)
+    stride = triton.cdiv(k, depth) * depth
     if spectral:
-        factor = empty(items, nodes, size, k)
+        factor = torch.zeros(items, nodes, size, stride, dtype=torch.float32, device=first.device)
         diagonal = matrix.diagonal(dim1=-2, dim2=-1)
         pivots = [diagonal.unsqueeze(1) + t.unsqueeze(-1), empty(items, nodes, size)]
         pivots[0] = pivots[0].contiguous()
     gains = [first.contiguous(), empty(items, size)]
     order = torch.empty(items, k, dtype=torch.int64, device=first.device)
-    padded = triton.next_power_of_2(nodes)
-    rows, depth, warps = _shape(padded)
     held = min(triton.next_power_of_2(width), _HELD // rows)
     grid = (triton.cdiv(max(size, width), rows), items)
     overlap = _overlap(first.device)
@@ -196,7 +199,7 @@ def forward(
             priority if step <= ahead else gains[now],
             taken[now], pivots[now], covered[now],
             gains[then], taken[then], pivots[then], covered[then],
-            size, width, nodes, k, step,
+            size, width, nodes, stride, k, step,
             SPECTRAL=spectral is not None, COVER=cover is not None,
             BLOCK=triton.next_power_of_2(size), NODES=padded, ROWS=rows,
             DEPTH=depth, COLS=held, WHOLE=held >= width, num_warps=warps, **after,

@@ -34,7 +34,7 @@ class Recorder:
     def __getitem__(self, grid):
         return self.note
 
-    def note(self, *args, num_warps=4, **named) -> None:
+    def note(self, *args, num_warps=4, maxnreg=None, **named) -> None:
         names = self.kernel.arg_names
         given = dict(zip(names, args)) | named
         constants = {p.name: given[p.name] for p in self.kernel.params if p.is_constexpr}
@@ -50,7 +50,7 @@ class Recorder:
             if tensor or (value % 16 == 0 and name not in general):
                 aligned.append(index)
         key = (self.kernel.__name__, tuple(signature.items()), tuple(constants.items()))
-        self.launches[*key, tuple(aligned), num_warps] = self.kernel
+        self.launches[*key, tuple(aligned), num_warps, maxnreg] = self.kernel
 
 
 def launched(monkeypatch, *, overlap: bool) -> dict:
@@ -63,6 +63,7 @@ def launched(monkeypatch, *, overlap: bool) -> dict:
     monkeypatch.setattr(
         importlib.import_module("lib.kernels.greedy"), "_overlap", lambda _: overlap
     )
+    monkeypatch.setattr(importlib.import_module("lib.kernels.resident"), "_room", lambda _: 264)
     launches: dict = {}
     every = set()
     for module in modules:
@@ -90,6 +91,8 @@ def launched(monkeypatch, *, overlap: bool) -> dict:
     kernels.forward(gains, 2, spectral=(matrix, many, many))
     table = torch.zeros(2, 576, 640)
     kernels.forward(gains, 2, cover=(table, None))
+    kernels.forward(torch.zeros(2, 1024), 2, cover=(torch.zeros(2, 1024, 1024), None))
+    kernels.forward(gains, 2, cover=(torch.zeros(2, 576, 1040), None))
     kernels.forward(gains, 2, spectral=(matrix, eight, eight), cover=(table, None))
     kernels.forward(torch.zeros(1, 4096), 2, cover=(torch.zeros(1, 4096, 4200), None))
     kernels.farthest(matrix, gains, 2)
@@ -106,7 +109,7 @@ def test_the_kernels_compile_and_fit(monkeypatch, tmp_path, capability, shared_k
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    for (name, signature, constants, aligned, warps), kernel in launched(
+    for (name, signature, constants, aligned, warps, registers), kernel in launched(
         monkeypatch, overlap=capability >= 90
     ).items():
         source = ASTSource(
@@ -116,5 +119,6 @@ def test_the_kernels_compile_and_fit(monkeypatch, tmp_path, capability, shared_k
             attrs={(index,): [["tt.divisibility", 16]] for index in aligned},
         )
         target = GPUTarget("cuda", capability, 32)
-        compiled = triton.compile(source, target=target, options={"num_warps": warps})
+        options = {"num_warps": warps} | ({"maxnreg": registers} if registers else {})
+        compiled = triton.compile(source, target=target, options=options)
         assert compiled.metadata.shared <= 1024 * shared_kib, name

@@ -272,6 +272,49 @@ def test_every_pick_is_the_best_on_a_gpu(kind, size, k, items):
 
 
 @needs_gpu
+@pytest.mark.parametrize("size, k", [(16, 16), (100, 30), (576, 288), (1024, 600)])
+@pytest.mark.parametrize("items", [1, 3, 40])
+def test_coverage_takes_one_launch_or_one_a_pick_on_a_gpu(monkeypatch, size, k, items):
+    tokens = make("themes", size, items=items).float().cuda()
+    weights = torch.rand(items, size, generator=torch.Generator().manual_seed(1)).cuda()
+
+    def order(first=0):
+        return weighted(tokens, k, weights, worth=Worth(relevance=0.2), first=first)
+
+    in_one, with_first = order(), order(k // 8)
+    # two streams at once: each has programs that wait for each other
+    streams, beside = [torch.cuda.Stream(), torch.cuda.Stream()] * 3, []
+    torch.cuda.synchronize()
+    for stream in streams:
+        with torch.cuda.stream(stream):
+            beside.append((order(), order(k // 8)))
+    torch.cuda.synchronize()
+    assert all(torch.equal(one, in_one) and torch.equal(two, with_first) for one, two in beside)
+    heaviest = weights.sort(descending=True).values[:, : k // 8]
+    torch.testing.assert_close(
+        weights.gather(1, with_first[:, : k // 8]), heaviest, atol=1e-4, rtol=0
+    )
+    monkeypatch.setattr("lib.kernels.greedy.layout_of", lambda *given: None)
+    a_pick = order()
+    matrix, mean_one = gram(tokens.double()), weights / weights.mean(1, keepdim=True)
+    # sums in another order: a near-tie may fall otherwise, and then what follows it
+    one, other = (
+        regret(_parts(matrix, mean_one.double(), Worth(relevance=0.2), 8, k), picks)
+        for picks in (in_one, a_pick)
+    )
+    assert one < 2e-3 + other
+
+
+@needs_gpu
+def test_what_is_no_number_is_not_waited_for_on_a_gpu():
+    tokens = make("themes", 100, items=2).float().cuda()
+    tokens[0, 3], tokens[1, 5] = torch.nan, torch.inf
+    priority = torch.full((2, 100), -torch.nan, device="cuda")
+    order = weighted(tokens, 30, priority=priority, first=2, check=False)
+    assert all(len(row.unique()) == 30 for row in order)
+
+
+@needs_gpu
 def test_greedy_selection_of_copies_on_a_gpu():
     # eight distinct tokens: what follows the eighth pick is as good as any other
     tokens = torch.eye(8).repeat(5, 1).cuda()

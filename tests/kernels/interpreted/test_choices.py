@@ -100,12 +100,34 @@ def test_weighted_choices(worth, first):
     assert torch.equal(order(), plainly(order))
 
 
-def test_a_wide_table_is_read_in_parts(monkeypatch):
-    greedy = importlib.import_module("lib.kernels.greedy")
-    tokens = make("themes", 24, items=2)
-    whole = facility_location(gram(tokens), 8)
-    monkeypatch.setattr(greedy, "_HELD", 64)
-    assert torch.equal(facility_location(gram(tokens), 8), whole)
+@pytest.mark.parametrize("first", [0, 4])
+def test_coverage_is_the_same_in_one_launch_and_in_one_a_pick(monkeypatch, first):
+    greedy, resident = (
+        importlib.import_module(f"lib.kernels.{name}") for name in ("greedy", "resident")
+    )
+    tokens = make("themes", 40, items=3)
+    weights = torch.rand(3, 40, generator=torch.Generator().manual_seed(1))
+
+    def order():
+        return weighted(tokens, 12, weights, worth=Worth(relevance=0.2), first=first)
+
+    in_one = order()
+    launches = []
+    monkeypatch.setattr(greedy, "resident", lambda *given: launches.append(given))
+    monkeypatch.setattr(resident, "_WIDEST", 39)
+    assert torch.equal(order(), in_one)
+    monkeypatch.setattr(greedy, "_HELD", 64)  # a wide table is read in parts
+    assert torch.equal(order(), in_one) and not launches
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_what_is_no_number_is_not_waited_for():
+    tokens = make("gaussian", 20)
+    tokens[0, 3] = torch.nan
+    tokens[1, 5] = torch.inf
+    priority = torch.full((2, 20), -torch.nan)
+    order = weighted(tokens, 6, priority=priority, first=2, check=False)
+    assert all(len(set(row)) == 6 and 0 <= min(row) <= max(row) < 20 for row in order.tolist())
 
 
 def test_empty_clusters_are_never_core():
