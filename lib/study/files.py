@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 try:
     import fcntl
@@ -17,19 +17,26 @@ except ImportError:  # Windows: no advisory locks; two writers of one file then 
 __all__ = ["entry", "locked", "naming", "sync_folder", "write_atomically", "write_json"]
 
 
-def write_atomically(path: str | Path, content: str | bytes, *, durable: bool = True) -> None:
+def write_atomically(
+    path: str | Path, content: str | bytes | Callable[[IO[bytes]], object], *, durable: bool = True
+) -> None:
     """Write a file whole or not at all; text as UTF-8 with newlines as they are.
 
+    content: or what writes it into an open binary file, where it is large or of another format.
     Not `durable`: without waiting for the disk, for what can be made again in no time.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    data = content.encode() if isinstance(content, str) else content
+    if isinstance(content, str):
+        content = content.encode()
     try:
         with naming(path):
             with open(temporary, "wb") as file:
-                file.write(data)
+                if callable(content):
+                    content(file)
+                else:
+                    file.write(content)
                 if durable:
                     file.flush()
                     os.fsync(file.fileno())

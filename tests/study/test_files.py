@@ -4,6 +4,7 @@ import errno
 import json
 import os
 
+import numpy as np
 import pytest
 
 from lib.study.files import entry, naming, write_atomically, write_json
@@ -14,6 +15,8 @@ def test_text_and_bytes_arrive_as_they_are(tmp_path):
     assert (tmp_path / "a" / "x.txt").read_bytes() == "naïve\nlines\r\n".encode()
     write_atomically(tmp_path / "a" / "x.txt", b"\0\xff")
     assert (tmp_path / "a" / "x.txt").read_bytes() == b"\0\xff"
+    write_atomically(tmp_path / "a" / "x.txt", lambda file: np.save(file, np.arange(3)))
+    assert np.load(tmp_path / "a" / "x.txt").tolist() == [0, 1, 2]
     write_json(tmp_path / "x.json", {"a": "é"})
     assert (tmp_path / "x.json").read_text() == '{"a":"é"}\n'
 
@@ -60,6 +63,20 @@ def test_an_atomic_write_leaves_the_old_file_when_it_fails(tmp_path, monkeypatch
         write_atomically(path, "new")
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
+
+
+def test_a_writer_that_fails_half_way_leaves_the_old_file(tmp_path):
+    path = tmp_path / "x.pt"
+    write_atomically(path, b"old")
+
+    def fail(file):
+        file.write(b"new, but not all of it")
+        raise ValueError("cannot be stored")
+
+    with pytest.raises(ValueError, match="cannot be stored"):
+        write_atomically(path, fail)
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["x.pt"]
 
 
 def test_a_full_disk_names_the_file(tmp_path):

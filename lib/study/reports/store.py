@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import IO, Any
 import numpy as np
 
 from .. import paths
+from ..files import write_atomically
 from ..models.photos import NAMES, photos_dir
 
 __all__ = ["published_weights", "stored_arrays"]
@@ -52,14 +52,8 @@ def stored_arrays(
         except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise OSError(f"{path} is damaged ({error}): delete it to compute it again") from error
     arrays = {name: np.asarray(value) for name, value in function().items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with open(temporary, "wb") as file:
-            _save(file, {"parameters": np.asarray(asked), **arrays})
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    entries = {"parameters": np.asarray(asked), **arrays}
+    write_atomically(path, lambda file: _save(file, entries), durable=False)
     return arrays
 
 

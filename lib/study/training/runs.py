@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+
+from ..files import write_atomically
 
 
 class Run:
@@ -117,9 +118,7 @@ class Run:
             "rows": self.rows,
             "parts": {name: part.state_dict() for name, part in self.parts.items()},
         }
-        partial = self.path.with_suffix(".partial")
-        torch.save(saved, partial)
-        os.replace(partial, self.path)
+        write_atomically(self.path, lambda file: torch.save(saved, file))
         return self.path
 
     def _resume(self) -> None:

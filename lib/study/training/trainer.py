@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -26,6 +25,7 @@ from torch import nn
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
 from ..data.scenes.pool import ScenePool
+from ..files import write_atomically
 from .losses import (
     HEADS,
     caption_loss,
@@ -304,19 +304,15 @@ class Trainer:
     def checkpoint(self) -> Path:
         """Write everything a later run needs, atomically."""
         path = self.folder / "checkpoint.pt"
-        temporary = path.with_suffix(".partial")
-        torch.save(
-            {
-                "step": self.step,
-                "config": asdict(self.config),
-                "model": self.model.state_dict(),
-                "head": self.head.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "log": self.log,
-            },
-            temporary,
-        )
-        os.replace(temporary, path)
+        saved = {
+            "step": self.step,
+            "config": asdict(self.config),
+            "model": self.model.state_dict(),
+            "head": self.head.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "log": self.log,
+        }
+        write_atomically(path, lambda file: torch.save(saved, file))
         return path
 
     def _resume(self) -> None:

@@ -43,6 +43,18 @@ def test_a_stopped_run_goes_on(tmp_path):
         Run("stage", tmp_path, {"part": torch.nn.Linear(2, 2)}, {"rate": 2}, steps=9)
 
 
+def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path):
+    run = run_of(tmp_path, steps=9)
+    run.step = 4
+    before = run.checkpoint().read_bytes()
+    run.step = 5
+    run.plan["rate"] = lambda: None  # which has no stored form
+    with pytest.raises(Exception, match="pickle"):
+        run.checkpoint()
+    assert run.path.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["stage.pt"]
+
+
 def test_what_cannot_be_is_refused(tmp_path):
     with pytest.raises(ValueError, match="give steps or seconds"):
         run_of(tmp_path)

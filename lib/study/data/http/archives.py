@@ -1,7 +1,7 @@
 """One large file whose checksum is known, and unpacking it safely."""
 
+import functools
 import logging
-import os
 import re
 import shutil
 from pathlib import Path
@@ -10,6 +10,7 @@ from zipfile import BadZipFile, ZipFile
 import pooch
 from tqdm.auto import tqdm
 
+from ...files import write_atomically
 from .client import Client, DownloadError
 
 
@@ -98,11 +99,9 @@ def extract(archive: Path, members: dict[str, Path]) -> None:
     try:
         with ZipFile(archive) as bundle:
             for member, target in members.items():
-                target.parent.mkdir(parents=True, exist_ok=True)
-                partial = target.with_name(target.name + ".partial")
-                with bundle.open(member) as source, open(partial, "wb") as sink:
-                    shutil.copyfileobj(source, sink, 1 << 20)  # zipfile compares the CRC at the end
-                os.replace(partial, target)
+                with bundle.open(member) as source:  # zipfile compares the CRC at the end
+                    copy = functools.partial(shutil.copyfileobj, source, length=1 << 20)
+                    write_atomically(target, copy)
     except KeyError as error:
         raise DownloadError(
             f"{archive} does not contain {member}: not the published archive. Delete it, try again."
