@@ -234,6 +234,18 @@ def test_greedy_captions_are_generates(embedded):
     assert said == [text.strip() for text in plain]
 
 
+def test_an_error_leaves_the_model_learning(embedded):
+    embedded.model.train()
+    try:
+        with pytest.raises(RuntimeError, match="dimensions"):
+            training.greedy_captions(
+                embedded.model, embedded.processor.tokenizer, np.zeros((1, 2), np.uint8)
+            )
+        assert embedded.model.training
+    finally:
+        embedded.model.eval()
+
+
 def test_evaluation_sees_pruning_hurt(embedded):
     images, objects = training.draw_split("val", 8)
     rows = training.evaluate(

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
-from ..models import PROMPT, full_prompt
+from ..models import PROMPT, full_prompt, in_mode
 from ..records import RecordFolder, environment
 from . import ranks
 from .batch import Captioner
@@ -256,8 +256,7 @@ class _Run:
             decoder=settings.decoder,
         )
         bar = stack.enter_context(self._bar(tasks, mine))
-        stack.callback(model.train, model.training)
-        model.eval()
+        stack.enter_context(in_mode(model, training=False))
         if settings.decoder is None:
             self._batches(tasks, mine, loader, captioner, bar)
             return

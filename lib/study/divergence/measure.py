@@ -12,7 +12,7 @@ from ..captioning import SharedVision, repeatable_attention
 from ..captioning.checks import checked_ids
 from ..captioning.loader import Loader
 from ..captioning.record import Batch, ExampleLike
-from ..models import PROMPT, full_prompt
+from ..models import PROMPT, full_prompt, in_mode
 from .reader import Reader
 from .record import DivergenceRecord
 from .text import Text
@@ -87,22 +87,18 @@ def divergences(
     if references < 1:
         raise ValueError(f"references must be at least 1, got {references}")
     prompt = full_prompt(processor, prompt)
-    training = model.training
-    model.eval()
-    try:
-        with (
-            repeatable_attention(),
-            Loader(processor, prompt, model.device) as loader,
-            tqdm(
-                total=sum(map(len, batches)), desc="divergence", unit="image", disable=not progress
-            ) as bar,
-        ):
-            reader = Reader(model, SharedVision(model))
-            for batch, inputs in loader(batches):
-                text = Text.read(model, processor, prompt, batch, references)
-                with torch.inference_mode():
-                    records = reader(batch, inputs, text, pruners)
-                bar.update(len(batch))
-                yield batch, records
-    finally:
-        model.train(training)
+    with (
+        in_mode(model, training=False),
+        repeatable_attention(),
+        Loader(processor, prompt, model.device) as loader,
+        tqdm(
+            total=sum(map(len, batches)), desc="divergence", unit="image", disable=not progress
+        ) as bar,
+    ):
+        reader = Reader(model, SharedVision(model))
+        for batch, inputs in loader(batches):
+            text = Text.read(model, processor, prompt, batch, references)
+            with torch.inference_mode():
+                records = reader(batch, inputs, text, pruners)
+            bar.update(len(batch))
+            yield batch, records

@@ -21,6 +21,7 @@ from .embedded import (
 )
 from .folders import SUMS, check_folder, save
 from .loading import Loaded, load, load_processor, read_config
+from .modes import in_mode
 from .names import ships
 from .processors import COUNTING
 from .prompts import CHAT_TEMPLATE, PROMPT, format_prompt, full_prompt
@@ -41,6 +42,7 @@ __all__ = [
     "embedded_tokenizer",
     "format_prompt",
     "full_prompt",
+    "in_mode",
     "is_hub_name",
     "load",
     "load_processor",

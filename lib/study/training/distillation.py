@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import CLIPVisionModel
 
+from ..models import in_mode
 from .losses import normalise_images
 from .photographs import PLAIN, Augmentation, PhotoPool, crop
 from .runs import Means, Run, descend
@@ -211,16 +212,15 @@ def distil(
     optimizer = tower_optimizer(distiller, plan)
     run.attach("optimizer", optimizer)
     means = Means(run, ("loss", "agreement"), every=report_every, report=report)
-    distiller.tower.train()
-    while not run.halted:
-        for group in optimizer.param_groups:
-            group["lr"] = run.rate(plan.learning_rate, warmup=plan.warmup)
-        loss, agreed = distiller.loss(plan.batch_size, run.generator(device, plan.random_state))
-        loss.backward()
-        descend(optimizer)
-        run.advance()
-        means.add(loss, agreed)
-    distiller.tower.eval()
+    with in_mode(distiller.tower, training=True):
+        while not run.halted:
+            for group in optimizer.param_groups:
+                group["lr"] = run.rate(plan.learning_rate, warmup=plan.warmup)
+            loss, agreed = distiller.loss(plan.batch_size, run.generator(device, plan.random_state))
+            loss.backward()
+            descend(optimizer)
+            run.advance()
+            means.add(loss, agreed)
     run.checkpoint()
 
 

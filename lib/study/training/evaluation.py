@@ -11,7 +11,7 @@ from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
 from ...pruning.engine.release import cache_name, cache_of
 from ..data.scenes import draw, object_f1, sample_scene, scene_seed
 from ..data.scenes.rendering import CAPTION_TOKENS
-from ..models import IMAGE_TOKEN
+from ..models import IMAGE_TOKEN, in_mode
 from .losses import normalise, prompt_ids, random_keep
 
 
@@ -32,49 +32,69 @@ def greedy_captions(
     images : (B, H, W, 3) uint8.
     keep : (B, N) boolean mask of visual tokens; all by default.
     """
+    said: list[str] = []
+    with in_mode(model, training=False):
+        for start in range(0, len(images), batch_size):
+            part = torch.as_tensor(images[start : start + batch_size]).to(model.device)
+            kept = None if keep is None else keep[start : start + batch_size]
+            row, mask = _prompts(model, tokenizer, len(part), kept)
+            words = _likeliest(model, tokenizer, row, mask, normalise(part), max_new_tokens)
+            texts = tokenizer.batch_decode(words, skip_special_tokens=True)
+            said += [text.strip() for text in texts]
+    return said
+
+
+def _prompts(
+    model: LlavaForConditionalGeneration,
+    tokenizer: PreTrainedTokenizerFast,
+    count: int,
+    keep: torch.Tensor | None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids of the prompt, (L,), and which of them each of the images shows, (count, L)."""
     before, after = prompt_ids(tokenizer)
     image_token = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
     total = model.config.image_seq_length
     row = torch.tensor([*before, *[image_token] * total, *after], device=model.device)
-    said: list[str] = []
-    training, _ = model.training, model.eval()
-    for start in range(0, len(images), batch_size):
-        part = torch.as_tensor(images[start : start + batch_size]).to(model.device)
-        batch = len(part)
-        mask = torch.ones((batch, len(row)), dtype=torch.long, device=model.device)
-        if keep is not None:
-            mask[:, len(before) : len(before) + total] = keep[start : start + batch]
-        position = torch.arange(len(row), device=model.device).expand(batch, -1)
+    mask = torch.ones((count, len(row)), dtype=torch.long, device=model.device)
+    if keep is not None:
+        mask[:, len(before) : len(before) + total] = keep
+    return row, mask
+
+
+def _likeliest(
+    model: LlavaForConditionalGeneration,
+    tokenizer: PreTrainedTokenizerFast,
+    row: torch.Tensor,
+    mask: torch.Tensor,
+    pixels: torch.Tensor,
+    max_new_tokens: int,
+) -> torch.Tensor:
+    """The likeliest next token again and again, (B, T); padding behind the end of a caption."""
+    batch, length = mask.shape
+    out = model(
+        input_ids=row.expand(batch, -1),
+        pixel_values=pixels,
+        attention_mask=mask,
+        position_ids=torch.arange(length, device=model.device).expand(batch, -1),
+        use_cache=True,
+        logits_to_keep=1,
+    )
+    words, done = [], torch.zeros(batch, dtype=torch.bool, device=model.device)
+    for number in range(max_new_tokens):
+        token = out.logits[:, -1].argmax(-1)
+        words.append(torch.where(done, tokenizer.pad_token_id, token))
+        done |= token == tokenizer.eos_token_id
+        if done.all() or number == max_new_tokens - 1:
+            break
+        mask = torch.cat([mask, mask.new_ones((batch, 1))], 1)
         out = model(
-            input_ids=row.expand(batch, -1),
-            pixel_values=normalise(part),
+            input_ids=token[:, None],
             attention_mask=mask,
-            position_ids=position,
+            position_ids=torch.full((batch, 1), length + number, device=model.device),
             use_cache=True,
-            logits_to_keep=1,
+            **{cache_name(model): cache_of(out)},
         )
-        words, done = [], torch.zeros(batch, dtype=torch.bool, device=model.device)
-        for number in range(max_new_tokens):
-            token = out.logits[:, -1].argmax(-1)
-            words.append(torch.where(done, tokenizer.pad_token_id, token))
-            done |= token == tokenizer.eos_token_id
-            if done.all() or number == max_new_tokens - 1:
-                break
-            mask = torch.cat([mask, mask.new_ones((batch, 1))], 1)
-            place = torch.full((batch, 1), len(row) + number, device=model.device)
-            out = model(
-                input_ids=token[:, None],
-                attention_mask=mask,
-                position_ids=place,
-                use_cache=True,
-                **{cache_name(model): cache_of(out)},
-            )
-        said += [
-            text.strip()
-            for text in tokenizer.batch_decode(torch.stack(words, 1), skip_special_tokens=True)
-        ]
-    model.train(training)
-    return said
+    return torch.stack(words, 1)
 
 
 def draw_split(split: str, count: int, *, first: int = 0) -> tuple[np.ndarray, list[list[dict]]]:
