@@ -9,21 +9,19 @@ arXiv:2003.09971). Both take `Drop` to hide random visual tokens.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
-from itertools import pairwise
+from dataclasses import dataclass
 
-import numpy as np
 import torch
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
+from ..models import in_mode
 from .adapters import PlainCopy, Trainables
 from .captions import decode, encode
-from .cider import END, CiderReward, words
 from .distillation import Distiller, tower_states
 from .losses import kept_counts, normalise_images, random_keep, split_prompt
 from .packing import pack, packed_loss
 from .photographs import MILD, PLAIN, Augmentation, crop, jitter
+from .rewards import Rewards
 from .runs import Means, Run, descend
 from .sampling import PackedDecoder
 
@@ -152,14 +150,13 @@ class Captioner:
     @torch.no_grad()
     def greedy(self, photographs: torch.Tensor, *, batch_size: int = 250) -> list[str]:
         """Greedy captions of (n, side, side, 3) uint8 photographs."""
-        was, _ = self.model.training, self.model.eval()
         self.plain.refresh()
         said, side = [], self.tower.config.image_size
-        for part in photographs.split(batch_size):
-            with self.autocast():
-                visual = self.visual(crop(part.to(self.device), side, PLAIN, None))
-                said += decode(self.tokenizer, self.decoder(visual)[:, 0])
-        self.model.train(was)
+        with in_mode(self.model, training=False):
+            for part in photographs.split(batch_size):
+                with self.autocast():
+                    visual = self.visual(crop(part.to(self.device), side, PLAIN, None))
+                    said += decode(self.tokenizer, self.decoder(visual)[:, 0])
         return said
 
 
@@ -180,31 +177,19 @@ def learn_captions(
     optimizer = _optimizer(captioner, plan, distiller)
     run.attach("optimizer", optimizer)
     means = Means(run, ("caption_loss", "distil_loss"), every=report_every, report=report)
-    captioner.model.train()
-    while not run.halted:
-        generator = run.generator(captioner.device, plan.random_state)
-        index = captioner.order(run.step, plan)
-        _set_rates(optimizer, run, plan)
-        shuffled = torch.Generator().manual_seed(run.step)
-        chosen = [_shuffle(captioner.ids[i], shuffled) for i in index.tolist()]
-        packed = pack(chosen, room=plan.room).to(captioner.device)
-        keep = captioner.keep(len(index), plan.drop, plan.random_state * 7919 + run.step)
-        with captioner.autocast():
-            views = captioner.views(index, plan.augmentation, generator)
-            visual = captioner.visual(views, learn_tower=plan.tower_rate > 0)
-            loss = packed_loss(
-                captioner.model, visual, packed, captioner.prompt, keep=keep,
-                smoothing=plan.smoothing, layers=captioner.layers,
-            )  # fmt: skip
-        loss.backward()
-        held = torch.zeros_like(loss)
-        if distiller is not None and plan.distil_size:
-            held, _ = distiller.loss(plan.distil_size, generator)
-            (plan.distil_weight * held).backward()
-        descend(optimizer)
-        run.advance()
-        means.add(loss, held)
-    captioner.model.eval()
+    with in_mode(captioner.model, training=True):
+        while not run.halted:
+            generator = run.generator(captioner.device, plan.random_state)
+            _set_rates(optimizer, run, plan)
+            loss = _caption_loss(captioner, plan, run.step, generator)
+            loss.backward()
+            held = torch.zeros_like(loss)
+            if distiller is not None and plan.distil_size:
+                held, _ = distiller.loss(plan.distil_size, generator)
+                (plan.distil_weight * held).backward()
+            descend(optimizer)
+            run.advance()
+            means.add(loss, held)
     run.checkpoint()
 
 
@@ -224,49 +209,66 @@ def learn_from_scores(
     """
     optimizer = _optimizer(captioner, plan, None)
     run.attach("optimizer", optimizer)
-    tokens = [[[*words(text), END] for text in each] for each in captioner.captions]
-    captioner.model.eval()  # no drop-out in adapters: samples and gradient are of one policy
-    rewards: list[float] = []
-    with ProcessPoolExecutor(workers, initializer=_prepare, initargs=(tokens,)) as pool:
+    means = Means(run, ("reward",), every=report_every, report=report)
+    # no drop-out in adapters: samples and gradient are of one policy
+    evaluating = in_mode(captioner.model, training=False)
+    with evaluating, Rewards(captioner.captions, captioner.tokenizer, workers=workers) as rewards:
         while not run.halted:
             generator = run.generator(captioner.device, plan.random_state)
-            index = captioner.order(run.step, plan)
             _set_rates(optimizer, run, plan)
-            keep = captioner.keep(len(index), plan.drop, plan.random_state * 7919 + run.step)
-            with captioner.autocast():
-                with torch.no_grad():
-                    captioner.plain.refresh()
-                    views = captioner.views(index, plan.augmentation, generator)
-                    visual = captioner.visual(views)
-                    said = captioner.decoder(
-                        visual, captions=plan.samples, sample=True, generator=generator, keep=keep
-                    )
-                ids, scores = _score(captioner, said, index, pool, workers)
-                advantage = (scores - scores.mean(1, keepdims=True)) * (
-                    plan.samples / (plan.samples - 1)
-                )
-                room = max(sum(map(len, each)) for each in ids)
-                packed = pack(ids, room=-(-room // 32) * 32, weights=advantage.tolist())
-                packed = packed.to(captioner.device)
-                loss = packed_loss(
-                    captioner.model, captioner.visual(views), packed, captioner.prompt,
-                    keep=keep, layers=captioner.layers,
-                )  # fmt: skip
+            loss, reward = _policy_loss(captioner, plan, run.step, generator, rewards)
             loss.backward()
             descend(optimizer)
-            rewards.append(float(scores.mean()))
             run.advance()
-            if run.step % report_every == 0 or run.over:
-                run.note(reward=round(float(np.mean(rewards)), 4))
-                rewards.clear()
-                if report is not None:
-                    report(run)
+            means.add(reward)
     run.checkpoint()
 
 
-def plan_of(plan: CaptionPlan) -> dict:
-    """A plan as a checkpoint stores it."""
-    return asdict(plan)
+def _caption_loss(
+    captioner: Captioner, plan: CaptionPlan, step: int, generator: torch.Generator
+) -> torch.Tensor:
+    """Cross-entropy of the human captions of a step's photographs."""
+    index = captioner.order(step, plan)
+    shuffled = torch.Generator().manual_seed(step)
+    chosen = [_shuffle(captioner.ids[i], shuffled) for i in index.tolist()]
+    packed = pack(chosen, room=plan.room).to(captioner.device)
+    keep = captioner.keep(len(index), plan.drop, plan.random_state * 7919 + step)
+    with captioner.autocast():
+        views = captioner.views(index, plan.augmentation, generator)
+        visual = captioner.visual(views, learn_tower=plan.tower_rate > 0)
+        return packed_loss(
+            captioner.model, visual, packed, captioner.prompt, keep=keep,
+            smoothing=plan.smoothing, layers=captioner.layers,
+        )  # fmt: skip
+
+
+def _policy_loss(
+    captioner: Captioner,
+    plan: CaptionPlan,
+    step: int,
+    generator: torch.Generator,
+    rewards: Rewards,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The loss of samples of a step's photographs, weighted by advantage; their mean reward."""
+    index = captioner.order(step, plan)
+    keep = captioner.keep(len(index), plan.drop, plan.random_state * 7919 + step)
+    with captioner.autocast():
+        with torch.no_grad():
+            captioner.plain.refresh()
+            views = captioner.views(index, plan.augmentation, generator)
+            said = captioner.decoder(
+                captioner.visual(views), captions=plan.samples, sample=True,
+                generator=generator, keep=keep,
+            )  # fmt: skip
+        ids, scores = rewards(index.tolist(), said)
+        advantage = (scores - scores.mean(1, keepdims=True)) * (plan.samples / (plan.samples - 1))
+        room = max(sum(map(len, each)) for each in ids)
+        packed = pack(ids, room=-(-room // 32) * 32, weights=advantage.tolist())
+        loss = packed_loss(
+            captioner.model, captioner.visual(views), packed.to(captioner.device),
+            captioner.prompt, keep=keep, layers=captioner.layers,
+        )  # fmt: skip
+    return loss, torch.tensor(scores.mean())
 
 
 def _shuffle(captions: list[list[int]], generator: torch.Generator) -> list[list[int]]:
@@ -298,40 +300,3 @@ def _optimizer(captioner, plan, distiller) -> torch.optim.Optimizer:
 def _set_rates(optimizer: torch.optim.Optimizer, run: Run, plan: CaptionPlan) -> None:
     for group in optimizer.param_groups:
         group["lr"] = group["part"] * run.rate(plan.learning_rate, warmup=plan.warmup)
-
-
-# ------------------------------------------------------------------------- scores in processes
-
-_reward: CiderReward | None = None
-
-
-def _prepare(tokens: list[list[list[str]]]) -> None:
-    global _reward
-    _reward = CiderReward(tokens)
-
-
-def _reward_part(images: list[int], captions: list[list[list[str]]]) -> np.ndarray:
-    return _reward.many(images, captions)
-
-
-def _score(captioner, said, index, pool, workers) -> tuple[list[list[list[int]]], np.ndarray]:
-    """Token ids cut behind the end, and the CIDEr of each sample, (B, S)."""
-    end, size = captioner.tokenizer.eos_token_id, len(said)
-    ids = [[_cut(row, end) for row in each] for each in said.tolist()]
-    texts = captioner.tokenizer.batch_decode(
-        [row for each in ids for row in each], skip_special_tokens=True
-    )
-    closed = [row[-1] == end for each in ids for row in each]
-    tokens = [[*words(text), *([END] if done else [])] for text, done in zip(texts, closed)]
-    per = said.shape[1]
-    tokens = [tokens[i * per : (i + 1) * per] for i in range(size)]
-    bounds = np.linspace(0, size, workers + 1).astype(int)
-    images = index.tolist()
-    jobs = [
-        pool.submit(_reward_part, images[a:b], tokens[a:b]) for a, b in pairwise(bounds) if b > a
-    ]
-    return ids, np.concatenate([job.result() for job in jobs])
-
-
-def _cut(row: list[int], end: int) -> list[int]:
-    return row[: row.index(end) + 1] if end in row else row

@@ -115,20 +115,38 @@ class PhotoTraining:
         self.max_seconds, self.began = max_seconds, time.perf_counter()
         self._report = report
         self.vision = {**VISION, **(vision or {})}
-        teacher = teacher.to(self.device)
+        photographs = photographs.to(self.device)
+        self.distiller = self._distiller(teacher, photographs, extra, compile)
+        self.tower, self.heads = self.distiller.tower, self.distiller.heads
+        self.captioner = self._captioner(language, tokenizer, photographs, captions)
+        self.rows: list[dict] = []
+        self.states: dict[str, dict[str, torch.Tensor]] = {}
+
+    def _distiller(
+        self, teacher: Teacher, photographs: torch.Tensor, extra: torch.Tensor, compile: bool
+    ) -> Distiller:
+        """A new tower and its heads before their teacher, which is in half precision on a GPU."""
+        recipe, teacher = self.recipe, teacher.to(self.device)
         if self.device == "cuda":
             teacher = teacher.half().to(memory_format=torch.channels_last)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.random_state)
-            self.tower = AutoModel.from_config(CLIPVisionConfig(**self.vision)).to(self.device)
-            self.heads = Heads(self.vision["hidden_size"], teacher).to(self.device)
+            tower = AutoModel.from_config(CLIPVisionConfig(**self.vision)).eval().to(self.device)
+            heads = Heads(self.vision["hidden_size"], teacher).to(self.device)
         shares = [recipe.share, 1 - recipe.share] if len(extra) else [1.0]
-        groups = [photographs.to(self.device), extra.to(self.device)][: len(shares)]
+        pool = PhotoPool([photographs, extra.to(self.device)][: len(shares)], shares)
         depth = self.vision["num_hidden_layers"] - 1  # LLaVA reads the layer before the last
-        self.distiller = Distiller(
-            self.tower, depth, self.heads, teacher, PhotoPool(groups, shares), Augmentation(),
-            compile=compile,
-        )  # fmt: skip
+        return Distiller(tower, depth, heads, teacher, pool, Augmentation(), compile=compile)
+
+    def _captioner(
+        self,
+        language: LlamaForCausalLM,
+        tokenizer: PreTrainedTokenizerFast,
+        photographs: torch.Tensor,
+        captions: Sequence[Sequence[str]],
+    ) -> Captioner:
+        """The language model with adapters behind the tower that is distilled."""
+        recipe = self.recipe
         model = build(language, tokenizer, vision=self.vision)
         model.model.vision_tower = self.tower
         add_adapters(
@@ -136,12 +154,10 @@ class PhotoTraining:
             random_state=recipe.random_state,
         )  # fmt: skip
         processor = photo_processor(tokenizer, image_size=self.vision["image_size"])
-        self.captioner = Captioner(
-            model.to(self.device), processor, groups[0], captions,
+        return Captioner(
+            model.to(self.device), processor, photographs, captions,
             longest=recipe.joint_plan.longest,
         )  # fmt: skip
-        self.rows: list[dict] = []
-        self.states: dict[str, dict[str, torch.Tensor]] = {}
 
     def distil(self) -> Run:
         """Stage 1."""

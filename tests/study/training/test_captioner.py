@@ -83,6 +83,21 @@ def test_rewards_rise(captioner, tmp_path, drop):
     assert rewards[-1] > rewards[0] > 0
 
 
+@pytest.mark.parametrize("learning", [True, False])
+def test_an_error_leaves_the_modes_as_they_were(captioner, learning, tmp_path):
+    captioner.model.train(learning)
+    captioner.tower.eval()  # held still while the rest learns
+    modes = {name: module.training for name, module in captioner.model.named_modules()}
+    with pytest.raises(AttributeError):
+        captioner.greedy([None])
+    for teach in (ca.learn_captions, ca.learn_from_scores):
+        run = run_of(captioner, tmp_path, teach.__name__, steps=1)
+        run.rate = lambda *_, **__: 1 / 0
+        with pytest.raises(ZeroDivisionError):
+            teach(captioner, ca.CaptionPlan(), run)
+    assert {name: m.training for name, m in captioner.model.named_modules()} == modes
+
+
 def test_every_photograph_comes_before_any_comes_again(captioner):
     plan = ca.CaptionPlan(batch_size=4)
     seen = torch.cat([captioner.order(step, plan) for step in range(3)])
