@@ -21,6 +21,7 @@ from ..files import entry, write_json
 from ..grid import AVERAGES, questions, tail_of
 from ..labels import DIVERGENCE
 from ..methods import Method
+from ..profiles import Profile
 from ..records import canonical, digest, read_records
 from .divergence import REFERENCES
 from .part import Part
@@ -36,18 +37,8 @@ PASSES = 4
 
 def make_ranking(study: Study, divergence: Part, captions: Part | None = None) -> bool:
     """Summarise the records and time the scorers; False: nothing changed since."""
-    profile, path = study.profile, study.folder / "catalogue.json"
-    read = [part for part in (divergence, captions) if part is not None]
-    table = divergence.table
-    key = digest({
-        "code": catalogue_code(),
-        "costs": costs_code(),
-        "records": [canonical(read_records(part.folder)) for part in read],
-        "methods": {k: [m.label, m.settings, dict(m.groups)] for k, m in table.items()},
-        "references": [[list(e.references) for e in part.images] for part in read],
-        "n_bootstrap": profile.n_bootstrap,
-        "random_state": profile.random_state,
-    })  # fmt: skip
+    profile, path, table = study.profile, study.folder / "catalogue.json", divergence.table
+    key = _key(profile, [part for part in (divergence, captions) if part is not None], table)
     if entry(path, "key") == key:
         return False
     config = study.loaded.model.config
@@ -81,6 +72,19 @@ def make_ranking(study: Study, divergence: Part, captions: Part | None = None) -
         "comparisons": comparisons,
     })  # fmt: skip
     return True
+
+
+def _key(profile: Profile, parts: Sequence[Part], table: Mapping[str, Method]) -> str:
+    """What the summary was made from."""
+    return digest({
+        "code": catalogue_code(),
+        "costs": costs_code(),
+        "records": [canonical(read_records(part.folder)) for part in parts],
+        "methods": {k: [m.label, m.settings, dict(m.groups)] for k, m in table.items()},
+        "references": [[list(e.references) for e in part.images] for part in parts],
+        "n_bootstrap": profile.n_bootstrap,
+        "random_state": profile.random_state,
+    })  # fmt: skip
 
 
 def spoken(folder: Path) -> dict[str, list[dict[str, Any]]]:

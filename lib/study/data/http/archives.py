@@ -4,7 +4,9 @@ import functools
 import logging
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile, ZipFile
 
 import pooch
@@ -31,38 +33,13 @@ def fetch_archive(
     Raises:
         DownloadError: if it does not arrive, or its checksum is another one (it is then deleted).
     """
-    partial = path.with_name(path.name + ".partial")
-
-    def downloader(url, output_file, _pooch):
-        with tqdm(
-            unit="B", unit_scale=True, desc=path.name, disable=not progress, leave=False
-        ) as bar:
-
-            def show(done, size):
-                bar.total = size
-                bar.update(done - bar.n)  # negative when a transfer starts over
-
-            client.fetch(
-                url,
-                Path(output_file),
-                partial=partial,
-                resume=known_hash is not None,
-                progress=show,
-            )
-
     pooch.get_logger().setLevel(logging.WARNING)
+    transfer = _transfer(client, path, resume=known_hash is not None, progress=progress)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        pooch.retrieve(
-            url, known_hash, fname=path.name, path=str(path.parent), downloader=downloader
-        )
+        pooch.retrieve(url, known_hash, fname=path.name, path=str(path.parent), downloader=transfer)
     except ValueError as error:  # pooch: the checksum differs, and it removed the file
-        found = re.search(r"expected (\S+) but got ([0-9a-f]+)", str(error))
-        detail = "expected {}, got {}".format(*found.groups()) if found else str(error)
-        raise DownloadError(
-            f"{url} is not the published file: its checksum differs ({detail}). It was deleted. "
-            "A proxy's own page is a usual cause: try another network, or fetch the file by hand."
-        ) from error
+        raise _another_file(url, error) from error
     except DownloadError as error:
         raise DownloadError(
             f"{path.name} could not be downloaded. {error}. "
@@ -71,6 +48,35 @@ def fetch_archive(
     except OSError as error:
         raise DownloadError(f"cannot write {path}: {error.strerror or error}") from error
     return path
+
+
+def _transfer(
+    client: Client, path: Path, *, resume: bool, progress: bool
+) -> Callable[[str, str, Any], None]:
+    """How pooch gets a file: through our client, which keeps what arrived, with a bar."""
+
+    def transfer(url: str, output_file: str, _: Any) -> None:
+        bar = tqdm(unit="B", unit_scale=True, desc=path.name, disable=not progress, leave=False)
+
+        def show(done: int, size: int | None) -> None:
+            bar.total = size
+            bar.update(done - bar.n)  # negative when a transfer starts over
+
+        with bar:
+            partial = path.with_name(path.name + ".partial")
+            client.fetch(url, Path(output_file), partial=partial, resume=resume, progress=show)
+
+    return transfer
+
+
+def _another_file(url: str, error: ValueError) -> DownloadError:
+    """What pooch says of a checksum, said to people."""
+    found = re.search(r"expected (\S+) but got ([0-9a-f]+)", str(error))
+    detail = "expected {}, got {}".format(*found.groups()) if found else str(error)
+    return DownloadError(
+        f"{url} is not the published file: its checksum differs ({detail}). It was deleted. "
+        "A proxy's own page is a usual cause: try another network, or fetch the file by hand."
+    )
 
 
 def require_space(folder: Path, size: float) -> None:

@@ -1,6 +1,6 @@
 """Many small files in parallel."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import NamedTuple
@@ -64,17 +64,21 @@ def fetch_many(
                 client.stop.set()
                 pool.shutdown(cancel_futures=True)
     if failures:
-        late = sum(_succeeded(future) for future in futures)  # some arrive while the pool winds up
-        missing = len(jobs) - late
-        reasons = "; ".join(f"{name} ({reason})" for name, reason in failures[:5])
-        more = f" and {missing - 5} more" if missing > 5 else ""
+        missing = sum(not _succeeded(f) for f in futures)  # some arrive while the pool winds up
         early = ""
         if in_a_row >= give_up_after:
             early = f" Given up after {in_a_row} failures in a row."
         raise DownloadError(
-            f"{missing} of {len(jobs)} {noun} could not be downloaded: {reasons}{more}.{early} "
-            "What arrived is kept: run the same command again to fetch only what is missing."
+            f"{missing} of {len(jobs)} {noun} could not be downloaded: {_some(failures, missing)}."
+            f"{early} What arrived is kept: run the same command again to fetch only what is "
+            "missing."
         )
+
+
+def _some(failures: Sequence[tuple[str, str]], missing: int) -> str:
+    """The first files and why they failed, and how many more are missing."""
+    reasons = "; ".join(f"{name} ({reason})" for name, reason in failures[:5])
+    return reasons + (f" and {missing - 5} more" if missing > 5 else "")
 
 
 def _succeeded(future: Future) -> bool:

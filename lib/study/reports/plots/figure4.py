@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from .style import BLUE, DARK, WIDTH, subplots
@@ -29,40 +30,39 @@ def cluster_scores(
         f"After: the same scores among the {left} kept clusters alone",
     )
     for ax, scores, text in zip(axes, (before, after), texts):
-        sns.barplot(
-            x=np.arange(len(order)),
-            y=np.nan_to_num(scores[order]),
-            hue=core[order],
-            ax=ax,
-            palette={True: BLUE, False: _DROPPED},
-            width=0.8,
-            dodge=False,
-            legend=False,
-            saturation=1,
-            errorbar=None,
-        )
-        ax.axhline(0, color="black", linewidth=0.6)
+        _bars(ax, scores[order], core[order])
         ax.set(title=text, ylabel="$S$ (nats)")
-    for x, cluster in enumerate(order):
-        axes[0].annotate(
-            str(counts[cluster]),
-            (x, max(before[cluster], 0)),
-            xytext=(0, 1.5),
-            textcoords="offset points",
-            ha="center",
-            fontsize=6.5,
-            color=DARK,
-        )
-    axes[0].text(
-        0.995,
-        0.93,
-        "numbers: tokens in the cluster",
-        transform=axes[0].transAxes,
-        ha="right",
-        va="top",
-        fontsize=7.5,
-        color=DARK,
-    )
-    axes[0].margins(y=0.12)
+    _sizes(axes[0], before[order], counts[order])
     axes[1].set(xlabel="clusters, by score before pruning", xticks=[])
     return fig
+
+
+def _bars(ax: Axes, scores: np.ndarray, core: np.ndarray) -> None:
+    """A bar a cluster, blue where it is kept; none where there is no score."""
+    sns.barplot(
+        x=np.arange(len(scores)),
+        y=np.nan_to_num(scores),
+        hue=core,
+        ax=ax,
+        palette={True: BLUE, False: _DROPPED},
+        width=0.8,
+        dodge=False,
+        legend=False,
+        saturation=1,
+        errorbar=None,
+    )
+    ax.axhline(0, color="black", linewidth=0.6)
+
+
+def _sizes(ax: Axes, scores: np.ndarray, counts: np.ndarray) -> None:
+    """Above each bar its cluster's tokens, and what these numbers are."""
+    for x, (score, count) in enumerate(zip(scores, counts)):
+        ax.annotate(
+            str(count), (x, max(score, 0)), xytext=(0, 1.5), textcoords="offset points",
+            ha="center", fontsize=6.5, color=DARK,
+        )  # fmt: skip
+    ax.text(
+        0.995, 0.93, "numbers: tokens in the cluster", transform=ax.transAxes,
+        ha="right", va="top", fontsize=7.5, color=DARK,
+    )  # fmt: skip
+    ax.margins(y=0.12)
