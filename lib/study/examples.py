@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .data import coco, flickr, scenes
+from .data import SOURCES, coco, download, flickr, scenes
 from .profiles import Profile
 
 __all__ = ["examples", "fetch"]
@@ -32,8 +32,8 @@ def fetch(profile: Profile, *, progress: bool = True) -> list[coco.Example]:
     """Get the images of a profile: draw the scenes, or download a split's list and images."""
     if profile.images_of == "scenes":
         return examples(profile, progress=progress)
-    download = flickr.download if profile.images_of == "flickr8k" else coco.download
     return download(
+        SOURCES[profile.images_of],
         profile.split,
         image_root=profile.image_root,
         json_path=profile.json_path,
@@ -48,8 +48,6 @@ def _listing(profile: Profile, *, progress: bool) -> tuple[Path, Path | None]:
     root = Path(profile.image_root).expanduser() if profile.image_root else None
     if profile.json_path:
         return Path(profile.json_path).expanduser(), root
-    if profile.images_of == "coco":
-        return coco.karpathy_json(), root or coco.coco_dir()
-    if profile.images_of == "flickr8k":
-        return flickr.flickr_json(), root or flickr.flickr_dir()
+    if source := SOURCES.get(profile.images_of):
+        return source.listing(), root or source.folder()
     return scenes.ensure_scenes(profile.split, progress=progress), None

@@ -10,6 +10,7 @@ import json
 import re
 import shutil
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ import yaml
 from PIL import Image
 
 from lib.study import cli, paths
-from lib.study.data import coco, scenes
+from lib.study.data import COCO, download, scenes
 from lib.study.paths import ROOT
 from lib.study.records import read_records
 from lib.study.reports import notebooks
@@ -85,10 +86,9 @@ def computed(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch, Loopback(routes) as server:
         patch.setattr(paths, "ROOT", folder)
         patch.setenv("OMP_NUM_THREADS", "1")
-        examples = coco.download(
-            "test", image_root=images, json_path=listing, json_hash=None,
-            json_url=f"{server.url}/caption_datasets.zip", images_url=server.url, progress=False,
-        )  # fmt: skip
+        archive = COCO.archive._replace(url=f"{server.url}/caption_datasets.zip", known_hash=None)
+        mirror = replace(COCO, archive=archive, images_url=server.url)
+        examples = download(mirror, image_root=images, json_path=listing, progress=False)
         assert len(examples) == IMAGES
         asked = ["reproduce", "--profile", "paper", "--device", "cpu", "--quiet"]
         assert cli.main(asked) == 0

@@ -99,7 +99,7 @@ def test_a_checkout_without_photographs_says_how_to_get_them(photographs, capsys
     assert "`make data PROFILE=photos` downloads it" in said
     split, images = check_images(photographs)
     assert not split.good and images.remedy == "make data PROFILE=photos"
-    assert images.download == 6 * flickr.PHOTOGRAPH_BYTES
+    assert images.download == 6 * flickr.FLICKR8K.image_bytes
 
 
 def test_the_doctor_knows_what_the_model_is_made_of(photographs, home):

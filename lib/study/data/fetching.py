@@ -1,17 +1,15 @@
-"""Downloading exactly the images of a split, and the list of them: what data sets have in common.
-
-Everything is resumable: a second call fetches only what is missing, and a file has its final name
-only once it is whole and decodes.
-"""
+"""Downloading a data set's list and exactly the images of a split, whichever data set it is."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import quote
 
 from filelock import FileLock, Timeout
 
-from .examples import Entry, find, place
+from .examples import REMEDY, Entry, Example, choose, find, place, resolve
 from .http import (
     Client,
     DownloadError,
@@ -24,7 +22,7 @@ from .http import (
 )
 from .images import ImageError, open_image
 
-__all__ = ["Archive", "check_image", "fetch_split"]
+__all__ = ["Archive", "Source", "check_image", "download"]
 
 _LICENCE_FILE = "LICENCE.txt"
 
@@ -40,52 +38,6 @@ class Archive(NamedTuple):
     unpacked: int
 
 
-def fetch_split(
-    entries_of: Callable[[], list[Entry]],
-    json_path: Path,
-    image_root: Path,
-    *,
-    archive: Archive,
-    address: Callable[[Entry], str],
-    image_bytes: int,
-    licence: str,
-    check: Callable[[Path], None] | None = None,
-    workers: int = 8,
-    recheck: bool = False,
-    progress: bool = True,
-    client: Client | None = None,
-) -> list[Entry]:
-    """Get the list where it is missing, then the images of the wanted entries; returns those.
-
-    Args:
-        entries_of: the entries wanted, read once `json_path` is there.
-        address: the URL of an entry's image.
-        image_bytes: mean size of an image.
-        licence: what is printed, and kept beside the data, before anything is fetched.
-        check: of an image that arrived, by default `check_image`.
-        workers, recheck, progress, client: see `lib.study.data.coco.download`.
-    """
-    if workers < 1:
-        raise ValueError(f"workers must be at least 1, got {workers}")
-    client, check = client or Client(connections=workers), check or check_image
-    if not json_path.exists():
-        with _only_one(json_path.parent):
-            if not json_path.exists():
-                _note_licence(json_path.parent, licence)
-                _download_list(client, json_path, archive, progress)
-    entries = entries_of()
-    if _wanted(entries, image_root, recheck, check):
-        with _only_one(image_root):
-            # another process may have worked
-            wanted = _wanted(entries, image_root, recheck, check)
-            if not (json_path.parent / _LICENCE_FILE).exists():
-                _note_licence(image_root, licence)
-            require_space(image_root, 1.1 * image_bytes * len(wanted))
-            jobs = [Job(address(entry), place(image_root, entry)) for entry in wanted]
-            fetch_many(client, jobs, workers=workers, check=check, progress=progress)
-    return entries
-
-
 def check_image(path: Path) -> None:
     """Decode a whole image.
 
@@ -96,6 +48,81 @@ def check_image(path: Path) -> None:
         open_image(path)
     except ImageError as error:
         raise InvalidContentError(f"not a readable image ({error.reason or error})") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A data set as it is published, and where it lies here.
+
+    archive: holds the list of its images. images_url: the folder they are in, by their names.
+    image_bytes: mean size of one. split_sizes: images of each split. licence: what is printed, and
+    kept beside the data, before anything is fetched. listing, folder: where the list and the images
+    are, or go. entries: those of a split, from the list. check: of an image that arrived. remedy:
+    how to get images that are missing.
+    """
+
+    archive: Archive
+    images_url: str
+    image_bytes: int
+    split_sizes: Mapping[str, int]
+    licence: str
+    listing: Callable[[], Path]
+    folder: Callable[[], Path]
+    entries: Callable[[Path, str], list[Entry]]
+    check: Callable[[Path], None] = check_image
+    remedy: str = REMEDY
+
+
+def download(
+    source: Source,
+    split: str = "test",
+    *,
+    image_root: str | Path | None = None,
+    json_path: str | Path | None = None,
+    limit: int | None = None,
+    random_state: int = 0,
+    workers: int = 8,
+    recheck: bool = False,
+    progress: bool = True,
+    client: Client | None = None,
+) -> list[Example]:
+    """Download the list of a data set and exactly the images that its reader would return.
+
+    Everything is resumable: a second call fetches only what is missing, and a file has its final
+    name only once it is whole and decodes. Images already in `image_root` are used where they lie.
+
+    Args:
+        split, limit, random_state: as in `lib.study.data.captions.read_karpathy`.
+        image_root, json_path: where images and list are and go, by default the source's places.
+        workers: transfers at a time.
+        recheck: check the images that are already there, too, and replace broken ones.
+        client: how to retry and wait, by default `Client()`.
+
+    Raises:
+        DownloadError: one message saying what is missing and how to resume.
+    """
+    if workers < 1:
+        raise ValueError(f"workers must be at least 1, got {workers}")
+    root = source.folder() if image_root is None else Path(image_root).expanduser()
+    listing = source.listing() if json_path is None else Path(json_path).expanduser()
+    client = client or Client(connections=workers)
+    if not listing.exists():
+        with _only_one(listing.parent):
+            if not listing.exists():
+                _note_licence(listing.parent, source.licence)
+                _download_list(client, listing, source.archive, progress)
+    entries = choose(source.entries(listing, split), limit, random_state)
+    if _wanted(entries, root, recheck, source.check):
+        with _only_one(root):
+            # another process may have worked
+            wanted = _wanted(entries, root, recheck, source.check)
+            if not (listing.parent / _LICENCE_FILE).exists():
+                _note_licence(root, source.licence)
+            require_space(root, 1.1 * source.image_bytes * len(wanted))
+            base = source.images_url.rstrip("/")
+            jobs = [Job(f"{base}/{quote(each.relative)}", place(root, each)) for each in wanted]
+            fetch_many(client, jobs, workers=workers, check=source.check, progress=progress)
+    return resolve(entries, root, check_files=True, remedy=source.remedy)
 
 
 def _download_list(client: Client, json_path: Path, archive: Archive, progress: bool) -> None:

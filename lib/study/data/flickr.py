@@ -14,26 +14,17 @@ import os
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from urllib.parse import quote
 
 from ..paths import data_dir, raw_dir
 from .captions import karpathy_entries
-from .coco import KARPATHY_BYTES, KARPATHY_HASH, KARPATHY_URL
+from .coco import KARPATHY
 from .examples import Entry, Example, choose, resolve
-from .fetching import Archive, check_image, fetch_split
-from .http import Client, InvalidContentError
+from .fetching import Source, check_image
+from .http import InvalidContentError
 
-__all__ = ["check_photograph", "download", "flickr_dir", "flickr_json", "read_flickr"]
+__all__ = ["FLICKR8K", "check_photograph", "flickr_dir", "flickr_json", "read_flickr"]
 
 LIST = "dataset_flickr8k.json"
-LIST_BYTES = 8_100_000
-PHOTOGRAPHS_URL = (
-    "https://raw.githubusercontent.com/RlNZLER/Image-Text-Matching/"
-    "56a15d913c3f290e2ee896386ece6076c1eea02e/data/images"
-)
-#: mean size of a photograph there
-PHOTOGRAPH_BYTES = 26_700
-SPLIT_SIZES = {"train": 6_000, "val": 1_000, "test": 1_000}
 
 LICENCE = (
     "Flickr8k: Hodosh, Young and Hockenmaier (2013) collected the captions. The data set is for "
@@ -77,48 +68,11 @@ def read_flickr(
     return resolve(chosen, root, check_files, remedy=REMEDY)
 
 
-def download(
-    split: str = "test",
-    *,
-    image_root: str | Path | None = None,
-    json_path: str | Path | None = None,
-    limit: int | None = None,
-    random_state: int = 0,
-    json_url: str = KARPATHY_URL,
-    json_hash: str | None = KARPATHY_HASH,
-    images_url: str = PHOTOGRAPHS_URL,
-    workers: int = 8,
-    recheck: bool = False,
-    progress: bool = True,
-    client: Client | None = None,
-) -> list[Example]:
-    """Download the list and exactly the photographs that `read_flickr` would return.
-
-    See `lib.study.data.coco.download`. A photograph that arrives is compared with its checksum;
-    those that were there before, such as larger ones of one's own, are used as they are.
-    """
-    image_root = Path(image_root) if image_root is not None else flickr_dir()
-    json_path = Path(json_path) if json_path is not None else flickr_json()
-    base = images_url.rstrip("/")
-    entries = fetch_split(
-        lambda: choose(_entries(json_path, split), limit, random_state),
-        json_path,
-        image_root,
-        archive=Archive(json_url, json_hash, LIST, KARPATHY_BYTES, LIST_BYTES),
-        address=lambda entry: f"{base}/{quote(entry.relative)}",
-        image_bytes=PHOTOGRAPH_BYTES,
-        licence=LICENCE,
-        check=check_photograph,
-        workers=workers,
-        recheck=recheck,
-        progress=progress,
-        client=client,
-    )
-    return resolve(entries, image_root, check_files=True, remedy=REMEDY)
-
-
 def check_photograph(path: Path) -> None:
     """Decode a photograph, and compare it with what results were made from, where that is known.
+
+    Only those that arrive are: ones that were there before, such as larger ones of one's own, are
+    used as they are.
 
     Raises:
         InvalidContentError: if it is damaged, or another one.
@@ -152,3 +106,20 @@ def _number(entry: Entry, path: Path) -> int:
     if not digits.isdecimal():
         raise ValueError(f"{path}: {entry.name!r} does not begin with a photograph's number")
     return int(digits)
+
+
+FLICKR8K = Source(
+    archive=KARPATHY._replace(member=LIST, unpacked=8_100_000),
+    images_url=(
+        "https://raw.githubusercontent.com/RlNZLER/Image-Text-Matching/"
+        "56a15d913c3f290e2ee896386ece6076c1eea02e/data/images"
+    ),
+    image_bytes=26_700,
+    split_sizes={"train": 6_000, "val": 1_000, "test": 1_000},
+    licence=LICENCE,
+    listing=flickr_json,
+    folder=flickr_dir,
+    entries=_entries,
+    check=check_photograph,
+    remedy=REMEDY,
+)

@@ -6,7 +6,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from ..data import coco, flickr
+from ..data import SOURCES, Source, coco, flickr
 from ..evaluation import corenlp
 from ..profiles import Profile
 from .finding import Finding
@@ -17,23 +17,19 @@ SPLIT = "split"
 
 def check_images(profile: Profile) -> list[Finding]:
     """A data set's split and its images one by one; a file of one's own; or drawn scenes."""
-    photographs = profile.images_of == "flickr8k"
-    own = profile.images_of == "scenes"
-    if own and not profile.json_path:
+    source = SOURCES.get(profile.images_of)
+    if source is None and not profile.json_path:
         return [Finding("images", True, "generated scenes, drawn on first use")]
-    remedy = "correct the profile" if own else f"make data PROFILE={profile.profile}"
-    listing, folder = coco.karpathy_json, coco.coco_dir
-    if photographs:
-        listing, folder = flickr.flickr_json, flickr.flickr_dir
-    json_path = Path(profile.json_path or listing()).expanduser()
+    remedy = f"make data PROFILE={profile.profile}" if source else "correct the profile"
+    json_path = Path(profile.json_path or source.listing()).expanduser()
     if profile.image_root:
         image_root = Path(profile.image_root).expanduser()
     else:
-        image_root = json_path.parent if own else folder()
+        image_root = source.folder() if source else json_path.parent
     if not json_path.is_file():
         absent = Finding(SPLIT, False, f"{json_path} is absent", remedy)
-        return [absent] if own else _not_yet(profile, absent)
-    read = flickr.read_flickr if photographs else coco.read_karpathy
+        return _not_yet(profile, source, absent) if source else [absent]
+    read = flickr.read_flickr if profile.images_of == "flickr8k" else coco.read_karpathy
     try:
         examples = read(
             json_path,
@@ -43,7 +39,7 @@ def check_images(profile: Profile) -> list[Finding]:
             check_files=False,
         )
     except ValueError as error:
-        damaged = "not valid JSON" in str(error) and not own
+        damaged = "not valid JSON" in str(error) and source
         fix = f"rm {json_path} && {remedy}" if damaged else "correct the file, or the profile"
         return [Finding(SPLIT, False, str(error), fix)]
     found = Finding(SPLIT, True, f"{profile.split}, {len(examples)} images, in {json_path}")
@@ -52,22 +48,17 @@ def check_images(profile: Profile) -> list[Finding]:
         return [found, Finding("images", True, f"all {len(examples)} below {image_root}")]
     names = ", ".join(e.path.name for e in missing[:3]) + (", ..." if len(missing) > 3 else "")
     detail = f"{len(missing)} of {len(examples)} are missing below {image_root}: {names}"
-    size = 0 if own else len(missing) * _image_bytes(profile)
+    size = len(missing) * source.image_bytes if source else 0
     return [found, Finding("images", False, detail, remedy, size)]
 
 
-def _image_bytes(profile: Profile) -> int:
-    return flickr.PHOTOGRAPH_BYTES if profile.images_of == "flickr8k" else coco.IMAGE_BYTES
-
-
-def _not_yet(profile: Profile, absent: Finding) -> list[Finding]:
+def _not_yet(profile: Profile, source: Source, absent: Finding) -> list[Finding]:
     """A data set's split and images before anything was downloaded."""
-    sizes = flickr.SPLIT_SIZES if profile.images_of == "flickr8k" else coco.SPLIT_SIZES
-    count = min(sizes.get(profile.split, 0), profile.limit or sys.maxsize)
+    count = min(source.split_sizes.get(profile.split, 0), profile.limit or sys.maxsize)
     detail = f"up to {count} of the {profile.split} split, unknown until the split is there"
     return [
-        replace(absent, download=coco.KARPATHY_BYTES),
-        Finding("images", False, detail, absent.remedy, count * _image_bytes(profile)),
+        replace(absent, download=source.archive.size),
+        Finding("images", False, detail, absent.remedy, count * source.image_bytes),
     ]
 
 

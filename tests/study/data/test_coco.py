@@ -9,16 +9,17 @@ import threading
 import time
 import zipfile
 from collections import namedtuple
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from lib.study.data import coco
+from lib.study.data import COCO, SOURCES, coco
 from lib.study.data.coco import Example, missing_images, read_coco_captions, read_karpathy
-from lib.study.data.http import Client, DownloadError
-from lib.study.data.http import archives as download
+from lib.study.data.fetching import check_image, download
+from lib.study.data.http import Client, DownloadError, archives
 from lib.study.paths import PACKAGE
 from tests.loopback import Loopback, stall, status, truncate
 
@@ -308,18 +309,21 @@ def served(**more):
     return {ARCHIVE: ZIP, **routes, **more}
 
 
-def fetch(server, root, **options):
+def mirror(url, known_hash):
+    """COCO, published elsewhere."""
+    there = COCO.archive._replace(url=f"{url}{ARCHIVE}", known_hash=known_hash)
+    return replace(COCO, archive=there, images_url=url)
+
+
+def fetch(server, root, *, known_hash=HASH, **options):
     client = Client(retries=1, backoff=0.01, timeout=0.4)
     defaults = {
         "image_root": root,
         "json_path": root / "dataset_coco.json",
-        "json_url": f"{server.url}{ARCHIVE}",
-        "json_hash": HASH,
-        "images_url": server.url,
         "progress": False,
         "client": client,
     }
-    return coco.download("test", **{**defaults, **options})
+    return download(mirror(server.url, known_hash), "test", **{**defaults, **options})
 
 
 def path_of(number):
@@ -396,12 +400,12 @@ def test_a_killed_download_leaves_no_half_image_under_its_name(tmp_path):
         call = {
             "image_root": str(tmp_path),
             "json_path": str(tmp_path / "d.json"),
-            "images_url": server.url,
-            "json_url": f"{server.url}{ARCHIVE}",
-            "json_hash": HASH,
             "progress": False,
         }
-        code = f"from lib.study.data import download; download(**{call!r})"
+        code = (
+            "from lib.study.data import download; from tests.study.data.test_coco import mirror; "
+            f"download(mirror({server.url!r}, {HASH!r}), **{call!r})"
+        )
         process = subprocess.Popen(
             [sys.executable, "-c", code], cwd=PACKAGE.parent, stderr=subprocess.DEVNULL
         )
@@ -434,9 +438,9 @@ def test_a_wrong_archive_is_refused_and_replaced_on_the_next_run(tmp_path):
 def test_without_a_checksum_the_archive_must_still_hold_the_split(tmp_path):
     damaged = pytest.raises(DownloadError, match="damaged")
     with Loopback(served(**{ARCHIVE: b"<html>"})) as server, damaged:
-        fetch(server, tmp_path, json_hash=None)
+        fetch(server, tmp_path, known_hash=None)
     with Loopback(served()) as server:
-        assert len(fetch(server, tmp_path, json_hash=None)) == 12
+        assert len(fetch(server, tmp_path, known_hash=None)) == 12
 
 
 def test_existing_images_are_used_where_they_are(tmp_path):
@@ -470,13 +474,13 @@ def test_recheck_replaces_an_image_that_does_not_decode(tmp_path):
         assert len(server.requests) == 13  # whole names are trusted ...
         fetch(server, tmp_path, recheck=True)
         assert server.counts[path_of(107)] == 2  # ... unless asked
-    coco.check_image(broken)
+    check_image(broken)
 
 
 def test_too_little_space_is_said_before_any_image(tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
     write_json(tmp_path / "dataset_coco.json", SPLIT)
-    monkeypatch.setattr(download.shutil, "disk_usage", lambda _: usage(1e9, 1e9, 1e5))
+    monkeypatch.setattr(archives.shutil, "disk_usage", lambda _: usage(1e9, 1e9, 1e5))
     with Loopback(served()) as server:
         with pytest.raises(DownloadError, match="not enough disk space"):
             fetch(server, tmp_path)
@@ -504,7 +508,7 @@ def test_nothing_is_written_outside_the_folder(tmp_path):
     odd = [*SPLIT[:3], entry(300, filename="../../outside/x.jpg")]
     with Loopback(served(**{ARCHIVE: archive(odd)})) as server:
         with pytest.raises(ValueError, match="leads out of its folder"):
-            fetch(server, root, json_hash=None)
+            fetch(server, root, known_hash=None)
         assert len(server.requests) == 1
     root = tmp_path / "linked"
     root.mkdir()
@@ -523,7 +527,9 @@ def test_a_folder_that_cannot_be_written_is_one_error(tmp_path):
 
 
 def test_the_defaults_point_at_the_public_files():
-    assert coco.KARPATHY_URL.startswith("https://") and coco.IMAGES_URL.startswith("https://")
-    assert coco.KARPATHY_HASH.startswith("sha256:") and len(coco.KARPATHY_HASH) == 71
-    assert sum(coco.SPLIT_SIZES.values()) == 123_287  # 82,783 train2014 + 40,504 val2014
-    assert Path(coco.KARPATHY_URL).suffix == ".zip"
+    for source in SOURCES.values():
+        url, known_hash = source.archive.url, source.archive.known_hash
+        assert url.startswith("https://") and source.images_url.startswith("https://")
+        assert known_hash.startswith("sha256:") and len(known_hash) == 71
+        assert Path(url).suffix == ".zip"
+    assert sum(COCO.split_sizes.values()) == 123_287  # 82,783 train2014 + 40,504 val2014

@@ -5,13 +5,14 @@ import io
 import json
 import random
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from lib.study import paths
-from lib.study.data import flickr
+from lib.study.data import FLICKR8K, download, flickr
 from lib.study.data.flickr import read_flickr
 from lib.study.data.http import Client, DownloadError
 from tests.loopback import Loopback
@@ -98,14 +99,12 @@ def server(document, photographs):
     return Loopback({"/captions.zip": stream.getvalue()} | routes), stream.getvalue()
 
 
-def options(web, archive):
-    return {
-        "json_url": f"{web.url}/captions.zip",
-        "json_hash": "sha256:" + hashlib.sha256(archive).hexdigest(),
-        "images_url": f"{web.url}/photographs",
-        "client": Client(retries=0, timeout=5),
-        "progress": False,
-    }
+def fetch(web, archive, **options):
+    there = FLICKR8K.archive._replace(
+        url=f"{web.url}/captions.zip", known_hash="sha256:" + hashlib.sha256(archive).hexdigest()
+    )
+    mirror = replace(FLICKR8K, archive=there, images_url=f"{web.url}/photographs")
+    return download(mirror, client=Client(retries=0, timeout=5), progress=False, **options)
 
 
 def test_exactly_the_photographs_wanted_are_downloaded_once(folder, capsys):
@@ -113,11 +112,11 @@ def test_exactly_the_photographs_wanted_are_downloaded_once(folder, capsys):
     pictures = {image["filename"]: jpeg(i) for i, image in enumerate(document["images"])}
     web, archive = server(document, pictures)
     with web:
-        few = flickr.download(limit=2, **options(web, archive))
+        few = fetch(web, archive, limit=2)
         assert len([path for path, _ in web.requests if "photographs" in path]) == 2
-        everything = flickr.download(**options(web, archive))
+        everything = fetch(web, archive)
         assert len(web.requests) == 1 + len(NUMBERS)
-        assert flickr.download(**options(web, archive)) == everything
+        assert fetch(web, archive) == everything
         assert len(web.requests) == 1 + len(NUMBERS)
     assert everything == read_flickr() and set(few) <= set(everything)
     assert "research and education only" in capsys.readouterr().err
@@ -135,7 +134,7 @@ def test_another_photograph_than_results_were_made_from_is_refused(folder, tmp_p
     sums.write_text(f"{digits} {names[0]}\n{'0' * 16} {names[1]}\n")
     web, archive = server(document, pictures)
     with web, pytest.raises(DownloadError, match=rf"{names[1]}.*not 0000000000000000"):
-        flickr.download(**options(web, archive))
+        fetch(web, archive)
     assert (folder / names[0]).exists() and not (folder / names[1]).exists()
 
 

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from lib.study import cli, doctor, paths
-from lib.study.data import coco
+from lib.study.data import COCO
 from lib.study.doctor import Finding, models
 from lib.study.paths import PACKAGE
 from tests.study.doctor.kit import HUB, PAPER, coco_folder, find, hub_cache, model_folder
@@ -60,7 +60,7 @@ def test_the_paper_profile_is_ready_with_model_data_and_gpu(spared, tmp_path, mo
     findings = doctor.examine(PAPER, cache_dir=tmp_path / "hub")
     images, model = find(findings, "images"), find(findings, "model")
     assert "1 of 8 are missing" in images.detail and "000000000003.jpg" in images.detail
-    assert images.download == coco.IMAGE_BYTES and images.remedy == "make data PROFILE=paper"
+    assert images.download == COCO.image_bytes and images.remedy == "make data PROFILE=paper"
     assert "two.safetensors is missing" in model.detail
     one = (snapshot / "one.safetensors").stat().st_size
     assert model.download == models.WEIGHTS[HUB].size - one

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from lib.study.data import coco
+from lib.study.data import COCO
 from lib.study.doctor.images import check_images, check_spice
 from lib.study.evaluation import corenlp
 from tests.study.doctor.kit import EMBEDDED, PAPER, coco_folder, find
@@ -38,9 +38,9 @@ def test_a_file_of_one_s_own_is_not_downloaded(tmp_path):
 
 def test_a_limit_lowers_what_would_be_downloaded():
     whole, some = check_images(PAPER), check_images(replace(PAPER, limit=100))
-    assert find(whole, "images").download == 5000 * coco.IMAGE_BYTES
-    assert find(some, "images").download == 100 * coco.IMAGE_BYTES
-    assert find(whole, "split").download == coco.KARPATHY_BYTES
+    assert find(whole, "images").download == 5000 * COCO.image_bytes
+    assert find(some, "images").download == 100 * COCO.image_bytes
+    assert find(whole, "split").download == COCO.archive.size
 
 
 def test_spice_is_optional(monkeypatch):
