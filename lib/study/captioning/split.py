@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from .. import models
 from ..data import coco, scenes
 from . import ranks
 from .loader import Loader
-from .loop import UNPRUNED, caption_methods, cut
+from .loop import UNPRUNED, Settings, caption_methods, cut
 
 __all__ = ["Split", "caption_split"]
 
@@ -25,8 +25,8 @@ class Split:
     """What to caption, with what, and where the records go.
 
     data: JSON in Karpathy's layout; by default the generated scenes. limit, random_state: a seeded
-    subset. device: by default a GPU of this process's own, if there is one. decoder: makes what
-    decodes instead of `generate`, of the model.
+    subset. device: by default a GPU of this process's own, if there is one. settings: how, beside
+    what follows from the rest. decoder: makes what decodes instead of `generate`, of the model.
     """
 
     results: Path
@@ -41,12 +41,7 @@ class Split:
     random_state: int = 0
     methods: Sequence[str] = (UNPRUNED,)
     keep: float = 0.5
-    prompt: str = models.PROMPT
-    batch_size: int = 16
-    max_new_tokens: int = 64
-    token_ids: bool = False
-    limit_seconds: float | None = None
-    progress: bool = True
+    settings: Settings = field(default_factory=Settings)
     decoder: Callable[[Any], Any] | None = None
 
     def pruners(self) -> dict[str, Any]:
@@ -75,7 +70,7 @@ def caption_split(split: Split) -> list[str]:
 
     The first batches are prepared while the model loads. Returns lines for people, on rank 0.
     """
-    pruners, (rank, world_size) = split.pruners(), ranks.place()
+    settings, pruners, (rank, world_size) = split.settings, split.pruners(), ranks.place()
     device = split.device or ranks.own_gpu() or "cpu"
     with ranks.process_group(world_size):
         listing = split.data or _drawn_scenes(split, rank, world_size)
@@ -88,29 +83,23 @@ def caption_split(split: Split) -> list[str]:
             check_files=False,
         )
         processor = models.load_processor(split.model, revision=split.revision)
-        prompt = models.full_prompt(processor, split.prompt)
-        fill = split.batch_size if split.decoder else 0
+        prompt = models.full_prompt(processor, settings.prompt)
+        fill = settings.batch_size if split.decoder else 0
         with Loader(processor, prompt, torch.device(device), fill=fill) as loader:
-            loader.start(cut(examples, split.batch_size)[rank::world_size])
+            loader.start(cut(examples, settings.batch_size)[rank::world_size])
             loaded = models.load(
                 split.model, device=device, dtype=split.dtype, revision=split.revision
             )
             begin = time.monotonic()
-            results = caption_methods(
-                loaded.model,
-                loaded.processor,
-                examples,
-                pruners,
-                split.results,
-                prompt=split.prompt,
-                batch_size=split.batch_size,
-                max_new_tokens=split.max_new_tokens,
-                token_ids=split.token_ids,
-                limit_seconds=split.limit_seconds,
-                progress=split.progress,
+            whole = replace(
+                settings,
                 loader=loader,
                 decoder=split.decoder and split.decoder(loaded.model),
                 parameters={"source": split.source(listing, loaded.name)},
+            )
+            model, processor = loaded.model, loaded.processor
+            results = caption_methods(
+                model, processor, examples, pruners, split.results, **vars(whole)
             )
     if rank:
         return []
@@ -130,7 +119,7 @@ def _drawn_scenes(split: Split, rank: int, world_size: int) -> Path:
     """Draw the generated scenes once, on rank 0, and let the others wait."""
     path = None
     if rank == 0:
-        path = scenes.ensure_scenes(split.split, progress=split.progress)
+        path = scenes.ensure_scenes(split.split, progress=split.settings.progress)
     if world_size > 1:
         ranks.wait_for_all()
     return path or scenes.ensure_scenes(split.split, progress=False)

@@ -49,7 +49,7 @@ def caption(
 
     from ...decoding import StaticDecoder
     from .. import paths
-    from ..captioning import PROMPT
+    from ..captioning import PROMPT, Settings
     from ..captioning.split import Split, caption_split
 
     lines = caption_split(
@@ -66,12 +66,14 @@ def caption(
             random_state=random_state,
             methods=several(method, str, "--method"),
             keep=keep,
-            prompt=prompt or PROMPT,
-            batch_size=batch_size,
-            max_new_tokens=max_new_tokens,
-            token_ids=token_ids,
-            limit_seconds=limit_seconds,
-            progress=not quiet,
+            settings=Settings(
+                prompt=prompt or PROMPT,
+                batch_size=batch_size,
+                max_new_tokens=max_new_tokens,
+                token_ids=token_ids,
+                limit_seconds=limit_seconds,
+                progress=not quiet,
+            ),
             decoder=partial(StaticDecoder, capture_prefill="at once") if fast else None,
         )
     )

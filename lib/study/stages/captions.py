@@ -13,7 +13,6 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from .. import captioning
 from ..captioning.parameters import manifest_parameters
 from ..dependencies import captions_code
 from ..examples import examples
@@ -41,27 +40,14 @@ class Job:
     table: Mapping[str, Method]
     settings: Mapping[str, Any]
     extra: Mapping[str, Any]
-    prompt: str
     measured: Divergences | None = None
 
     def run(self, study: Study, **place: int) -> None:
         """Caption what is missing; `place` is this process's rank among several."""
-        profile, part = study.profile, self.measured
+        pruners = {slug: method.create() for slug, method in self.table.items()}
+        part, more = self.measured, {"parameters": self.extra, **place}
         with part.overheard(study, **place) if part else contextlib.nullcontext() as listener:
-            captioning.caption_methods(
-                study.loaded.model,
-                study.loaded.processor,
-                self.images,
-                {slug: method.create() for slug, method in self.table.items()},
-                self.folder,
-                prompt=self.prompt,
-                parameters=self.extra,
-                batch_size=profile.batch_size,
-                max_new_tokens=profile.max_new_tokens,
-                progress=study.progress,
-                listener=listener,
-                **place,
-            )
+            study.caption(self.images, pruners, self.folder, listener=listener, **more)
 
     @property
     def missing(self) -> int:
@@ -109,7 +95,7 @@ def jobs(study: Study) -> list[Job]:
     ):
         settings = manifest_parameters(model, prompt, profile.max_new_tokens, images, extra)
         folder = study.folder / part
-        found.append(Job(folder, images, table, settings, extra, prompt, on_the_way))
+        found.append(Job(folder, images, table, settings, extra, on_the_way))
     return found
 
 

@@ -14,7 +14,6 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from ..captioning import caption_methods
 from ..captioning.parameters import manifest_parameters
 from ..dependencies import captions_code, divergence_code
 from ..examples import examples
@@ -38,13 +37,9 @@ class Captions(Part):
         self, study: Study, batches: Sequence[Sequence[Any]], pruners: Mapping[str, Any]
     ) -> Iterator[list[dict[str, Any]]]:
         """See `Part.measured`."""
-        profile, (model, processor, _) = study.profile, study.loaded
+        alone = {"progress": False, "rank": 0, "world_size": 1}
         for batch in tqdm(batches, desc="captions", unit="batch", disable=not study.progress):
-            made = caption_methods(
-                model, processor, batch, pruners, None,
-                prompt=profile.prompt, batch_size=profile.batch_size,
-                max_new_tokens=profile.max_new_tokens, progress=False, rank=0, world_size=1,
-            )  # fmt: skip
+            made = study.caption(batch, pruners, None, **alone)
             yield [said(rows) for rows in zip(*made.values(), strict=True)]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from .. import models, paths
+from .. import captioning, models, paths
 from ..profiles import Profile
 
 __all__ = ["Study", "threads"]
@@ -57,6 +57,21 @@ class Study:
             "split": profile.split,
             "random_state": profile.random_state,
         }
+
+    def caption(
+        self, images: Sequence[Any], pruners: Mapping[str, Any], folder: Path | None, **options: Any
+    ) -> dict[str, list[captioning.Record]]:
+        """Caption images with several methods as the profile says: `captioning.caption_methods`."""
+        profile, (model, processor, _) = self.profile, self.loaded
+        how = {
+            "prompt": profile.prompt,
+            "batch_size": profile.batch_size,
+            "max_new_tokens": profile.max_new_tokens,
+            "progress": self.progress,
+        }
+        return captioning.caption_methods(
+            model, processor, images, pruners, folder, **how | options
+        )
 
     @property
     def device_name(self) -> str | None:
