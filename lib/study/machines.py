@@ -16,7 +16,7 @@ import numpy as np
 from . import paths
 from .compare import by_image, compare_run
 from .files import write_json
-from .records import MANIFEST
+from .records import MANIFEST, method_places
 
 __all__ = ["OTHER_MACHINE", "keep_comparison"]
 
@@ -91,7 +91,6 @@ def _gaps(reference: Path, run: Path) -> dict[str, Any]:
 def _columns(
     folder: Path, rows: Mapping[int, Mapping[str, Any]], images: list[int]
 ) -> dict[str, np.ndarray]:
-    """`{slug: (images,)}`; the order of methods is the manifest's."""
-    parameters = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["parameters"]
+    """`{slug: (images,)}`."""
     table = np.array([rows[i]["kl"] for i in images], dtype=float)
-    return dict(zip(parameters["methods"], table.T, strict=True))
+    return dict(zip(method_places(folder), table.T, strict=True))

@@ -17,7 +17,7 @@ from .canonical import canonical, digest, is_timing
 from .environment import environment, processor
 from .folders import RecordFolder, read_records
 from .jsonl import PUBLISHED, RECORDS, RecordFile, packed, packed_records
-from .manifest import MANIFEST, Manifest, ManifestMismatch, differences
+from .manifest import MANIFEST, Manifest, ManifestMismatch, differences, method_places
 
 __all__ = [
     "MANIFEST",
@@ -32,6 +32,7 @@ __all__ = [
     "digest",
     "environment",
     "is_timing",
+    "method_places",
     "packed",
     "packed_records",
     "processor",

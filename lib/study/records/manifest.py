@@ -90,6 +90,15 @@ class Manifest:
         write_atomically(self.path, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
 
 
+def method_places(folder: Path) -> dict[str, int]:
+    """`{slug: place}` of the methods, where a record's lists hold a value of each.
+
+    The order is the manifest's. Raises `FileNotFoundError` where there is none.
+    """
+    document = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    return {slug: place for place, slug in enumerate(document["parameters"]["methods"])}
+
+
 def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     if isinstance(value, dict) and value:
         flat: dict[str, Any] = {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -22,7 +21,7 @@ from ..grid import AVERAGES, questions, tail_of
 from ..labels import DIVERGENCE
 from ..methods import Method
 from ..profiles import Profile
-from ..records import canonical, digest, read_records
+from ..records import canonical, digest, method_places, read_records
 from .divergence import REFERENCES
 from .part import Part
 from .readings import compared, readings, with_intervals
@@ -90,13 +89,12 @@ def _key(profile: Profile, parts: Sequence[Part], table: Mapping[str, Method]) -
 def spoken(folder: Path) -> dict[str, list[dict[str, Any]]]:
     """The captions of a folder, `{slug: records}`."""
     rows = read_records(folder)
-    document = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     return {
         slug: [
             {"image_id": row["image_id"], "caption": row["captions"][row["which"][place]]}
             for row in rows
         ]
-        for place, slug in enumerate(document["parameters"]["methods"])
+        for slug, place in method_places(folder).items()
     }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from ..labels import DIVERGENCE, LOSS
 from ..methods import Method
 from ..models import read_config
 from ..profiles import Profile
-from ..records import MANIFEST, canonical, digest, read_records
+from ..records import MANIFEST, canonical, digest, method_places, read_records
 from .divergence import PARTS, REFERENCES, tables
 from .study import Study
 
@@ -76,11 +75,10 @@ def readings(folder: Path) -> tuple[dict[str, Scores], dict[str, tuple[float, fl
     Raises `FileNotFoundError` where there are none.
     """
     rows = read_records(folder)
-    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     ids = [row["image_id"] for row in rows]
     of = float(np.mean([row["visual_tokens"] for row in rows]))
     scores, kept = {}, {}
-    for place, slug in enumerate(manifest["parameters"]["methods"]):
+    for slug, place in method_places(folder).items():
         measured = {DIVERGENCE: "kl", LOSS: "nll"}
         scores[slug] = Scores.of_means(
             ids, {name: [row[key][place] for row in rows] for name, key in measured.items()}

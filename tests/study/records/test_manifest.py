@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from lib.study.records import Manifest, ManifestMismatch, RecordFolder
+from lib.study.records import Manifest, ManifestMismatch, RecordFolder, method_places
 from tests.study.records.writing import fill, record
 
 
@@ -63,3 +63,10 @@ def test_records_without_a_manifest_and_a_damaged_manifest_are_refused(tmp_path)
     (tmp_path / "manifest.json").unlink()
     with pytest.raises(ManifestMismatch, match=r"manifest\.json is missing"):
         RecordFolder(tmp_path, {"a": 1})
+
+
+def test_the_places_of_methods_are_the_order_they_were_given_in(tmp_path):
+    Manifest(tmp_path, {"methods": {"unpruned": {}, "tome": {"keep": 0.5}, "fastv": {}}})
+    assert list(method_places(tmp_path).items()) == [("unpruned", 0), ("tome", 1), ("fastv", 2)]
+    with pytest.raises(FileNotFoundError):
+        method_places(tmp_path / "none")
