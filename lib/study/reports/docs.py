@@ -9,13 +9,12 @@ from typing import Any
 
 from .. import claims, paths
 from ..claims.quality import told
-from ..cost import serving
 from ..files import write_atomically
 from ..labels import BEFORE, DEEP
 from ..methods import table_1
 from ..profiles import load_profile
 from ..stored import load_scores
-from . import card, catalogue_page, families_page, speed_page
+from . import card, catalogue_page, families_page, serving_page, speed_page
 from .tables import divergence, table1
 
 __all__ = ["blocks", "filled", "findings", "results", "texts", "verdicts", "write"]
@@ -113,7 +112,11 @@ def texts() -> dict[Path, str]:
     made = {README: blocks()}
     made |= {page.PAGE: page.blocks() for page in (families_page, card, speed_page)}
     found = {path: filled(path.read_text(encoding="utf-8"), part) for path, part in made.items()}
-    return found | {catalogue_page.PAGE: catalogue_page.page(), serving.PAGE: serving.stored_page()}
+    whole = {
+        catalogue_page.PAGE: catalogue_page.page(),
+        serving_page.PAGE: serving_page.stored_page(),
+    }
+    return found | whole
 
 
 def write() -> list[Path]:

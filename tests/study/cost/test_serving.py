@@ -1,4 +1,4 @@
-"""What serving would cost, by hand and as the page says."""
+"""What serving would cost, by hand."""
 
 import pytest
 
@@ -36,9 +36,3 @@ def test_the_peak_and_the_used_time_scale_all_alike():
     once = serving.gpus(0.02, Load())
     assert serving.gpus(0.02, Load(peak=6.0)) == pytest.approx(2 * once)
     assert serving.gpus(0.02, Load(used=0.35)) == pytest.approx(2 * once)
-
-
-def test_the_page_is_that_of_the_stored_record():
-    said = serving.PAGE.read_text(encoding="utf-8")
-    assert said == serving.stored_page()
-    assert said.count("\n| ") == 1 + 3 * len(serving.SHOWN)
