@@ -46,11 +46,7 @@ class Downsample(VisualPruner, name="downsample"):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.layer != 0:
-            raise ValueError(
-                f"Downsample shrinks the picture before the language model: layer is 0, not "
-                f"{self.layer}"
-            )
+        self.only_ahead("shrinks the picture")
 
     def most(self, tokens: int) -> int:
         return math.prod(self.grid_of(tokens))

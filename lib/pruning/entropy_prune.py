@@ -9,12 +9,13 @@ from typing import Literal
 from torch import Tensor
 
 from ..selection import hierarchical, proportions, token_level
+from .engine.count import OwnCount
 from .engine.graphs import graphs
 from .states import StatePruner
 
 
 @dataclass(eq=False, kw_only=True)
-class EntropyPrune(StatePruner, name="entropy"):
+class EntropyPrune(OwnCount, StatePruner, name="entropy"):
     """Algorithm 1 of the paper on the matrix entropy of several layers, merged by rollout.
 
     source, layers: whose hidden states are ranked, see `StatePruner`; by default the four layers
@@ -41,7 +42,6 @@ class EntropyPrune(StatePruner, name="entropy"):
     random_state: int = 0
 
     depth = 4
-    bounded = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -61,16 +61,10 @@ class EntropyPrune(StatePruner, name="entropy"):
     )  # fmt: skip
 
     @property
-    def exact(self) -> bool:
-        return self.count == "exact"
-
-    @property
     def keeps_all(self) -> bool:
         return self.keep == 1 and (self.exact or self.core_clusters is None)
 
-    def most(self, tokens: int) -> int:
-        if self.exact:
-            return self.budget(tokens)
+    def at_most(self, tokens: int) -> int:
         _, cores, per_cluster = self._numbers(tokens, self.budget(tokens))
         return min(tokens, cores * per_cluster)
 

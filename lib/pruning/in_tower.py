@@ -33,11 +33,7 @@ class InTower(VisualPruner):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.layer != 0:
-            raise ValueError(
-                f"{type(self).__name__} reduces tokens before the language model: layer is 0, not "
-                f"{self.layer}"
-            )
+        self.only_ahead("reduces tokens")
 
     def reductions(self, tokens: int, depth: int, used: int) -> list[int]:
         """How many of `tokens` patches go in each of the `used` blocks before the feature layer.

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..entropy import unit_tokens
 from ..selection.ranking import order_of
+from .engine.count import OwnCount
 from .engine.picked import Picked
 from .engine.pieces import Piece
 from .tower_rule import TowerRule, by_attention
@@ -19,7 +20,7 @@ NEIGHBOURS = 32
 
 
 @dataclass(eq=False, kw_only=True)
-class PruMerge(TowerRule, name="prumerge"):
+class PruMerge(OwnCount, TowerRule, name="prumerge"):
     """Tokens of high class attention, each with its neighbours added, and one for the rest.
 
     arXiv 2403.15388; 42Shawn/LLaVA-PruMerge @097c041. Attention of the tower's *last* block with
@@ -51,7 +52,6 @@ class PruMerge(TowerRule, name="prumerge"):
 
     merges = True
     from_record = False
-    bounded = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -60,13 +60,6 @@ class PruMerge(TowerRule, name="prumerge"):
     @property
     def reorders(self) -> bool:
         return self.order != "raster"
-
-    @property
-    def exact(self) -> bool:
-        return self.count == "exact"
-
-    def most(self, tokens: int) -> int:
-        return self.budget(tokens) if self.exact else tokens
 
     def watch(self) -> None:
         self.watch_attention(len(self.family.blocks()) - 1)

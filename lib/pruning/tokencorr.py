@@ -11,6 +11,7 @@ from torch import Tensor
 from ..entropy import unit_tokens
 from ..selection.ranking import first_largest, order_of, rank_of
 from .engine import tower
+from .engine.count import OwnCount
 from .engine.picked import Picked
 from .engine.pieces import Piece
 from .random_prune import draws, watch_pixels
@@ -18,7 +19,7 @@ from .tower_rule import TowerRule, by_attention
 
 
 @dataclass(eq=False, kw_only=True)
-class TokenCorr(TowerRule, name="tokencorr"):
+class TokenCorr(OwnCount, TowerRule, name="tokencorr"):
     """Token-level correlation-guided compression, as far as public sources describe it.
 
     arXiv 2407.14439; the repository JiuTian-VL/TokenCorrCompressor @0773758 holds no code, so this
@@ -56,7 +57,6 @@ class TokenCorr(TowerRule, name="tokencorr"):
 
     merges = True
     from_record = False
-    bounded = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -68,13 +68,6 @@ class TokenCorr(TowerRule, name="tokencorr"):
             raise ValueError(f"similar must be a cosine in [-1, 1], got {self.similar}")
         if self.repeats < 0:
             raise ValueError(f"repeats must be at least 0, got {self.repeats}")
-
-    @property
-    def exact(self) -> bool:
-        return self.count == "exact"
-
-    def most(self, tokens: int) -> int:
-        return self.budget(tokens) if self.exact else tokens
 
     def watch(self) -> None:
         self.watch_attention()

@@ -42,11 +42,8 @@ class TowerRule(VisualPruner):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.one_of(tiles=("each", "together"))
-        if self.merges and self.layer != 0:
-            raise ValueError(
-                f"{type(self).__name__} makes new tokens before the language model: layer is 0, "
-                f"not {self.layer}"
-            )
+        if self.merges:
+            self.only_ahead("makes new tokens")
 
     def watch(self) -> None:
         """Register further hooks that record what `pick` reads; the features are recorded."""

@@ -15,13 +15,14 @@ from ..selection.adaptive_budget import most_tokens
 from .engine import tower
 from .engine.attention import LayerAttention, Watch
 from .engine.choice import log_scale
+from .engine.count import OwnCount
 from .engine.graphs import graphs
 from .engine.images import ImageTokens
 from .states import StatePruner
 
 
 @dataclass(eq=False, kw_only=True)
-class WeightedPrune(StatePruner, name="weighted"):
+class WeightedPrune(OwnCount, StatePruner, name="weighted"):
     """Coverage, entropy or volume of the kept tokens, each token weighted by attention.
 
     FastV keeps what is looked at, and finds ten tokens of one region; coverage and entropy spread
@@ -62,7 +63,6 @@ class WeightedPrune(StatePruner, name="weighted"):
     bound: float = 2.0
 
     vision_only = False
-    bounded = True
     tower_alone = False
     scorer = ("weights", "select")
 
@@ -98,13 +98,8 @@ class WeightedPrune(StatePruner, name="weighted"):
     def uses_own_vision(self) -> bool:
         return self.attention == "tower"
 
-    @property
-    def exact(self) -> bool:
-        return self.count == "exact"
-
-    def most(self, tokens: int) -> int:
-        budget = self.budget(tokens)
-        return budget if self.exact else most_tokens(budget, tokens, self.bound)
+    def at_most(self, tokens: int) -> int:
+        return most_tokens(self.budget(tokens), tokens, self.bound)
 
     # ---- weights ------------------------------------------------------------------------------
 

@@ -144,6 +144,14 @@ class VisualPruner:
             if (value := getattr(self, option)) not in allowed:
                 raise ValueError(f"{option} must be one of {allowed}, got {value!r}")
 
+    def only_ahead(self, does: str) -> None:
+        """Raise `ValueError` unless `layer` is 0, for a method that does something before it."""
+        if self.layer != 0:
+            raise ValueError(
+                f"{type(self).__name__} {does} before the language model: layer is 0, not "
+                f"{self.layer}"
+            )
+
     def budget(self, tokens: int) -> int:
         """Tokens kept of `tokens`: at this keep rate, rounded, at least one; or within `average`.
 
