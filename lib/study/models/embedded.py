@@ -140,7 +140,15 @@ def embedded_config(
     )
 
 
-def llava_config(vision: CLIPVisionConfig, text: LlamaConfig, image: int, pad: int) -> LlavaConfig:
+def llava_config(
+    vision: CLIPVisionConfig,
+    text: LlamaConfig | dict,
+    image: int,
+    pad: int,
+    *,
+    tie_word_embeddings: bool = False,
+) -> LlavaConfig:
+    """LLaVA-1.5's choices around a tower and a language model; image, pad: ids of their tokens."""
     config = LlavaConfig(
         vision_config=vision,
         text_config=text,
@@ -149,7 +157,7 @@ def llava_config(vision: CLIPVisionConfig, text: LlamaConfig, image: int, pad: i
         projector_hidden_act="gelu",
         vision_feature_select_strategy="default",
         vision_feature_layer=-2,
-        tie_word_embeddings=False,
+        tie_word_embeddings=tie_word_embeddings,
     )
     config.image_seq_length = patches(config)
     return config
@@ -163,13 +171,18 @@ def build_embedded(
     random_state: int = 0,
 ) -> LlavaForConditionalGeneration:
     """The embedded architecture with fresh weights (transformers' own initialisation)."""
-    config = embedded_config(tokenizer, vision=vision, text=text)
+    return fresh(embedded_config(tokenizer, vision=vision, text=text), tokenizer, random_state)
+
+
+def fresh(
+    config: LlavaConfig, tokenizer: PreTrainedTokenizerFast, random_state: int
+) -> LlavaForConditionalGeneration:
+    """A LLaVA with seeded weights, which ends and fills up with the tokenizer's tokens."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(random_state)
         model = LlavaForConditionalGeneration(config)
-    model.generation_config.pad_token_id = tokenizer.pad_token_id
-    model.generation_config.bos_token_id = tokenizer.bos_token_id
-    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    for key in ("pad", "bos", "eos"):
+        setattr(model.generation_config, f"{key}_token_id", getattr(tokenizer, f"{key}_token_id"))
     return model
 
 

@@ -17,8 +17,8 @@ from transformers import LlavaForConditionalGeneration, LlavaProcessor
 from ..models import in_mode
 from .adapters import PlainCopy, Trainables
 from .captions import decode, encode
-from .distillation import Distiller, tower_states
-from .losses import kept_counts, normalise_images, random_keep, split_prompt
+from .distillation import Distiller
+from .losses import kept_counts, normalise_images, random_keep, split_prompt, tower_states
 from .packing import pack, packed_loss
 from .photographs import MILD, PLAIN, Augmentation, crop, jitter
 from .rewards import Rewards

@@ -17,19 +17,10 @@ from torch.nn import functional as F
 from transformers import CLIPVisionModel
 
 from ..models import in_mode
-from .losses import normalise_images
+from .losses import normalise_images, tower_states
 from .photographs import PLAIN, Augmentation, PhotoPool, crop
 from .runs import Means, Run, descend
 from .teacher import SIDE, Knowledge, Teacher
-
-
-def tower_states(tower: CLIPVisionModel, pixels: torch.Tensor, depth: int) -> torch.Tensor:
-    """(B, 3, H, W) normalised pixels to (B, 1 + N, D): the class token and the patches, `depth`
-    layers in."""
-    hidden = tower.pre_layrnorm(tower.embeddings(pixels))
-    for layer in tower.encoder.layers[:depth]:
-        hidden = layer(hidden, attention_mask=None)
-    return hidden
 
 
 class Heads(nn.Module):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 from transformers import (
+    CLIPVisionModel,
     LlavaForConditionalGeneration,
     LlavaProcessor,
     PreTrainedTokenizerFast,
@@ -21,17 +22,23 @@ _STD = (0.26862954, 0.26130258, 0.27577711)
 HEADS = (len(SHAPES) + 1, len(COLOURS) + 1, len(SIZES) + 1)
 
 
-def visual_features(model: LlavaForConditionalGeneration, pixels: torch.Tensor) -> torch.Tensor:
-    """The tower's patch features that LLaVA uses: layer ``vision_feature_layer``, CLS dropped.
-
-    ``pixels``: (B, 3, H, W) normalised. Returns (B, N, D). The layers above are not run.
-    """
-    tower = model.model.vision_tower
-    depth = len(tower.encoder.layers) + 1 + model.config.vision_feature_layer
+def tower_states(tower: CLIPVisionModel, pixels: torch.Tensor, depth: int) -> torch.Tensor:
+    """(B, 3, H, W) normalised pixels to (B, 1 + N, D): the class token and the patches, `depth`
+    layers in. The layers above are not run."""
     hidden = tower.pre_layrnorm(tower.embeddings(pixels))
     for layer in tower.encoder.layers[:depth]:
         hidden = layer(hidden, attention_mask=None)
-    return hidden[:, 1:]
+    return hidden
+
+
+def visual_features(model: LlavaForConditionalGeneration, pixels: torch.Tensor) -> torch.Tensor:
+    """The tower's patch features that LLaVA uses: layer ``vision_feature_layer``, CLS dropped.
+
+    ``pixels``: (B, 3, H, W) normalised. Returns (B, N, D).
+    """
+    tower = model.model.vision_tower
+    depth = len(tower.encoder.layers) + 1 + model.config.vision_feature_layer
+    return tower_states(tower, pixels, depth)[:, 1:]
 
 
 def normalise(images: torch.Tensor) -> torch.Tensor:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -127,22 +128,25 @@ class Run:
             log.unlink(missing_ok=True)
             return
         saved = torch.load(self.path, map_location="cpu", weights_only=True)
-        differ = {
-            key: (saved["plan"].get(key), value)
-            for key, value in self.plan.items()
-            if saved["plan"].get(key) != value
-        }
-        if differ:
-            told = ", ".join(f"{k}: {a!r} there, {b!r} here" for k, (a, b) in differ.items())
-            raise ValueError(
-                f"{self.path} belongs to a run with other settings ({told}): give another "
-                "folder, or delete it to start afresh"
-            )
+        refuse_others(self.path, saved["plan"], self.plan)
         self._saved = saved["parts"]
         for name, part in self.parts.items():
             part.load_state_dict(self._saved.pop(name))
         self.step, self.before, self.rows = saved["step"], saved["seconds"], saved["rows"]
         log.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
+
+
+def refuse_others(checkpoint: Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+    """Raise `ValueError` where a checkpoint's settings are not those of the run that found it."""
+    differ = {
+        key: (there.get(key), value) for key, value in here.items() if there.get(key) != value
+    }
+    if differ:
+        told = ", ".join(f"{k}: {a!r} there, {b!r} here" for k, (a, b) in differ.items())
+        raise ValueError(
+            f"{checkpoint} belongs to a run with other settings ({told}): give another "
+            "folder, or delete it to start afresh"
+        )
 
 
 class Means:

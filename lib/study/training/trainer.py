@@ -36,6 +36,7 @@ from .losses import (
     random_keep,
     visual_features,
 )
+from .runs import refuse_others
 
 
 @dataclass(frozen=True)
@@ -321,16 +322,7 @@ class Trainer:
             (self.folder / "log.jsonl").unlink(missing_ok=True)
             return
         saved = torch.load(path, map_location=self.device, weights_only=True)
-        mine = asdict(self.config)
-        differ = {
-            k: (saved["config"].get(k), v) for k, v in mine.items() if saved["config"].get(k) != v
-        }
-        if differ:
-            told = ", ".join(f"{k}: {a!r} there, {b!r} here" for k, (a, b) in differ.items())
-            raise ValueError(
-                f"{path} belongs to a run with other settings ({told}): give another "
-                "folder, or delete it to start afresh"
-            )
+        refuse_others(path, saved["config"], asdict(self.config))
         self.model.load_state_dict(saved["model"])
         self.head.load_state_dict(saved["head"])
         self.optimizer.load_state_dict(saved["optimizer"])

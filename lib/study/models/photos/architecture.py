@@ -11,14 +11,13 @@ from transformers import (
     AutoTokenizer,
     CLIPVisionConfig,
     LlamaForCausalLM,
-    LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaProcessor,
     PreTrainedTokenizerFast,
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from ..embedded import IMAGE_TOKEN, llava_processor
+from ..embedded import IMAGE_TOKEN, fresh, llava_config, llava_processor
 
 #: A token of SmolLM2 that no text here uses; it becomes ``<image>``.
 PLACEHOLDER = "<jupyter_text>"
@@ -111,26 +110,18 @@ def build(
     text.pop("quantization_config", None)
     text["pad_token_id"] = tokenizer.pad_token_id
     text["dtype"] = "float32"
-    config = LlavaConfig(
-        vision_config=vision_config,
-        text_config=text,
-        image_token_index=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
-        pad_token_id=tokenizer.pad_token_id,
-        projector_hidden_act="gelu",
-        vision_feature_select_strategy="default",
-        vision_feature_layer=-2,
-        image_seq_length=(vision_config.image_size // vision_config.patch_size) ** 2,
+    config = llava_config(
+        vision_config,
+        text,
+        tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
+        tokenizer.pad_token_id,
         tie_word_embeddings=language.config.tie_word_embeddings,
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(random_state)
-        model = LlavaForConditionalGeneration(config)
+    model = fresh(config, tokenizer, random_state)
     model.model.language_model.load_state_dict(language.model.state_dict())
     model.lm_head.load_state_dict(language.lm_head.state_dict())
     with torch.no_grad():
         for name, weight in model.model.vision_tower.encoder.layers[-1].named_parameters():
             if name.startswith(("self_attn.out_proj", "mlp.fc2")):
                 weight.zero_()
-    for key in ("pad", "bos", "eos"):
-        setattr(model.generation_config, f"{key}_token_id", getattr(tokenizer, f"{key}_token_id"))
     return model.eval()

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
 from .images import cells, heat, outline, picture
-from .style import BLUE, RED, WIDTH, subplots
+from .style import BARS, BLUE, RED, WIDTH, subplots
 
 __all__ = ["clusters", "similarity_order"]
 
@@ -73,12 +73,8 @@ def _sizes(ax: Any, count: np.ndarray) -> None:
         hue=single,
         palette={False: BLUE, True: RED},
         orient="h",
-        width=0.8,
-        dodge=False,
-        legend=False,
-        saturation=1,
-        errorbar=None,
         ax=ax,
+        **BARS,
     )
     ax.set(xlabel="tokens", yticks=[], ylabel="clusters, largest first")
     ax.set_title(f"{int(single.sum())} hold one token")

@@ -7,7 +7,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .style import BLUE, DARK, WIDTH, subplots
+from .style import BARS, BLUE, DARK, WIDTH, subplots
 
 __all__ = ["cluster_scores"]
 
@@ -45,11 +45,7 @@ def _bars(ax: Axes, scores: np.ndarray, core: np.ndarray) -> None:
         hue=core,
         ax=ax,
         palette={True: BLUE, False: _DROPPED},
-        width=0.8,
-        dodge=False,
-        legend=False,
-        saturation=1,
-        errorbar=None,
+        **BARS,
     )
     ax.axhline(0, color="black", linewidth=0.6)
 

@@ -9,7 +9,7 @@ from typing import Any
 import matplotlib.style
 from matplotlib.figure import Figure
 
-__all__ = ["LOOK", "WIDTH", "line_style", "look", "subplots"]
+__all__ = ["BARS", "LOOK", "WIDTH", "line_style", "look", "subplots"]
 
 matplotlib.style.use(Path(__file__).with_name("study.mplstyle"))
 
@@ -33,6 +33,10 @@ LOOK = {
     "Entropy + coverage (ours)": (RED, "v"),
     "Attention-weighted coverage (ours)": (DARK, "X"),
 }
+
+
+#: what `seaborn.barplot` needs where each bar is one number, in its own colour
+BARS = {"width": 0.8, "dodge": False, "legend": False, "saturation": 1, "errorbar": None}
 
 
 def subplots(
