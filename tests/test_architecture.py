@@ -2,6 +2,7 @@
 kernels; the library never imports the study, not even by way of something else."""
 
 import ast
+import re
 import sys
 from pathlib import Path
 
@@ -154,6 +155,11 @@ def test_imports_stand_at_the_top(name):
 @pytest.mark.parametrize("name", FILES)
 def test_nothing_in_lib_imports_a_test_tool(name):
     assert not others(name) & {"pytest", "hypothesis", "tests", "nbval"}
+
+
+def test_the_study_s_map_names_every_module():
+    named = set(re.findall(r"`(\w+)`", ast.get_docstring(TREES["lib.study"])))
+    assert named == {n.split(".")[2] for n in FILES if top(n) == "study" and n.count(".") > 1}
 
 
 def test_the_top_level_is_the_one_the_card_names():
