@@ -14,7 +14,7 @@ class Finding:
         good: whether it is there and usable.
         detail: what was found.
         remedy: the command that gets it, where it is not.
-        download: bytes that command downloads.
+        download: bytes that command downloads; unpacked: those it leaves beside them.
         needed: False where the profile runs without it.
     """
 
@@ -23,6 +23,7 @@ class Finding:
     detail: str
     remedy: str = ""
     download: int = 0
+    unpacked: int = 0
     needed: bool = True
 
     @property

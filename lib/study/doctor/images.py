@@ -11,7 +11,7 @@ from ..evaluation import corenlp
 from ..profiles import Profile
 from .finding import Finding
 
-#: what the split is called in the report; `check_disk` counts its archive twice, unpacked as well
+#: what the list of images is called in the report
 SPLIT = "split"
 
 
@@ -57,7 +57,7 @@ def _not_yet(profile: Profile, source: Source, absent: Finding) -> list[Finding]
     count = min(source.split_sizes.get(profile.split, 0), profile.limit or sys.maxsize)
     detail = f"up to {count} of the {profile.split} split, unknown until the split is there"
     return [
-        replace(absent, download=source.archive.size),
+        replace(absent, download=source.archive.size, unpacked=source.archive.unpacked),
         Finding("images", False, detail, absent.remedy, count * source.image_bytes),
     ]
 

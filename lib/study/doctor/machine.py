@@ -20,12 +20,10 @@ from huggingface_hub import constants
 from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 
 from .. import paths
-from ..data.coco import KARPATHY
 from ..evaluation import JavaError
 from ..evaluation.meteor import Meteor
 from ..evaluation.tokens import tokenize
 from .finding import Finding
-from .images import SPLIT
 
 #: Room that results, figures, reports and drawn images need besides the downloads, in bytes.
 WORKSPACE_BYTES = 1_000_000_000
@@ -174,8 +172,7 @@ def check_disk(findings: Sequence[Finding], cache_dir: Path | None = None) -> Fi
         if not finding.good and finding.needed and finding.download:
             hub = Path(cache_dir or constants.HF_HUB_CACHE)
             folder = hub if finding.item == "model" else paths.raw_dir()
-            unpacked = KARPATHY.unpacked if finding.item == SPLIT else 0
-            wanted[folder] = wanted.get(folder, 0) + finding.download + unpacked
+            wanted[folder] = wanted.get(folder, 0) + finding.download + finding.unpacked
     devices: dict[int, tuple[Path, int]] = {}
     for folder, size in wanted.items():
         existing = folder

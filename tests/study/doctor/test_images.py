@@ -41,6 +41,7 @@ def test_a_limit_lowers_what_would_be_downloaded():
     assert find(whole, "images").download == 5000 * COCO.image_bytes
     assert find(some, "images").download == 100 * COCO.image_bytes
     assert find(whole, "split").download == COCO.archive.size
+    assert find(whole, "split").unpacked == COCO.archive.unpacked > 1e8
 
 
 def test_spice_is_optional(monkeypatch):

@@ -11,7 +11,6 @@ import pytest
 
 from lib.study import cli, doctor, paths
 from lib.study.doctor import Finding, machine
-from lib.study.doctor.images import SPLIT
 from lib.study.evaluation import JavaError
 
 
@@ -155,5 +154,5 @@ def test_the_disk_must_hold_downloads_and_results(tmp_path, monkeypatch):
     assert not short.good and "15.5 GB free, 15.8 GB needed" in short.detail
     optional = [*wanted[:1], replace(wanted[1], needed=False)]
     assert machine.check_disk(optional, tmp_path).good
-    unpacked = [Finding(SPLIT, False, "", download=40_000_000)]
+    unpacked = [Finding("split", False, "", download=40_000_000, unpacked=145_000_000)]
     assert "1.2 GB needed" in machine.check_disk(unpacked, tmp_path).detail
