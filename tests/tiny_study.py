@@ -51,13 +51,23 @@ def make_root(folder: Path, *, image_size: int = 84) -> Path:
     )  # fmt: skip
     processor = models.build_processor(tokenizer, image_size=image_size)
     models.save(model, processor, folder / "data" / "embedded")
-    drawn = folder / "data" / "raw" / "scenes"
-    scenes.ensure_scenes("test", limit=3, progress=False, folder=drawn)
-    listing = drawn / "three.json"
-    listing.write_text(json.dumps(scenes.karpathy(splits={"test": 3})))
+    listing = few_scenes(folder / "data" / "raw" / "scenes", test=3)
     text = PROFILE + f"json_path: {listing}\n"
     (profiles / "tiny.yaml").write_text(text)
     return folder
+
+
+def few_scenes(folder: Path, **splits: int) -> Path:
+    """Draw that many scenes of each split; returns their list, which holds no others.
+
+    A list that is missing would be written for all 3,503, and every word of theirs made up.
+    """
+    folder.mkdir(parents=True)
+    few = json.dumps(scenes.karpathy(splits=splits), separators=(",", ":"))
+    (folder / "dataset_scenes.json").write_text(few)
+    for split, count in splits.items():
+        listing = scenes.ensure_scenes(split, limit=count, progress=False, folder=folder)
+    return listing
 
 
 def run(**options) -> dict:

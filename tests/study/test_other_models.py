@@ -19,7 +19,6 @@ from huggingface_hub import constants
 
 from lib.study import cli, paths
 from lib.study.ablations import ablations
-from lib.study.data import scenes
 from lib.study.doctor import Finding, machine
 from lib.study.doctor.models import check_model
 from lib.study.fitting import check, fits, fitted
@@ -29,6 +28,7 @@ from lib.study.paths import ROOT
 from lib.study.profiles import load_profile, with_model
 from lib.study.records import read_records
 from lib.study.reports import notebooks, report
+from tests import tiny_study
 from tests.study.models.families import save
 
 QWEN, INTERN = "Qwen/Qwen2.5-VL-7B-Instruct", "OpenGVLab/InternVL3-8B-hf"
@@ -53,16 +53,13 @@ def root(tmp_path_factory):
     profiles.mkdir(parents=True)
     for path in notebooks.notebooks():
         (folder / "notebooks" / path.name).symlink_to(path)
-    drawn = folder / "scenes"
-    scenes.ensure_scenes("test", limit=IMAGES, progress=False, folder=drawn)
-    listing = drawn / "few.json"
-    listing.write_text(json.dumps(scenes.karpathy(splits={"test": IMAGES})))
+    listing = tiny_study.few_scenes(folder / "scenes", test=IMAGES)
     document = yaml.safe_load((ROOT / "notebooks" / "profiles" / "paper.yaml").read_text())
     document |= {
-        "json_path": str(listing), "image_root": str(drawn), "limit": IMAGES, "batch_size": 2,
-        "max_new_tokens": 3, "ablation_limit": 2, "sweep": [0.5], "metrics": ["BLEU-4", "CIDEr"],
-        "n_bootstrap": 20, "places": [0, 2], "budgets": [0.25], "catalogue_limit": 1,
-        "efficiency": {"new_tokens": 2, "repeats": 1, "fast_path": True},
+        "json_path": str(listing), "image_root": str(listing.parent), "limit": IMAGES,
+        "batch_size": 2, "max_new_tokens": 3, "ablation_limit": 2, "sweep": [0.5],
+        "metrics": ["BLEU-4", "CIDEr"], "n_bootstrap": 20, "places": [0, 2], "budgets": [0.25],
+        "catalogue_limit": 1, "efficiency": {"new_tokens": 2, "repeats": 1, "fast_path": True},
     }  # fmt: skip
     (profiles / "paper.yaml").write_text(yaml.safe_dump(document))
     with warnings.catch_warnings():

@@ -17,7 +17,6 @@ import yaml
 
 from lib.study import cli, models, paths
 from lib.study import run as study
-from lib.study.data import scenes
 from lib.study.labels import UNSCORED
 from lib.study.methods import methods, swept
 from lib.study.paths import ROOT
@@ -27,6 +26,7 @@ from lib.study.reports import notebooks, report
 from lib.study.reports.kernel import ForkedKernel
 from lib.study.reports.tables import comparisons, cost, divergence, format, paper, quality
 from lib.study.stored import load_study, mark
+from tests import tiny_study
 
 REPRODUCE = ["reproduce", "--profile", "shape", "--device", "cpu", "--quiet"]
 IMAGE = 2  # one of the four that are drawn
@@ -39,10 +39,7 @@ def make_root(folder):
         (folder / "notebooks" / path.name).symlink_to(path)
     (folder / "data").mkdir()
     (folder / "data" / "embedded").symlink_to(ROOT / "data" / "embedded")
-    drawn = folder / "scenes"
-    scenes.ensure_scenes("test", limit=4, progress=False, folder=drawn)
-    listing = drawn / "four.json"
-    listing.write_text(json.dumps(scenes.karpathy(splits={"test": 4})))
+    listing = tiny_study.few_scenes(folder / "scenes", test=4)
     document = yaml.safe_load((ROOT / "notebooks" / "profiles" / "shape.yaml").read_text())
     document |= {
         "model": "shape:tiny", "json_path": str(listing), "limit": 4, "ablation_limit": 1,

@@ -13,6 +13,7 @@ from lib.study.divergence import divergence
 from lib.study.examples import examples
 from lib.study.models import load
 from lib.study.profiles import load_profile
+from tests.tiny_study import few_scenes
 
 
 @pytest.fixture
@@ -23,7 +24,8 @@ def small(monkeypatch, tmp_path):
     def bench(self, weights, device, batch_size):
         self.model, self.processor, self.batch_size = model, processor, batch_size
 
-    profile = replace(load_profile("embedded"), limit=3)
+    listing = few_scenes(tmp_path / "scenes", val=3, test=3)
+    profile = replace(load_profile("embedded"), limit=3, json_path=str(listing))
     monkeypatch.setattr(trials._Bench, "__init__", bench)
     monkeypatch.setattr(trials, "load_profile", lambda name: profile)
     monkeypatch.setattr(trials, "COUNTS", (16, 64))
