@@ -165,18 +165,27 @@ def test_nothing_that_was_done_to_the_process_that_asks_reaches_what_is_forked(t
 
 
 @ONLY_LINUX
-def test_of_a_script_nothing_is_run_again(tmp_path):
+def test_of_a_script_nothing_is_run_again_and_what_is_forked_ends_with_it(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
-        "import os, subprocess\nfrom pathlib import Path\nfrom lib.study import forking\n"
+        "import os, time\nfrom pathlib import Path\nfrom lib.study import forking\n"
         "print('once', flush=True)\n"
-        "asked = forking.start(print, 'forked', environment=os.environ, folder=Path.cwd())\n"
-        "print(asked.wait())\n"
+        "given = {'environment': os.environ, 'folder': Path.cwd()}\n"
+        "print(forking.start(print, 'forked', **given).wait())\n"
+        "print(forking.start(time.sleep, 600, **given).pid, flush=True)\n"
+        "time.sleep(600)\n"
     )
     path = os.environ | {"PYTHONPATH": str(paths.PACKAGE.parent)}
     command = [sys.executable, str(script)]
-    said = subprocess.run(command, env=path, capture_output=True, text=True, check=True).stdout
-    assert said.split() == ["once", "forked", "0"]
+    with subprocess.Popen(command, env=path, stdout=subprocess.PIPE, text=True) as asked:
+        said = [asked.stdout.readline().strip() for _ in range(4)]
+        asked.kill()
+    assert said[:3] == ["once", "forked", "0"]
+    child = int(said[3])
+    deadline = time.monotonic() + 60
+    while alive(child):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 @ONLY_LINUX
@@ -198,23 +207,6 @@ def test_a_kernel_is_started_where_it_cannot_be_forked(tmp_path, monkeypatch):
     monkeypatch.setattr(forking, "start", lambda *args, **options: None)
     ((said,),) = outputs(tmp_path, True, CELLS[2:3])
     assert said.text.split()[1] == str(paths.ROOT)
-
-
-@ONLY_LINUX
-def test_what_is_forked_ends_with_whoever_asked_for_it(tmp_path):
-    code = (
-        "import os, sys, time\nfrom pathlib import Path\nfrom lib.study import forking\n"
-        "child = forking.start(time.sleep, 60, environment=os.environ, folder=Path.cwd())\n"
-        "print(child.pid, flush=True)\ntime.sleep(60)\n"
-    )
-    path = os.environ | {"PYTHONPATH": str(paths.PACKAGE.parent)}
-    with subprocess.Popen([sys.executable, "-c", code], env=path, stdout=subprocess.PIPE) as asked:
-        child = int(asked.stdout.readline())
-        asked.kill()
-    deadline = time.monotonic() + 60
-    while alive(child):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 def alive(pid):
