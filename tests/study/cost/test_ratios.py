@@ -19,7 +19,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def study(folder):
-    listing = folder / "data" / "raw" / "scenes" / "three.json"
+    listing = folder / "data" / "raw" / "scenes" / "dataset_scenes.json"
     return load(str(folder / "data" / "embedded")), read_karpathy(listing, "test")
 
 
