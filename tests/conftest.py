@@ -2,13 +2,15 @@
 
 import pytest
 
+from tests.tracing import UNTRACED, Tracing
+
 
 def pytest_configure(config):
     """In xdist's workers pytest-cov starts coverage twice; the first, which nobody reads, would go
-    on tracing wherever the second pauses (`no_cover`)."""
-    plugin = config.pluginmanager.getplugin("_cov")
-    if hasattr(config, "workerinput") and plugin is not None and plugin.cov_controller is not None:
-        plugin.cov_controller.cov.stop()
+    on tracing wherever the second pauses."""
+    controller = _coverage(config)
+    if hasattr(config, "workerinput") and controller is not None:
+        controller.cov.stop()
 
 
 @pytest.hookimpl(trylast=True)
@@ -16,4 +18,14 @@ def pytest_sessionstart(session):
     """xdist's first process runs no test; coverage has begun in the others by now."""
     config = session.config
     if hasattr(config, "workerinput") or not config.getoption("numprocesses", None):
+        controller = _coverage(config)
+        if controller is not None:
+            config.pluginmanager.register(tracing := Tracing(controller, UNTRACED))
+            tracing.install()
         config.pluginmanager.import_plugin("tests.running")
+
+
+def _coverage(config):
+    """pytest-cov's controller; None: nothing is measured."""
+    plugin = config.pluginmanager.getplugin("_cov")
+    return plugin and plugin.cov_controller
