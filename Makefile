@@ -18,8 +18,8 @@ endif
 LIB := $(BIN)/python -m lib
 # one thread a worker: many tiny decompositions fighting over cores take ten times longer
 SHARED := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
-# but for notebooks their plugin would be imported for seconds
-PYTEST := $(SHARED) -p no:nbval
+# but for notebooks their plugin would be imported for seconds; logs that no test reads would be kept
+PYTEST := $(SHARED) -p no:nbval -p no:logging
 
 # No progress bar or notebook needs the hub unless a profile says so, and telemetry is never sent.
 export HF_HUB_DISABLE_TELEMETRY := 1
@@ -101,7 +101,7 @@ contract: oldest ## The contract tests on the oldest and newest transformers
 	$(PYTEST) -q $(CONTRACT_TESTS)
 
 oldest: build/contract/$(OLDEST)/.ready
-	OMP_NUM_THREADS=1 $(<D)/bin/python -m pytest -n $(JOBS) -q -p no:cacheprovider -p no:nbval $(CONTRACT_TESTS)
+	OMP_NUM_THREADS=1 $(<D)/bin/python -m pytest -n $(JOBS) -q -p no:cacheprovider -p no:nbval -p no:logging $(CONTRACT_TESTS)
 
 build/contract/%/.ready: $(READY)
 	@rm -rf $(@D) && $(BIN)/python -m venv $(@D)
