@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from pathlib import Path
 
-from lib.study import models
+import pytest
+from filelock import FileLock
+
+from lib.study import models, paths
 from lib.study import run as study
 from lib.study.data import scenes
 from lib.study.profiles import load_profile
@@ -73,3 +78,26 @@ def few_scenes(folder: Path, **splits: int) -> Path:
 def run(**options) -> dict:
     """The study of the tiny profile under the current `lib.study.paths.ROOT`."""
     return study.run(load_profile("tiny"), device="cpu", progress=False, **options)
+
+
+def computed_once(factory: pytest.TempPathFactory) -> Path:
+    """A root in which the whole study has run, once for all processes of the tests: copy it."""
+    base = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent  # the workers'
+    folder, done = base / "tiny-study", base / "tiny-study.done"
+    with FileLock(base / "tiny-study.lock"), pytest.MonkeyPatch.context() as patch:
+        if not done.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            patch.setattr(paths, "ROOT", make_root(folder))
+            run()
+            done.touch()
+    return folder
+
+
+def copied(computed: Path, folder: Path) -> Path:
+    """A copy of a root at a new place, its profile's paths, too."""
+    shutil.copytree(computed, folder)
+    profile = folder / "notebooks" / "profiles" / "tiny.yaml"
+    profile.write_text(profile.read_text().replace(str(computed), str(folder)))
+    return folder

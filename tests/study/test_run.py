@@ -20,20 +20,13 @@ from tests import tiny_study
 @pytest.fixture(scope="module")
 def computed(tmp_path_factory):
     """A root in which the tiny study has run."""
-    folder = tiny_study.make_root(tmp_path_factory.mktemp("root"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(paths, "ROOT", folder)
-        tiny_study.run()
-    return folder
+    return tiny_study.computed_once(tmp_path_factory)
 
 
 @pytest.fixture
 def root(computed, tmp_path, monkeypatch):
     """A copy of that root, to be changed; what is read is the run."""
-    folder = tmp_path / "root"
-    shutil.copytree(computed, folder)
-    profile = folder / "notebooks" / "profiles" / "tiny.yaml"
-    profile.write_text(profile.read_text().replace(str(computed), str(folder)))
+    folder = tiny_study.copied(computed, tmp_path / "root")
     monkeypatch.setattr(paths, "ROOT", folder)
     monkeypatch.setenv(paths.VARIABLE, paths.RUN)
     return folder
