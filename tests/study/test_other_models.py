@@ -284,7 +284,7 @@ def test_make_takes_the_model_in_place_of_the_profile_s(tmp_path):
         assert f"-m lib doctor --profile {profile}" in dry(*target)
     said = dry("reproduce")
     # every notebook
-    assert re.search(rf"-m lib reproduce --profile {profile} --jobs 2 *$", said, re.M)
+    assert re.search(rf"-m lib reproduce --profile {profile} --jobs [0-9]+ *$", said, re.M)
     assert [path.name[:2] for path in report.chosen(profile)] == ["06", "07", "08"]
     # with nothing to do the last command is this one alone
     assert f"-q --no-print-directory build/reproduce/{profile}/reports/index.html; then" in said

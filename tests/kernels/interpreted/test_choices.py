@@ -105,16 +105,16 @@ def test_coverage_is_the_same_in_one_launch_and_in_one_a_pick(monkeypatch, first
     greedy, resident = (
         importlib.import_module(f"lib.kernels.{name}") for name in ("greedy", "resident")
     )
-    tokens = make("themes", 40, items=3)
-    weights = torch.rand(3, 40, generator=torch.Generator().manual_seed(1))
+    tokens = make("themes", 24, items=2)
+    weights = torch.rand(2, 24, generator=torch.Generator().manual_seed(1))
 
     def order():
-        return weighted(tokens, 12, weights, worth=Worth(relevance=0.2), first=first)
+        return weighted(tokens, 8, weights, worth=Worth(relevance=0.2), first=first)
 
     in_one = order()
     launches = []
     monkeypatch.setattr(greedy, "resident", lambda *given: launches.append(given))
-    monkeypatch.setattr(resident, "_WIDEST", 39)
+    monkeypatch.setattr(resident, "_WIDEST", 23)
     assert torch.equal(order(), in_one)
     monkeypatch.setattr(greedy, "_HELD", 64)  # a wide table is read in parts
     assert torch.equal(order(), in_one) and not launches
