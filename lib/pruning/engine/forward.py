@@ -346,14 +346,17 @@ class Forward:
         pass_, self.current.pass_ = self.current.pass_, None
         if pass_ is None:
             return
-        if output is not None:  # None: the forward raised
-            stages.settle(pass_)
-            if pass_.stages and pass_.groups:
-                self.current.kept = stages.kept(pass_)
-            if pass_.cache is not None and not self._checked:
-                self._check_cache(pass_)
-        # images and pass know each other: the cache would wait for the garbage collector
-        pass_.groups.clear()
+        try:
+            if output is not None:  # None: the forward raised
+                stages.settle(pass_)
+                if pass_.stages and pass_.groups:
+                    self.current.kept = stages.kept(pass_)
+                if pass_.cache is not None and not self._checked:
+                    self._check_cache(pass_)
+        finally:
+            # images and pass know each other: the cache would wait for the garbage collector
+            pass_.groups.clear()
+            pass_.doubts.clear()
 
     def _check_cache(self, pass_: Pass) -> None:
         """Once a block: every layer holds what the hooks gave it."""

@@ -1,5 +1,6 @@
 """What a hook stores belongs to one pass, and to the objects of one block."""
 
+import contextlib
 import copy
 import gc
 import sys
@@ -11,6 +12,8 @@ import pytest
 import torch
 
 from lib.pruning import FastV, available, create
+from lib.pruning.engine import stages
+from lib.pruning.engine.passes import Doubt
 from tests.pruning.engine.common import GREEDY, kept
 from tests.tiny import batch, one, prompt, ragged, tiny_llava
 
@@ -98,52 +101,62 @@ def test_several_threads_each_get_their_own(model, restless, name):
     assert results == {True: 6}
 
 
-@pytest.mark.parametrize("cached", [True, False])
-@pytest.mark.parametrize("name", available())
-def test_no_activation_outlives_its_pass(model, name, cached):
-    """Tensors of a prefill die with it, whether or not the block goes on, and none waits for the
-    garbage collector: on a GPU that may let the caches of many prompts pile up."""
-    alive = []
+@contextlib.contextmanager
+def activations(model):
+    """What the model's modules compute inside the block, as weak references; the garbage collector
+    does not run there, as it may not between two prompts on a GPU."""
+    alive, language = [], model.model.language_model.layers
 
     def remember(module, args, kwargs, output):
         alive.append(weakref.ref(output if isinstance(output, torch.Tensor) else output[0]))
+        for cache in [kwargs.get("past_key_values")] if module is language[-1] else []:
+            if cache is not None:
+                alive.extend(weakref.ref(layer.keys) for layer in cache.layers)
 
     modules = [*model.model.vision_tower.encoder.layers, model.model.multi_modal_projector]
-    modules += [*model.model.language_model.layers]
-    modules += [layer.self_attn.k_proj for layer in model.model.language_model.layers]
+    modules += [*language, *(layer.self_attn.k_proj for layer in language)]
     handles = [m.register_forward_hook(remember, with_kwargs=True) for m in modules]
     gc.disable()
     try:
-        with create(name)(model):
-            output = model(**ragged(), use_cache=cached)
-            if cached:
-                alive += [weakref.ref(layer.keys) for layer in output.past_key_values.layers]
-            del output
-            assert alive and not [r for r in alive if r() is not None]
+        yield alive
     finally:
         gc.enable()
         for handle in handles:
             handle.remove()
 
 
-@pytest.mark.parametrize("name", ["fastv", "entropy"])
-def test_a_pass_that_fails_leaves_nothing_to_the_garbage_collector(model, name):
-    alive = []
+@pytest.mark.parametrize("cached", [True, False])
+@pytest.mark.parametrize("name", available())
+def test_no_activation_outlives_its_pass(model, name, cached):
+    """Tensors of a prefill die with it, whether or not the block goes on."""
+    with activations(model) as alive, create(name)(model):
+        model(**ragged(), use_cache=cached)
+        assert alive and not [r for r in alive if r() is not None]
 
-    def fail(module, args, kwargs, output):
-        alive.append(weakref.ref(output[0] if isinstance(output, tuple) else output))
+
+@pytest.mark.parametrize("broken", [None, "a layer", "an image"])
+@pytest.mark.parametrize("name", ["fastv", "random"])
+def test_no_activation_outlives_a_pass_that_fails(model, name, broken, monkeypatch):
+    """A layer raises in the pass; an image that is no number is named at its end, as on a GPU."""
+    monkeypatch.setattr(
+        stages, "_must_hold", lambda pass_, *doubt: pass_.doubts.append(Doubt(*doubt))
+    )
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    inputs, last = ragged(), model.model.language_model.layers[-1]
+    if broken == "an image":
+        inputs["pixel_values"][2, 0, 5, 5] = torch.nan
+
+    def fail(module, args, output):
         raise KeyError("stop")
 
-    handle = model.model.language_model.layers[-1].register_forward_hook(fail, with_kwargs=True)
-    gc.disable()
-    try:
-        with create(name)(model):
-            with pytest.raises(KeyError):
-                model(**ragged())
-            assert alive[0]() is None
-    finally:
-        gc.enable()
-        handle.remove()
+    with activations(model) as alive, create(name)(model):
+        handle = last.register_forward_hook(fail) if broken == "a layer" else None
+        errors = {"a layer": KeyError, "an image": ValueError}
+        with pytest.raises(errors[broken]) if broken else contextlib.nullcontext():
+            model(**inputs)
+        if handle:
+            handle.remove()
+        assert alive and not [r for r in alive if r() is not None]
 
 
 def test_a_copy_made_in_the_block_is_refused(model, tmp_path):
