@@ -53,6 +53,14 @@ def _plus_dot(total, values, member, UNIT: tl.constexpr):
 
 
 @triton.jit
+def _first_tie(gain, free, high, low, at, size):
+    """The first of those that nearly tie with the largest gain, as in `lib.selection.best`."""
+    span = tl.maximum(high - low, 1e-6 * tl.abs(high))
+    ties = free & (gain >= high - 0.5 / _GRID * span)
+    return tl.min(tl.where(ties, at, size - 1), axis=0)
+
+
+@triton.jit
 def _tile(index):
     """The tile (i, j), i >= j, with number `index` in the order (0,0) (1,0) (1,1) (2,0) ..."""
     i = ((tl.sqrt(8.0 * index.to(tl.float32) + 1.0) - 1.0) * 0.5).to(tl.int32)

@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .common import _GRID, _on_device
+from .common import _first_tie, _on_device
 from .resident import layout_of, resident
 
 #: numbers of a table that a program holds at once
@@ -25,12 +25,10 @@ _HELD = 16384
 
 @triton.jit
 def _best(gain, free, at, size):
-    """The first of those that nearly tie with the largest gain, as in `lib.selection.best`."""
+    """The pick: the first of the largest gains of what is free."""
     high = tl.max(tl.where(free, gain, -float("inf")), axis=0)
     low = tl.min(tl.where(free, gain, float("inf")), axis=0)
-    span = tl.maximum(high - low, 1e-6 * tl.abs(high))
-    ties = free & (gain >= high - 0.5 / _GRID * span)
-    return tl.min(tl.where(ties, at, size - 1), axis=0)
+    return _first_tie(gain, free, high, low, at, size)
 
 
 @triton.jit(do_not_specialize=["step"])
@@ -78,7 +76,8 @@ def _pick_kernel(
             new_pivots += item * nodes * size
             node = tl.arange(0, NODES)
             real = node < nodes
-            # what is not known yet is zero: a mask along the depth would load number by number
+            # A mask along the depth would load number by number. Beyond, its own rows are zero, so
+            # that what another program writes there of the pick counts nothing.
             products = tl.zeros((NODES, ROWS, DEPTH), dtype=tl.float32)
             theirs = factor + ((node * size + pick) * stride)[:, None]
             mine = factor + ((node[:, None] * size + rows[None, :]) * stride)[:, :, None]

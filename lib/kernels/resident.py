@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .common import _GRID, _on_device
+from .common import _first_tie
 
 #: the bits of what has not been written: of no number, and of no NaN that arithmetic makes
 _ABSENT = tl.constexpr(-1)
@@ -45,9 +45,7 @@ def _pick(gains, free, inside, at, size):
         gain = bits.to(tl.float32, bitcast=True)
         most = tl.where(bits == _ABSENT, float("inf"), tl.where(free, gain, -float("inf")))
         high, low = tl.reduce((most, tl.where(free, gain, float("inf"))), 0, _extremes)
-    span = tl.maximum(high - low, 1e-6 * tl.abs(high))
-    ties = free & (gain >= high - 0.5 / _GRID * span)
-    return tl.min(tl.where(ties, at, size - 1), axis=0)
+    return _first_tie(gain, free, high, low, at, size)
 
 
 @triton.jit
@@ -145,7 +143,6 @@ def _published(gains: Tensor) -> Tensor:
     return gains.nan_to_num(nan=largest, posinf=largest, neginf=-largest).view(torch.int32)
 
 
-@_on_device
 def resident(
     first: Tensor,
     k: int,
