@@ -2,8 +2,8 @@
 
 Every program finds the pick in the gains of all tokens, then brings its own rows up to date and
 computes their next gains. What a launch reads of other rows and what it writes lie in different
-buffers, which swap roles from launch to launch. Coverage alone takes one launch where its table
-fits, see `lib.kernels.resident`; rules that need one row a pick fit into one program an item, see
+buffers, which swap roles from launch to launch. Up to some 1,000 tokens `lib.kernels.resident` does
+the same in blocks of picks; rules that need one row a pick fit into one program an item, see
 `lib.kernels.picks`.
 """
 
@@ -17,7 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .common import _first_tie, _on_device
-from .resident import layout_of, resident
+from .resident import Choice, resident
 
 #: numbers of a table that a program holds at once
 _HELD = 16384
@@ -169,8 +169,13 @@ def forward(
     matrix, table = matrix.contiguous(), table.contiguous()
     own = torch.zeros_like(first) if own is None else own.contiguous()
     scale = torch.ones_like(first) if scale is None else scale.contiguous()
-    if cover and not spectral and (layout := layout_of(items, size, width, first.device)):
-        return resident(first, k, layout, own, (table, scale), priority if ahead else None, ahead)
+    choice = Choice(
+        first.contiguous(), own, first if priority is None else priority.contiguous(),
+        matrix if spectral else None, table if cover else None, scale if cover else None,
+        (t, w) if spectral else None, ahead,
+    )  # fmt: skip
+    if (picks := resident(choice, k)) is not None:
+        return picks
     taken = torch.zeros(2, items, size, dtype=torch.int8, device=first.device)
     covered = torch.zeros(2, items, width, dtype=torch.float32, device=first.device)
     factor, pivots = first, [first, first]

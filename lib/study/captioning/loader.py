@@ -7,7 +7,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 import torch
@@ -75,9 +75,19 @@ class Loader:
         return {k: v.pin_memory() if self.pin else v for k, v in inputs.items()}
 
     def start(self, batches: Sequence[Batch]) -> None:
-        """Begin with the first batches; those nobody asks for are dropped."""
+        """Begin with the first batches; those nobody asks for are dropped.
+
+        The very first has the interpreter to itself: it is what a loop waits for at its start.
+        """
+        first: Future | None = None
         for batch in batches[: self.ahead]:
-            self.started[_ids(batch)] = self.pool.submit(self.prepare, batch)
+            future = self.pool.submit(self._prepare_after, first, batch)
+            self.started[_ids(batch)], first = future, first or future
+
+    def _prepare_after(self, first: Future | None, batch: Batch) -> dict[str, Tensor]:
+        if first is not None:
+            wait([first])
+        return self.prepare(batch)
 
     def __call__(self, batches: Sequence[Batch]) -> Iterator[tuple[Batch, dict[str, Tensor]]]:
         """Each batch with its inputs. Raises `ImageError` for an image that cannot be read."""

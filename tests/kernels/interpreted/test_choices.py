@@ -100,24 +100,36 @@ def test_weighted_choices(worth, first):
     assert torch.equal(order(), plainly(order))
 
 
-@pytest.mark.parametrize("first", [0, 4])
-def test_coverage_is_the_same_in_one_launch_and_in_one_a_pick(monkeypatch, first):
+@pytest.mark.parametrize("first, entropy", [(4, 0.0), (0, 1.0), (4, 1.0)])
+def test_choices_are_the_same_in_blocks_of_picks_and_pick_by_pick(monkeypatch, first, entropy):
     greedy, resident = (
         importlib.import_module(f"lib.kernels.{name}") for name in ("greedy", "resident")
     )
-    tokens = make("themes", 24, items=2)
-    weights = torch.rand(2, 24, generator=torch.Generator().manual_seed(1))
+    tokens = make("themes", 20, items=2)
+    weights = torch.rand(2, 20, generator=torch.Generator().manual_seed(1))
+    block, turns = resident._resident, []
 
     def order():
-        return weighted(tokens, 8, weights, worth=Worth(relevance=0.2), first=first)
+        turns.clear()
+        worth = Worth(relevance=0.2, entropy=entropy)
+        return weighted(tokens, 18, weights, worth=worth, first=first)
 
-    in_one = order()
-    launches = []
-    monkeypatch.setattr(greedy, "resident", lambda *given: launches.append(given))
-    monkeypatch.setattr(resident, "_WIDEST", 23)
-    assert torch.equal(order(), in_one)
+    def noted(choice, *given):
+        turns.append(len(choice.first))
+        block(choice, *given)
+
+    monkeypatch.setattr(resident, "_resident", noted)
+    monkeypatch.setattr(resident, "_PICKS", 8)
+    in_blocks = order()
+    assert turns == [2]
+    if entropy:
+        monkeypatch.setattr(resident, "_HELD", 8 * 20 * 38)  # the matrices of one item
+        assert torch.equal(order(), in_blocks) and turns == [1, 1]
+    monkeypatch.setattr(resident, "_WIDEST", 19)
+    assert torch.equal(order(), in_blocks) and not turns
     monkeypatch.setattr(greedy, "_HELD", 64)  # a wide table is read in parts
-    assert torch.equal(order(), in_one) and not launches
+    assert torch.equal(order(), in_blocks) and not turns
+    assert torch.equal(plainly(order), in_blocks)
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")

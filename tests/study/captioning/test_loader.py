@@ -50,13 +50,37 @@ def test_batches_begun_early_are_not_prepared_again(loader, pictures, monkeypatc
     loader.start(batches)
     for future in loader.started.values():
         future.result()
-    assert prepared == [3, 3, 2], "before anybody asks"
+    assert sorted(prepared) == [2, 3, 3], "before anybody asks"
     made = list(loader(batches))
     assert [batch for batch, _ in made] == batches and len(prepared) == 3
     expected = list(loader(batches))
     assert len(prepared) == 6
     for (_, early), (_, late) in zip(made, expected):
         assert all(torch.equal(early[name], late[name]) for name in late)
+
+
+def test_the_first_batch_begun_early_is_prepared_alone(loader, pictures, monkeypatch):
+    first, release = threading.Event(), threading.Event()
+    after = []
+
+    def prepare(batch):
+        if batch == pictures[:3]:
+            first.set()
+            assert release.wait(60)
+        else:
+            after.append(release.is_set())
+
+    monkeypatch.setattr(loader, "prepare", prepare)
+    loader.start([pictures[:3], pictures[3:6], pictures[6:]])
+    assert first.wait(60)
+    other = loader.started[tuple(p.image_id for p in pictures[3:6])]
+    with pytest.raises(TimeoutError):
+        other.result(timeout=0.2)
+    assert not after
+    release.set()
+    for future in loader.started.values():
+        future.result(60)
+    assert after == [True, True]
 
 
 def test_batches_begun_early_that_nobody_wants_do_no_harm(loader, pictures, tmp_path):
