@@ -155,6 +155,7 @@ def scaling(
     batch_size: Batches = "16",
     new_tokens: NewTokens = 64,
     device: Device = None,
+    fast: Annotated[bool, typer.Option("--fast", help="with captured steps, too")] = False,
 ) -> None:
     """Images a second by batch size and number of processes, and whether captions differ."""
     from .. import paths
@@ -169,6 +170,7 @@ def scaling(
         batch_size=several(batch_size, int, "--batch-size"),
         new_tokens=new_tokens,
         device=device,
+        fast=fast,
     )
     measure(options, paths.run(profile).results / "scaling.json")
 

@@ -1,14 +1,16 @@
 """How fast captioning is by batch size, and over several processes: the same images every time.
 
-    python -m lib scaling --model shape:llava-1.5-7b --profile shape --processes 1,2,4
+    python -m lib scaling --profile shape --processes 1,2,4 --images 1792 --batch-size 64 --fast
 
 One process a GPU (or, with --device cpu, several on the processor), launched by accelerate one
 count after another on the same machine. Writes scaling.json of the profile's run: images a second
 of the loop, first batch included but not the loading of the model; the gain over the first count of
 the same batch size; the pace of the middle batch, to which the first one's start-up does not count;
 and how many of the merged records, generated token ids and all but the timings, differ from the
-first count's. Naming a count twice shows what differs by chance. Batches are dealt out whole:
-unless they divide evenly, some processes have one more.
+first count's. Naming a count twice shows what differs by chance. With --fast all counts follow once
+more with captured steps (`lib.decoding`): their gain is over `generate`, their records are compared
+with each other. Batches are dealt out whole: unless they divide evenly, some processes have one
+more.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ from .. import paths
 from ..captioning import UNPRUNED, Throughput
 from ..files import write_json
 from ..records import MANIFEST, RECORDS, canonical, read_records
+from .plan import Measurements
 from .timing import machine
 
 
@@ -53,6 +56,7 @@ class Scaling:
     batch_size: Sequence[int] = (16,)
     new_tokens: int = 64
     device: str | None = None
+    fast: bool = False
 
     def __post_init__(self) -> None:
         for name in ("processes", "batch_size"):
@@ -70,8 +74,10 @@ class Scaling:
             )
 
 
-def command(processes: int, batch_size: int, options: Scaling, folder: Path) -> list[str]:
-    """The command that captions with so many processes into `folder`."""
+def command(
+    processes: int, batch_size: int, options: Scaling, folder: Path, *, fast: bool = False
+) -> list[str]:
+    """The command that captions with so many processes into `folder`; fast: with captured steps."""
     launch = []
     if processes > 1:
         with socket.socket() as free:  # a port nobody listens on
@@ -94,12 +100,12 @@ def command(processes: int, batch_size: int, options: Scaling, folder: Path) -> 
     place = ["--device", options.device] if options.device else []
     return [
         sys.executable, *launch, "-m", "lib", "caption", *arguments, *place, "--token-ids",
-        "--quiet",
+        "--quiet", *(["--fast"] if fast else []),
     ]  # fmt: skip
 
 
 def run(
-    processes: int, batch_size: int, options: Scaling, folder: Path
+    processes: int, batch_size: int, options: Scaling, folder: Path, *, fast: bool = False
 ) -> tuple[dict[str, Any], list]:
     """One count of processes: its row, and the merged records without their timings.
 
@@ -109,7 +115,7 @@ def run(
     root = Path(__file__).parents[3]
     python_path = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
     done = subprocess.run(
-        command(processes, batch_size, options, folder),
+        command(processes, batch_size, options, folder, fast=fast),
         cwd=root,
         capture_output=True,
         text=True,
@@ -126,33 +132,42 @@ def run(
     )
     records = read_records(method / RECORDS)
     middle = statistics.median(record["seconds"] for record in records)  # an image, by its batch
-    row = {"processes": processes, "batch_size": batch_size, **whole.entry(), "ranks": ranks}
+    row = {
+        "processes": processes,
+        "batch_size": batch_size,
+        "fast": fast,
+        **whole.entry(),
+        "ranks": ranks,
+    }
     row["middle_images_per_second"] = round(processes / max(middle, 1e-9), 3)
     return row, canonical(records)
 
 
 def measure(options: Scaling, path: Path) -> dict[str, Any]:
-    """Every batch size and count in turn; the document of scaling.json, written after each."""
-    document: dict[str, Any] = {
-        "model": options.model,
-        "machine": machine(),
-        "images": options.images,
-        "new_tokens": options.new_tokens,
-        "method": options.method,
-        "rows": [],
-    }
+    """Every batch size and count in turn; the document of scaling.json, written after each.
+
+    Other batch sizes that this machine measured with that model before stay in it.
+    """
+    about = {"model": options.model, "machine": machine()}
+    about |= {"new_tokens": options.new_tokens, "method": options.method}
+    document = Measurements(path, about).document
+    rows = document.setdefault("rows", [])
+    rows[:] = [row for row in rows if row["batch_size"] not in options.batch_size]
     folder = paths.ROOT / "build" / "scaling"
     for batch_size in options.batch_size:
-        first = None
-        for processes in options.processes:
-            row, records = run(processes, batch_size, options, folder / f"{batch_size}-{processes}")
-            first = first or (row, records)
-            row["gain"] = row["images_per_second"] / first[0]["images_per_second"]
-            different = sum(a != b for a, b in zip(records, first[1], strict=True))
-            row |= {"different_records": different, "same_records": not different}
-            document["rows"].append(row)
-            write_json(path, document)
-            print(line(row), flush=True)
+        slowest = None
+        for fast in (False, True)[: 1 + options.fast]:
+            first = None
+            for processes in options.processes:
+                place = folder / f"{batch_size}-{processes}{'-fast' if fast else ''}"
+                row, records = run(processes, batch_size, options, place, fast=fast)
+                first, slowest = first or records, slowest or row["images_per_second"]
+                row["gain"] = row["images_per_second"] / slowest
+                different = sum(a != b for a, b in zip(records, first, strict=True))
+                row |= {"different_records": different, "same_records": not different}
+                rows.append(row)
+                write_json(path, document)
+                print(line(row), flush=True)
     return document
 
 
@@ -162,7 +177,8 @@ def line(row: Mapping[str, Any]) -> str:
     if not row["same_records"]:
         same = f"{row['different_records']} OTHER captions"
     return (
-        f"{row['processes']} processes, batch {row['batch_size']}: "
+        f"{row['processes']} processes, batch {row['batch_size']}"
+        f"{', captured steps' if row['fast'] else ''}: "
         f"{row['images_per_second']:.2f} images/s, {row['gain']:.2f} times the first, "
         f"{row['middle_images_per_second']:.2f} in the middle, "
         f"{row['waiting_share']:.1%} waiting, {same}"

@@ -66,23 +66,29 @@ def test_two_processes_write_what_one_writes(root, one_here, capsys):
 
 
 def test_other_records_are_counted(root, monkeypatch, capsys):
-    def run(processes, batch_size, options, folder):
-        captions = ["a", "b", "c" if processes == 1 else "d"]
+    def run(processes, batch_size, options, folder, *, fast):
+        captions = ["a", "b", "c" if processes == 1 or fast else "d"]
         records = [{"image_id": i, "caption": text} for i, text in enumerate(captions)]
         row = {"processes": processes, "batch_size": batch_size,
-               "images_per_second": 1.0 * processes * batch_size,
+               "images_per_second": 1.0 * processes * batch_size * (3 if fast else 1), "fast": fast,
                "middle_images_per_second": 1.0, "waiting_share": 0.0}  # fmt: skip
         return row, records
 
     monkeypatch.setattr(scaling, "run", run)
-    options = ["--processes", "1,2,1", "--batch-size", "2,4"]
+    options = ["--processes", "1,2,1", "--batch-size", "2,4", "--fast"]
     assert cli.main([*SMALL, *options]) == 0
     rows = json.loads((root / STORED).read_text())["rows"]
-    assert [row["batch_size"] for row in rows] == [2, 2, 2, 4, 4, 4]
-    assert [row["different_records"] for row in rows] == [0, 1, 0] * 2
-    assert [row["same_records"] for row in rows] == [True, False, True] * 2
-    assert [row["gain"] for row in rows] == [1, 2, 1] * 2, "against the same batch size"
+    assert [row["batch_size"] for row in rows] == [2] * 6 + [4] * 6
+    assert [row["fast"] for row in rows] == ([False] * 3 + [True] * 3) * 2
+    assert [row["different_records"] for row in rows] == [0, 1, 0, 0, 0, 0] * 2
+    assert [row["same_records"] for row in rows] == [True, False, True, True, True, True] * 2
+    gains = [1, 2, 1, 3, 6, 3]
+    assert [row["gain"] for row in rows] == gains * 2, "over generate, at the same batch size"
+    assert cli.main([*SMALL, "--processes", "1", "--batch-size", "4"]) == 0
+    kept = json.loads((root / STORED).read_text())["rows"]
+    assert [(row["batch_size"], row["gain"]) for row in kept] == [*((2, g) for g in gains), (4, 1)]
     assert "2 processes, batch 4: 8.00 images/s, 2.00 times" in (out := capsys.readouterr().out)
+    assert "2 processes, batch 4, captured steps: 24.00 images/s, 6.00 times" in out
     assert "1 OTHER captions" in out
 
 
