@@ -2,9 +2,9 @@
 
 Every program finds the pick in the gains of all tokens, then brings its own rows up to date and
 computes their next gains. What a launch reads of other rows and what it writes lie in different
-buffers, which swap roles from launch to launch. Up to some 1,000 tokens `lib.kernels.resident` does
-the same in blocks of picks; rules that need one row a pick fit into one program an item, see
-`lib.kernels.picks`.
+buffers, which swap roles from launch to launch. Where all programs of an item can be at work at
+once, `lib.kernels.blocks` does the same in blocks of picks; rules that need one row a pick fit into
+one program an item, see `lib.kernels.picks`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .blocks import Choice, in_blocks
 from .common import _first_tie, _on_device
-from .resident import Choice, resident
 
 #: numbers of a table that a program holds at once
 _HELD = 16384
@@ -174,7 +174,7 @@ def forward(
         matrix if spectral else None, table if cover else None, scale if cover else None,
         (t, w) if spectral else None, ahead,
     )  # fmt: skip
-    if (picks := resident(choice, k)) is not None:
+    if (picks := in_blocks(choice, k)) is not None:
         return picks
     taken = torch.zeros(2, items, size, dtype=torch.int8, device=first.device)
     covered = torch.zeros(2, items, width, dtype=torch.float32, device=first.device)

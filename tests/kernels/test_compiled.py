@@ -63,7 +63,7 @@ def launched(monkeypatch, *, overlap: bool) -> dict:
     monkeypatch.setattr(
         importlib.import_module("lib.kernels.greedy"), "_overlap", lambda _: overlap
     )
-    monkeypatch.setattr(importlib.import_module("lib.kernels.resident"), "_room", lambda *_: 264)
+    blocks = importlib.import_module("lib.kernels.blocks")
     launches: dict = {}
     every = set()
     for module in modules:
@@ -87,13 +87,18 @@ def launched(monkeypatch, *, overlap: bool) -> dict:
         kernels.choose(torch.zeros(2, 144), counts, labels, distances, cores=72, per_cluster=4,
                        budget=budget)  # fmt: skip
     gains, eight, many = torch.zeros(2, 576), torch.ones(8), torch.ones(24)
+    table, wide = torch.zeros(2, 576, 640), torch.zeros(2, 576, 1040)
+    monkeypatch.setattr(blocks, "_room", lambda *_: 264)  # in blocks of picks
     kernels.forward(gains, 20, spectral=(matrix, eight, eight), cover=(matrix, gains))
     kernels.forward(gains, 20, spectral=(matrix, many, many))
-    table = torch.zeros(2, 576, 640)
     kernels.forward(gains, 2, cover=(table, None))
     kernels.forward(torch.zeros(2, 1024), 2, cover=(torch.zeros(2, 1024, 1024), None))
-    kernels.forward(gains, 2, cover=(torch.zeros(2, 576, 1040), None))
+    kernels.forward(gains, 2, spectral=(matrix, eight, eight), cover=(wide, None))
+    kernels.forward(torch.zeros(1, 4096), 2, cover=(torch.zeros(1, 4096, 4200), None))
+    monkeypatch.setattr(blocks, "_room", lambda *_: 0)  # pick by pick
     kernels.forward(gains, 2, spectral=(matrix, eight, eight), cover=(table, None))
+    kernels.forward(gains, 2, spectral=(matrix, many, many))
+    kernels.forward(gains, 2, cover=(wide, None))
     kernels.forward(torch.zeros(1, 4096), 2, cover=(torch.zeros(1, 4096, 4200), None))
     kernels.farthest(matrix, gains, 2)
     kernels.volume(matrix.double(), gains.double(), 2)

@@ -272,9 +272,16 @@ def test_every_pick_is_the_best_on_a_gpu(kind, size, k, items):
 
 
 @needs_gpu
-@pytest.mark.parametrize("size, k", [(16, 16), (100, 30), (576, 288), (1024, 600)])
-@pytest.mark.parametrize("items", [1, 3, 40])
 @pytest.mark.parametrize("entropy", [0.0, 1.0])
+@pytest.mark.parametrize(
+    "size, k, items",
+    [
+        *((s, k, i) for s, k in [(16, 16), (100, 30), (576, 288), (1024, 600)] for i in (1, 3, 40)),
+        (1296, 200, 5),
+        (2304, 300, 1),
+        (4096, 100, 2),
+    ],
+)
 def test_choices_in_blocks_of_picks_and_pick_by_pick_on_a_gpu(monkeypatch, size, k, items, entropy):
     tokens = make("themes", size, items=items).float().cuda()
     weights = torch.rand(items, size, generator=torch.Generator().manual_seed(1)).cuda()
@@ -297,7 +304,7 @@ def test_choices_in_blocks_of_picks_and_pick_by_pick_on_a_gpu(monkeypatch, size,
     torch.testing.assert_close(
         weights.gather(1, with_first[:, : k // 8]), heaviest, atol=1e-4, rtol=0
     )
-    monkeypatch.setattr("lib.kernels.greedy.resident", lambda *given: None)
+    monkeypatch.setattr("lib.kernels.greedy.in_blocks", lambda *given: None)
     a_pick = order()
     few = slice(min(items, 3))  # in float64 40 items take long
     matrix, mean_one = gram(tokens[few].double()), (weights / weights.mean(1, keepdim=True))[few]

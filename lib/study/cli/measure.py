@@ -177,14 +177,16 @@ def scaling(
 
 def choices(
     profile: Annotated[str, typer.Option(help="whose run to write to")] = "shape",
-    kept: Annotated[str, typer.Option(help="of 576 tokens, with commas between them")] = "64,288",
+    kept: Annotated[str, typer.Option(help="of an image, with commas between them")] = "64,288",
     batches: Batches = "1,32",
     repeats: Annotated[int, typer.Option(min=1)] = 21,
     device: Device = None,
+    tokens: Annotated[int, typer.Option(min=1, help="of an image")] = 576,
+    rule: Annotated[list[str] | None, typer.Option(help="may be repeated; default all")] = None,
 ) -> None:
     """What the rules cost alone, choosing some of an image's tokens without a model."""
     from .. import paths
-    from ..cost.choices import choices
+    from ..cost.choices import RULES, choices
 
     choices(
         paths.run(profile).results / "choices.json",
@@ -192,6 +194,8 @@ def choices(
         batches=several(batches, int, "--batches"),
         repeats=repeats,
         device=device,
+        tokens=tokens,
+        rules=rule or tuple(RULES),
     )
 
 

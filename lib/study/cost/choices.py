@@ -73,32 +73,40 @@ def choices(
     batches: Sequence[int] = (1, 32),
     repeats: int = 21,
     device: str | torch.device | None = None,
+    tokens: int = TOKENS,
+    rules: Sequence[str] = tuple(RULES),
 ) -> None:
-    """Time every rule at each number of kept tokens and each batch size, into `path`.
+    """Time the rules at each number of kept tokens and each batch size, into `path`.
 
     On a GPU a choice is replayed from its captured graph, as the pruners replay it.
+
+    Raises `ValueError` for an unknown rule, and for more tokens kept than there are.
     """
+    if unknown := set(rules) - RULES.keys():
+        raise ValueError(f"unknown rule {min(unknown)!r}: choose from {', '.join(RULES)}")
+    if max(kept) > tokens:
+        raise ValueError(f"--kept {max(kept)} of {tokens} tokens: keep at most as many")
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     record = Measurements(path, {"machine": machine()})
-    work = [(b, k, rule) for b in batches for k in kept for rule in RULES]
-    given = {batch: _tokens(batch, device) for batch in batches}
+    work = [(b, k, rule) for b in batches for k in kept for rule in rules]
+    given = {batch: _tokens(batch, tokens, device) for batch in batches}
     for batch, count, rule in tqdm(work, desc="choices", disable=None):
         function = functools.partial(_chosen, RULES[rule], count)
         call = functools.partial(graphs, ("choice", rule, count), function, [given[batch]])
         timing = measure(call, device=device, warmup=3, repeats=repeats)
-        row = {"rule": rule, "tokens": TOKENS, "kept": count, "batch": batch}
+        row = {"rule": rule, "tokens": tokens, "kept": count, "batch": batch}
         record.put("choices", row | {"seconds": asdict(timing)}, *row)
         print(
-            f"{rule:<40} {count:>3} of {TOKENS}, batch {batch:>2}: "
+            f"{rule:<40} {count:>3} of {tokens}, batch {batch:>2}: "
             f"{1e3 * timing.median / batch:.3f} ms an image",
             flush=True,
         )
 
 
-def _tokens(batch: int, device: torch.device) -> Tensor:
+def _tokens(batch: int, count: int, device: torch.device) -> Tensor:
     """Random tokens (B, N, D), of half precision on a GPU."""
     generator = torch.Generator().manual_seed(0)
-    tokens = torch.randn(batch, TOKENS, WIDTH, generator=generator).to(device)
+    tokens = torch.randn(batch, count, WIDTH, generator=generator).to(device)
     return tokens.bfloat16() if device.type == "cuda" else tokens
 
 

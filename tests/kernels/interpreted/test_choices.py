@@ -102,12 +102,12 @@ def test_weighted_choices(worth, first):
 
 @pytest.mark.parametrize("first, entropy", [(4, 0.0), (0, 1.0), (4, 1.0)])
 def test_choices_are_the_same_in_blocks_of_picks_and_pick_by_pick(monkeypatch, first, entropy):
-    greedy, resident = (
-        importlib.import_module(f"lib.kernels.{name}") for name in ("greedy", "resident")
+    greedy, blocks = (
+        importlib.import_module(f"lib.kernels.{name}") for name in ("greedy", "blocks")
     )
     tokens = make("themes", 20, items=2)
     weights = torch.rand(2, 20, generator=torch.Generator().manual_seed(1))
-    block, turns = resident._resident, []
+    block, turns = blocks._in_blocks, []
 
     def order():
         turns.clear()
@@ -118,14 +118,17 @@ def test_choices_are_the_same_in_blocks_of_picks_and_pick_by_pick(monkeypatch, f
         turns.append(len(choice.first))
         block(choice, *given)
 
-    monkeypatch.setattr(resident, "_resident", noted)
-    monkeypatch.setattr(resident, "_PICKS", 8)
+    monkeypatch.setattr(blocks, "_in_blocks", noted)
+    monkeypatch.setattr(blocks, "_PICKS", (8, 8))
     in_blocks = order()
     assert turns == [2]
     if entropy:
-        monkeypatch.setattr(resident, "_HELD", 8 * 20 * 38)  # the matrices of one item
+        monkeypatch.setattr(blocks, "_HELD", 8 * 20 * 20)  # the matrices of one item
         assert torch.equal(order(), in_blocks) and turns == [1, 1]
-    monkeypatch.setattr(resident, "_WIDEST", 19)
+    monkeypatch.setattr(blocks, "_HOLDS", 19)  # the table does not fit into registers
+    monkeypatch.setattr(blocks, "_AT_ONCE", 8)
+    assert torch.equal(order(), in_blocks) and turns
+    monkeypatch.setattr(blocks, "_room", lambda *given: 0)
     assert torch.equal(order(), in_blocks) and not turns
     monkeypatch.setattr(greedy, "_HELD", 64)  # a wide table is read in parts
     assert torch.equal(order(), in_blocks) and not turns

@@ -1,0 +1,159 @@
+"""Greedy forward selection in blocks of picks: its layout and its launches.
+
+By coverage alone all picks are one block, and one launch. The entropy needs, of every node, a row
+of what the kept tokens leave unexplained: what a block explains is taken off by a launch over the
+whole matrix after it, and what the block itself has explained so far by every program. What does
+not fit is left to `lib.kernels.greedy`, a launch a pick.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+
+from .resident import _ABSENT, _LARGEST, _left_kernel, _resident_kernel
+
+#: rows of a program; like all that follows the same for every batch: sums are taken in one order
+_ROWS = 16
+#: warps of a program, and registers of a thread, without the entropy and with it
+_WARPS = 8, 4
+#: registers of a thread where all items are at work at once, and else: they change no number
+_REGISTERS = (128, 255), (128, 168)
+#: columns of a table whose rows fit into them, and how many of a wider one are read at once
+_HOLDS, _AT_ONCE = 1024, 512
+#: picks of a block: of an item with that many tokens at most, and of a larger one
+_PICKS = 16, 32
+#: the order of the tiles that are brought up to date after a block
+_TILE = 64
+#: numbers of what is left of matrices that are held at once: more items take turns
+_HELD = 1 << 27
+
+
+class Layout(NamedTuple):
+    """How choices are laid out."""
+
+    programs: int  # an item
+    items: int  # at work at once
+    columns: tuple[int, int]  # two parts of them, or what is read at once and 0
+    warps: int  # a program
+    registers: int  # a thread
+
+
+def _parts(count: int) -> tuple[int, int]:
+    """One or two powers of two that hold `count` columns; the second may be 0.
+
+    >>> _parts(576), _parts(500), _parts(64)
+    ((512, 64), (512, 0), (64, 0))
+    """
+    whole = triton.next_power_of_2(count)
+    rest = triton.next_power_of_2(max(count - whole // 2, 1))
+    return (whole // 2, rest) if rest < whole // 2 else (whole, 0)
+
+
+def _room(warps: int, registers: int, device: torch.device) -> int:
+    """How many programs the device holds at once."""
+    cores = torch.cuda.get_device_properties(device).multi_processor_count
+    return cores * (65536 // (registers * 32 * warps))
+
+
+def layout_of(
+    items: int, size: int, width: int, device: torch.device, *, spectral: bool
+) -> Layout | None:
+    """The layout for items of so many tokens and columns, or None if they do not fit."""
+    programs, warps, layout = triton.cdiv(size, _ROWS), _WARPS[spectral], None
+    columns = _parts(width) if width <= _HOLDS else (_AT_ONCE, 0)
+    for registers in (registers[spectral] for registers in _REGISTERS):
+        together = _room(warps, registers, device) // programs
+        if together:
+            layout = Layout(programs, min(items, together), columns, warps, registers)
+        if together >= items:
+            break
+    return layout
+
+
+def _published(gains: Tensor) -> Tensor:
+    """The bits of finite gains: others would be waited for."""
+    largest = _LARGEST.value
+    return gains.nan_to_num(nan=largest, posinf=largest, neginf=-largest).view(torch.int32)
+
+
+class Choice(NamedTuple):
+    """What `lib.kernels.greedy.forward` is given, contiguous; what is an item's comes first."""
+
+    first: Tensor
+    own: Tensor
+    priority: Tensor
+    matrix: Tensor | None
+    table: Tensor | None
+    scale: Tensor | None
+    nodes: tuple[Tensor, Tensor] | None  # shifts t (Q,) and weights w (Q,)
+    ahead: int
+
+    def items(self, start: int, end: int) -> Choice:
+        """Some of its items."""
+        some = (None if x is None else x[start:end] for x in self[:6])
+        return Choice(*some, nodes=self.nodes, ahead=self.ahead)
+
+
+def in_blocks(choice: Choice, k: int) -> Tensor | None:
+    """As `lib.kernels.greedy.forward`; None if it does not fit."""
+    items, size = choice.first.shape
+    width = 1 if choice.table is None else choice.table.shape[-1]
+    together = items
+    if choice.nodes:
+        together = max(1, _HELD // (len(choice.nodes[0]) * size * size))
+    spectral = choice.nodes is not None
+    layout = layout_of(min(items, together), size, width, choice.first.device, spectral=spectral)
+    if layout is None:
+        return None
+    order = torch.empty(items, k, dtype=torch.int64, device=choice.first.device)
+    for start in range(0, items, together):
+        end = start + together
+        _in_blocks(choice.items(start, end), k, layout, order[start:end])
+    return order
+
+
+def _in_blocks(choice: Choice, k: int, layout: Layout, order: Tensor) -> None:
+    first, own, priority, matrix, table, scale, nodes_, ahead = choice
+    items, size = first.shape
+    width = 1 if table is None else table.shape[-1]
+    t, w = nodes_ or (first, first)
+    nodes, block = (len(t), _PICKS[size > _HOLDS]) if nodes_ else (1, k)
+    absent = {"fill_value": _ABSENT.value, "dtype": torch.int32, "device": first.device}
+    gains = torch.full((items, k, size), **absent)
+    gains[:, 0] = _published(first)
+    if ahead:
+        gains[:, :ahead] = _published(priority).unsqueeze(1)
+    taken = torch.zeros(items, size, dtype=torch.int8, device=first.device)
+    covered = first.new_zeros(items, layout.programs, width)
+    now, factors, pivots, left = first, [gains, gains], [first, first], first
+    if matrix is not None:
+        now = matrix
+        factors = torch.full((2, items, size, nodes, block), **absent)
+        start = matrix.diagonal(dim1=-2, dim2=-1).unsqueeze(1) + t.unsqueeze(-1)
+        pivots = [start.contiguous(), torch.empty(items, nodes, size, device=first.device)]
+        if k > block:
+            left = first.new_empty(items, nodes, size, size)
+    far, across = 0, triton.cdiv(size, _TILE)
+    for number, begin in enumerate(range(0, k, block)):
+        end = min(begin + block, k)
+        _resident_kernel[(layout.programs, layout.items)](
+            first if matrix is None else matrix, now, far, t, w,
+            factors[number % 2], pivots[number % 2], pivots[1 - number % 2],
+            first if table is None else table, first if scale is None else scale,
+            covered, own, gains, taken, order,
+            items, size, width, nodes, begin, end, k, ahead,
+            SPECTRAL=matrix is not None, COVER=table is not None, WIDE=width > _HOLDS,
+            BLOCK=triton.next_power_of_2(size), ROWS=_ROWS, NODES=triton.next_power_of_2(nodes),
+            DEPTH=block if nodes_ else 1, COLS=layout.columns[0], MORE=layout.columns[1],
+            num_warps=layout.warps, maxnreg=layout.registers, launch_cooperative_grid=True,
+        )  # fmt: skip
+        if end < k:
+            _left_kernel[(across * across, nodes, items)](
+                now, far, factors[number % 2], factors[1 - number % 2], taken, left, size, nodes,
+                TILE=_TILE, DEPTH=block,
+            )  # fmt: skip
+            now, far = left, size * size
