@@ -42,16 +42,55 @@ def test_the_speed_table_is_the_stored_one():
 
 def test_the_scaling_table_is_the_stored_one():
     record = json.loads((RESULTS / "scaling.json").read_text())
-    assert record["images"] == 1792 and record["machine"]["device"] == "NVIDIA H200"
+    assert record["machine"]["device"] == "NVIDIA H200"
     shown = cells("scaling")
     assert len(shown) == len(record["rows"])
     for found, row in zip(shown, record["rows"]):
+        assert row["captions"] == 1792 and not row["fast"]
         assert found[0].split(",")[0] == str(row["processes"]) and row["same_records"]
         assert found[1:] == [
             f"{row['images_per_second']:.2f}",
             f"{row['gain']:.2f}",
             f"{100 * row['waiting_share']:.1f} %",
         ]
+
+
+def test_captioning_with_captured_steps_is_the_stored_one():
+    record = json.loads((RESULTS / "captioning.json").read_text())
+    assert record["machine"]["device"] == "NVIDIA H200"
+    rows = {(row["processes"], row["fast"]): row for row in record["rows"]}
+    assert len(rows) == 2 * len(cells("captioning")) == 6
+    for count, plain, fast, times in cells("captioning"):
+        both = [rows[int(count), way] for way in (False, True)]
+        assert [plain, fast] == [f"{row['images_per_second']:.2f}" for row in both]
+        assert times == f"{both[1]['images_per_second'] / both[0]['images_per_second']:.2f}"
+        assert all(row["captions"] == 1000 and row["same_records"] for row in both)
+
+
+def test_the_growth_is_the_stored_one():
+    record = json.loads((RESULTS / "benchmark.json").read_text())
+    first = {
+        (row["method"], row["tokens"]): row["static_prefill"]["median"]
+        for row in record["growth"]
+        if row["batch"] == 1
+    }
+    rules = json.loads((RESULTS / "choices.json").read_text())["choices"]
+    alone = {
+        (row["rule"], row["tokens"]): row["seconds"]["median"]
+        for row in rules
+        if row["batch"] == 1 and row["kept"] == row["tokens"] // 2
+    }
+    shown = cells("growth")
+    assert [found[0] for found in shown] == ["144", "576", "1,296", "2,304", "4,096"]
+    for tokens, unpruned, fastv, *ours in shown:
+        count = int(tokens.replace(",", ""))
+        assert [unpruned, fastv] == [f"{1e3 * first[n, count]:.1f}" for n in ("unpruned", "fastv")]
+        names = ("entropy", "Entropy-Prune"), ("adaptive", "Entropy + coverage")
+        for found, (method, rule) in zip(ours, names):
+            seconds = first[method, count]
+            share = 100 * alone[rule, count] / seconds
+            assert found == f"{1e3 * seconds:.1f} ({share:.1f} %)"
+            assert rule != "Entropy-Prune" or share < 5
 
 
 def test_the_study_on_four_gpus_is_stored():

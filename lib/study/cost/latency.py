@@ -39,7 +39,7 @@ def latency(
         result |= probe.counts()
         _forget(probe)
         if generate_repeats:
-            timed("end_to_end", probe.generate, repeats=generate_repeats, warmup=min(warmup, 1))
+            timed("end_to_end", probe.generate, repeats=generate_repeats, warmup=min(warmup, 2))
             if probe.new_tokens > 1:
                 result["decode"] = _per_token(result, "", probe.new_tokens, repeats)
     peak = peak_bytes(device)

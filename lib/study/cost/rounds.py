@@ -53,6 +53,9 @@ def in_rounds(
         for _ in range(warmup):
             _caption(probe)
         rows[slug]["peak_bytes"] = peak_bytes(probe.device)
+    for probe in probes.values():
+        for _ in range(2 if probe.device.type == "cuda" else 0):
+            _caption(probe)  # what the others' turn at the peak forgot is captured again
     for number in range(max(rounds.values())):
         turns = [slug for slug in probes if slug == baseline or number < rounds[slug]]
         # there and back again: nobody always runs behind the same neighbour

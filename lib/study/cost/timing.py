@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from scipy.stats import quantile_test
 
+from ...pruning.engine.graphs import graphs
 from ..records import processor
 
 
@@ -87,7 +88,11 @@ def once(function: Callable[[], Any], watch: Stopwatch) -> None:
 
 
 def free_peak(device: torch.device) -> None:
-    """Forget the memory at the peak so far, and give back what is not in use."""
+    """Forget the memory at the peak so far, and give back what is not in use.
+
+    What other methods captured to choose with goes, too: a method captures again at its second call.
+    """
+    graphs.clear()
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()

@@ -22,8 +22,8 @@ ABOUT = """# A million images a day, on paper
 
 Written by `python -m lib report docs` from
 [`benchmark.json`](../data/results/shape/benchmark.json): LLaVA-1.5-7B's shape, random weights, one
-{device}, bfloat16, half of the visual tokens kept before the language model (FastV: layer 2).
-Nothing was served.
+{device}, bfloat16, half of the visual tokens kept before the language model (FastV: layer 2),
+decoding steps captured, fused at batch sizes: {fused}. Nothing was served.
 
 Assumed: {images:,} requests a day of one image and {prompt} positions, greedy captions of
 {new_tokens} tokens, batches that are always full, {used:.0%} of the time used at a peak of {peak:g}
@@ -43,7 +43,11 @@ def page(rows: Sequence[Mapping[str, Any]], device: str, load: Load) -> str:
     """The page in Markdown."""
     found = {(r["method"], r["batch"]): r for r in rows if r["new_tokens"] == load.new_tokens}
     prompt = found["unpruned", 1]["cache_bytes"] // position_bytes()
-    about = ABOUT.format(device=device, gb=load.memory / 1e9, prompt=prompt, **vars(load))
+    fused = sorted({batch for (_, batch), row in found.items() if row["compiled"]})
+    about = ABOUT.format(
+        device=device, gb=load.memory / 1e9, prompt=prompt, **vars(load),
+        fused=", ".join(map(str, fused)) or "none",
+    )  # fmt: skip
     head = "| batch | method | images/s | GPUs | of unpruned | fit beside the weights |"
     lines = [about, f"{head} no gain if cached |", "|---:|---|" + "---:|" * 5]
     for batch in sorted({batch for _, batch in found}):

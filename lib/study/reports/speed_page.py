@@ -36,10 +36,11 @@ def blocks() -> dict[str, str]:
         "speed": _speed(found),
         "first-token": _first_tokens(found),
         "choices": _choices(_stored("shape", "choices.json")),
-        "growth": _growth(found),
+        "growth": _growth(found, _stored("shape", "choices.json")),
         "step": _step(found),
         "qwen": _qwen(),
         "scaling": _scaling(_stored("shape", "scaling.json")),
+        "captioning": _captioning(_stored("shape", "captioning.json")),
     }
 
 
@@ -84,26 +85,31 @@ def _interval(ratio: Row) -> str:
 
 
 def _choices(found: Row) -> str:
-    rows = {(r["rule"], r["kept"], r["batch"]): r for r in found["choices"]}
+    rows = {(r["rule"], r["kept"], r["batch"]): r for r in found["choices"] if r["tokens"] == 576}
     cases = [(64, 1), (288, 1), (64, 32), (288, 32)]
     head = [f"{kept} of 576, batch {batch}" for kept, batch in cases]
     lines = [
         [rule, *(f"{1e3 * rows[rule, k, b]['seconds']['median'] / b:.3f}" for k, b in cases)]
-        for rule in dict.fromkeys(row["rule"] for row in found["choices"])
+        for rule in dict.fromkeys(rule for rule, *_ in rows)
     ]
     return table(["ms an image", *head], lines)
 
 
-def _growth(found: Row) -> str:
+def _growth(found: Row, choices: Row) -> str:
     rows = {(r["method"], r["tokens"]): r for r in found["growth"] if r["batch"] == 1}
-    counts = sorted({tokens for _, tokens in rows})
+    alone = {
+        (r["rule"], r["tokens"]): r["seconds"]["median"]
+        for r in choices["choices"]
+        if r["batch"] == 1 and 2 * r["kept"] == r["tokens"]
+    }
     lines = []
-    for tokens in counts:
+    for tokens in sorted({tokens for _, tokens in rows}):
         cells = [f"{tokens:,}", _ms(rows["unpruned", tokens], "static_prefill")]
-        for name in GROWING:
-            row = rows.get((name, tokens))
-            share = "" if row is None else f" ({100 * row['scorer_share']:.1f} %)"
-            cells.append(_ms(row, "static_prefill") + share)
+        for name, label in GROWING.items():
+            cell = _ms(row := rows.get((name, tokens)), "static_prefill")
+            if row is not None and (label, tokens) in alone:
+                cell += f" ({100 * alone[label, tokens] / row['static_prefill']['median']:.1f} %)"
+            cells.append(cell)
         lines.append(cells)
     return table(["visual tokens", "Unpruned", *GROWING.values()], lines)
 
@@ -146,3 +152,12 @@ def _scaling(found: Row) -> str:
         for index, row in enumerate(found["rows"])
     ]  # fmt: skip
     return table(["GPUs", "images a second", "times the first", "waiting for images"], lines)
+
+
+def _captioning(found: Row) -> str:
+    rows = {(row["processes"], row["fast"]): row for row in found["rows"]}
+    lines = []
+    for count in dict.fromkeys(row["processes"] for row in found["rows"]):
+        plain, fast = (rows[count, way]["images_per_second"] for way in (False, True))
+        lines.append([f"{count}", f"{plain:.2f}", f"{fast:.2f}", f"{fast / plain:.2f}"])
+    return table(["GPUs", "`generate`: images a second", "captured steps", "times"], lines)

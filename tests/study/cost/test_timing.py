@@ -5,7 +5,9 @@ import time
 import numpy as np
 import torch
 
-from lib.study.cost.timing import Stopwatch, Timing, machine, measure, ratio_interval
+from lib.pruning.engine.graphs import Captured, GraphCache
+from lib.study.cost import timing
+from lib.study.cost.timing import Stopwatch, Timing, free_peak, machine, measure, ratio_interval
 
 
 def test_timing_is_the_median_with_quartiles():
@@ -20,9 +22,9 @@ def test_measure_discards_the_warm_up():
         calls.append(len(calls))
         time.sleep(0.2 if len(calls) <= 2 else 0.001)
 
-    timing = measure(slow_at_first, device="cpu", warmup=2, repeats=3)
-    assert len(calls) == 5 and timing.repeats == 3
-    assert timing.high < 0.15
+    found = measure(slow_at_first, device="cpu", warmup=2, repeats=3)
+    assert len(calls) == 5 and found.repeats == 3
+    assert found.high < 0.15
 
 
 def test_stopwatch_adds_spans():
@@ -51,3 +53,11 @@ def test_the_interval_of_a_median_ratio_covers_it_as_often_as_it_says():
     assert inside / 400 >= 0.93  # 96.1 % in theory, for nine rounds
     assert ratio_interval([0.9, 1.0, 1.1, 1.2, 0.8]) is None, "five rounds cannot promise 95 %"
     assert ratio_interval([1, 2, 3, 4, 5, 6]) == [1, 6]
+
+
+def test_what_others_captured_is_forgotten_before_a_peak(monkeypatch):
+    cache = GraphCache()
+    cache._graphs["another method's choice"] = Captured(None, [], torch.zeros(1))
+    monkeypatch.setattr(timing, "graphs", cache)
+    free_peak(torch.device("cpu"))
+    assert not cache
