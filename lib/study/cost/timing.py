@@ -90,7 +90,7 @@ def once(function: Callable[[], Any], watch: Stopwatch) -> None:
 def free_peak(device: torch.device) -> None:
     """Forget the memory at the peak so far, and give back what is not in use.
 
-    What other methods captured to choose with goes, too: a method captures again at its second call.
+    What other methods captured to choose with goes, too: the second call captures again.
     """
     graphs.clear()
     if device.type == "cuda":
