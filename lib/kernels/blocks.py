@@ -28,7 +28,7 @@ _HOLDS, _AT_ONCE = 1024, 512
 _PICKS = 16, 32
 #: the order of the tiles that are brought up to date after a block
 _TILE = 64
-#: numbers of what is left of matrices that are held at once: more items take turns
+#: numbers of gains and of what is left of matrices that are held at once: more items take turns
 _HELD = 1 << 27
 
 
@@ -102,10 +102,9 @@ def in_blocks(choice: Choice, k: int) -> Tensor | None:
     """As `lib.kernels.greedy.forward`; None if it does not fit."""
     items, size = choice.first.shape
     width = 1 if choice.table is None else choice.table.shape[-1]
-    together = items
-    if choice.nodes:
-        together = max(1, _HELD // (len(choice.nodes[0]) * size * size))
     spectral = choice.nodes is not None
+    left = len(choice.nodes[0]) * size * size if choice.nodes else 0
+    together = max(1, _HELD // (left + k * size))
     layout = layout_of(min(items, together), size, width, choice.first.device, spectral=spectral)
     if layout is None:
         return None
