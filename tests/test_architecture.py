@@ -2,6 +2,7 @@
 kernels; the library never imports the study, not even by way of something else."""
 
 import ast
+import functools
 import re
 import sys
 from pathlib import Path
@@ -33,14 +34,19 @@ def module_of(path: Path) -> str:
 
 
 FILES = {module_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
-TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in FILES.items()}
 
 
+@functools.cache
+def tree(name: str) -> ast.Module:
+    return ast.parse(FILES[name].read_text(encoding="utf-8"))
+
+
+@functools.cache
 def imported(name: str) -> set[str]:
     """Full names of everything that a module imports, of ours and of others."""
     package = name if FILES[name].name == "__init__.py" else name.rpartition(".")[0]
     found = set()
-    for node in ast.walk(TREES[name]):
+    for node in ast.walk(tree(name)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -55,7 +61,9 @@ def ours(names: set[str]) -> set[str]:
     return names & FILES.keys()
 
 
-OURS = {name: ours(imported(name)) - {name} for name in FILES}
+def needed(name: str) -> set[str]:
+    """Other modules of ours that a module imports."""
+    return ours(imported(name)) - {name}
 
 
 def reached(start: str) -> set[str]:
@@ -67,7 +75,7 @@ def reached(start: str) -> set[str]:
         if name not in seen:
             seen.add(name)
             parents = {name.rsplit(".", depth)[0] for depth in range(1, name.count(".") + 1)}
-            todo += OURS[name] | ours(parents)
+            todo += needed(name) | ours(parents)
     return seen
 
 
@@ -96,7 +104,7 @@ def test_the_library_never_reaches_the_study(name):
 
 @pytest.mark.parametrize("name", [n for n in FILES if top(n) in LEVELS])
 def test_imports_go_down(name):
-    for other in OURS[name]:
+    for other in needed(name):
         if top(other) in LEVELS and top(other) != top(name):
             assert LEVELS[top(other)] < LEVELS[top(name)], f"{name} imports {other}"
 
@@ -112,7 +120,7 @@ def test_triton_is_imported_when_somebody_asks_for_kernels():
     needing = {room for room, name in rooms.items() if "triton" in others(name)}
     assert needing and {"kernels", "dispatch", "operations"}.isdisjoint(needing)
     for room in ("kernels", "dispatch"):
-        at_the_top = [n for n in TREES[rooms[room]].body if isinstance(n, ast.ImportFrom)]
+        at_the_top = [n for n in tree(rooms[room]).body if isinstance(n, ast.ImportFrom)]
         assert {node.module for node in at_the_top if node.level} <= {"dispatch"}
 
 
@@ -124,7 +132,7 @@ def test_the_library_needs_torch_and_transformers_alone(name):
 
 @pytest.mark.parametrize("name", [n for n in FILES if top(n) != "plugins"])
 def test_only_its_host_loads_a_plug_in(name):
-    assert not {other for other in OURS[name] if top(other) == "plugins"}
+    assert not {other for other in needed(name) if top(other) == "plugins"}
 
 
 def test_captions_do_not_go_through_the_decoder():
@@ -146,7 +154,7 @@ def test_these_parts_of_the_study_know_no_model(name):
              n.split(".")[2] in ALL_AT_THE_TOP]
 )  # fmt: skip
 def test_imports_stand_at_the_top(name):
-    for node in ast.walk(TREES[name]):
+    for node in ast.walk(tree(name)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             inner = [n for n in ast.walk(node) if isinstance(n, ast.Import | ast.ImportFrom)]
             assert not inner, f"{name}.{node.name} imports inside"
@@ -158,7 +166,7 @@ def test_nothing_in_lib_imports_a_test_tool(name):
 
 
 def test_the_study_s_map_names_every_module():
-    named = set(re.findall(r"`(\w+)`", ast.get_docstring(TREES["lib.study"])))
+    named = set(re.findall(r"`(\w+)`", ast.get_docstring(tree("lib.study"))))
     assert named == {n.split(".")[2] for n in FILES if top(n) == "study" and n.count(".") > 1}
 
 

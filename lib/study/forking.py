@@ -17,6 +17,7 @@ names: not its path, its main module or its warnings, nor the options Python was
 from __future__ import annotations
 
 import functools
+import gc
 import importlib
 import io
 import json
@@ -234,6 +235,7 @@ def _become(
     environment: dict[str, str], root: str, function: Callable[..., Any], args: tuple[Any, ...]
 ) -> None:
     """Go on as the process that was asked for."""
+    gc.freeze()  # what the server imported is no garbage, and its memory is shared while untouched
     threading.Thread(target=_end_with, args=(process.parent_process(),), daemon=True).start()
     _set_variables(environment)
     paths.ROOT = Path(root)
