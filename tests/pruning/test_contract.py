@@ -6,6 +6,7 @@ followed for longer, below in both modes and at several layers, and on every fam
 """
 
 import dataclasses
+import functools
 
 import pytest
 import torch
@@ -71,6 +72,39 @@ def unpruned(model):
         return model(**ragged()).logits, model.generate(**ragged(), **SHORT)
 
 
+@pytest.fixture(scope="module")
+def unpruned_one(model):
+    """The last logits of one prompt, before anything was pruned."""
+    with torch.inference_mode():
+        return logits_at_end(model, one())
+
+
+@pytest.fixture(scope="module")
+def prefill(model):
+    """A case's pruner when the ragged batch has gone through the model, and the logits."""
+
+    @functools.cache
+    def prefilled(case):
+        with make(case)(model) as pruner:
+            logits = model(**ragged()).logits
+        return pruner, logits
+
+    return prefilled
+
+
+@pytest.fixture(scope="module")
+def answers(model):
+    """What a case generates in a mode for a batch by this name, and what it keeps."""
+
+    @functools.cache
+    def answer(case, mode, inputs="ragged"):
+        with make(case, mode=mode)(model) as pruner:
+            tokens = model.generate(**BATCHES[inputs](), **SHORT)
+        return tokens, sets(pruner)
+
+    return answer
+
+
 @pytest.fixture(autouse=True)
 def _no_gradients():
     with torch.inference_mode():
@@ -93,6 +127,10 @@ def make(case, **options):
     known = {f.name for f in dataclasses.fields(kind(case))}
     same = {option: value for option, value in COMPARABLE.items() if option in known}
     return create(name, **(same | fixed | options))
+
+
+def sets(pruner):
+    return [kept.tolist() for kept in pruner.kept]
 
 
 def hooks(model):
@@ -175,10 +213,8 @@ def test_kept_count_is_exact_where_promised(model, case, keep):
 
 
 @every_method
-def test_text_survives_and_the_sequence_is_as_short_as_it_should_be(model, case):
-    inputs = ragged()
-    with make(case)(model) as pruner:
-        out = model(**inputs)
+def test_text_survives_and_the_sequence_is_as_short_as_it_should_be(model, prefill, case):
+    inputs, (pruner, pruned) = ragged(), prefill(case)
     per_row = [1, 2, 1]
     kept = iter(map(len, pruner.kept))
     expected = max(
@@ -189,25 +225,21 @@ def test_text_survives_and_the_sequence_is_as_short_as_it_should_be(model, case)
             (inputs["attention_mask"] == 0).sum(1).tolist(),
         )
     )
-    assert out.logits.shape[1] == expected
+    assert pruned.shape[1] == expected
     if pruner.merges:
         return
     closed = pruner.positions == "contiguous"
     logits, stay = reference(model, inputs, pruner.kept_stages, contiguous=closed)
     for row in range(3):
         survivors = logits[row, stay[row]]
-        torch.testing.assert_close(
-            out.logits[row, -len(survivors) :], survivors, atol=1e-4, rtol=1e-4
-        )
+        torch.testing.assert_close(pruned[row, -len(survivors) :], survivors, atol=1e-4, rtol=1e-4)
 
 
 @every_method
 @pytest.mark.parametrize("use_cache", [True, False])
-def test_in_place_equals_mask_for_the_same_kept_set(model, case, use_cache):
-    inputs = ragged()
-    with make(case)(model) as pruner:
-        model(**inputs)
-    layer, indices = pruner.stages()[-1], [k.tolist() for k in pruner.kept]
+def test_in_place_equals_mask_for_the_same_kept_set(model, prefill, case, use_cache):
+    inputs, (pruner, _) = ragged(), prefill(case)
+    layer, indices = pruner.stages()[-1], sets(pruner)
     results = {}
     for mode in ("inplace", "mask"):
         with FixedPrune(indices=indices, layer=layer, mode=mode)(model) as fixed:
@@ -226,12 +258,9 @@ def test_in_place_equals_mask_for_the_same_kept_set(model, case, use_cache):
 
 
 @every_method
-def test_mode_does_not_change_what_is_kept(model, case):
-    with make(case)(model) as a:
-        first = model.generate(**ragged(), **SHORT)
-    with make(case, mode="mask")(model) as b:
-        second = model.generate(**ragged(), **SHORT)
-    assert [k.tolist() for k in a.kept] == [k.tolist() for k in b.kept]
+def test_mode_does_not_change_what_is_kept(answers, case):
+    (first, kept), (second, kept_by_mask) = answers(case, "inplace"), answers(case, "mask")
+    assert kept == kept_by_mask
     assert torch.equal(first, second)
 
 
@@ -251,11 +280,9 @@ def test_generation_with_the_cache_equals_without_it(model, layer, mode):
 
 @every_method
 @both_modes
-def test_batch_equals_single(model, case, mode):
-    together = ragged()
+def test_batch_equals_single(model, answers, case, mode):
+    together, (generated, kept) = ragged(), answers(case, mode)
     with make(case, mode=mode)(model) as pruner:
-        generated = model.generate(**together, **SHORT)
-        kept = [k.tolist() for k in pruner.kept]
         first = 0
         for row, images in enumerate([1, 2, 1]):
             alone = {
@@ -263,7 +290,7 @@ def test_batch_equals_single(model, case, mode):
                 "pixel_values": together["pixel_values"][first : first + images],
             }
             single = model.generate(**alone, **SHORT)
-            assert [k.tolist() for k in pruner.kept] == kept[first : first + images]
+            assert sets(pruner) == kept[first : first + images]
             assert torch.equal(single[0, -3:], generated[row, -3:])
             first += images
 
@@ -274,32 +301,39 @@ def test_same_options_same_kept_set_in_any_order_of_the_images(model, case):
     turned = {k: v.flip(0) for k, v in inputs.items()}
     with make(case)(model) as pruner:
         model(**inputs)
-        kept = [k.tolist() for k in pruner.kept]
+        kept = sets(pruner)
         model(**turned)
-        assert [k.tolist() for k in pruner.kept][::-1] == kept
+        assert sets(pruner)[::-1] == kept
     with make(case)(model) as again:
         model(**inputs)
-    assert [k.tolist() for k in again.kept] == kept
+    assert sets(again) == kept
+
+
+def even():
+    """Three prompts of an image each."""
+    return batch([prompt(before=2 + s, after=4, seed=s) for s in range(3)], 3)
+
+
+BATCHES = {"ragged": ragged, "even": even}
 
 
 def for_beams(model):
-    """Inputs and images per prompt. transformers 5.17 mixes up the images of a prompt with two of
-    them when it repeats the prompt for beams; later versions repeat whole prompts."""
+    """Name of a batch and images per prompt. transformers 5.17 mixes up the images of a prompt with
+    two of them when it repeats the prompt for beams; later versions repeat whole prompts."""
     if hasattr(model, "_expand_multimodal_outputs"):
-        return ragged(), [1, 2, 1]
-    return batch([prompt(before=2 + s, after=4, seed=s) for s in range(3)], 3), [1, 1, 1]
+        return "ragged", [1, 2, 1]
+    return "even", [1, 1, 1]
 
 
 @every_method
 @both_modes
-def test_sampling_beams_and_several_sequences(model, case, mode):
-    inputs, images_per_prompt = for_beams(model)
+def test_sampling_beams_and_several_sequences(model, answers, case, mode):
+    name, images_per_prompt = for_beams(model)
+    inputs, (greedy, kept) = BATCHES[name](), answers(case, mode, name)
     with make(case, mode=mode)(model) as pruner:
-        greedy = model.generate(**inputs, **SHORT)
-        kept = [k.tolist() for k in pruner.kept]
         beam = model.generate(**inputs, **SHORT, num_beams=3, num_return_sequences=2)
         assert beam.shape[0] == 6
-        copies = [k.tolist() for k in pruner.kept]
+        copies = sets(pruner)
         assert len(copies) == 3 * len(kept)
         row = first = 0
         for images in images_per_prompt:
@@ -321,7 +355,8 @@ def test_sampling_beams_and_several_sequences(model, case, mode):
 @pytest.mark.parametrize("layer", [0, 2])
 def test_beam_search_is_the_same_in_place_and_by_mask(model, layer):
     """Ragged rows and beams that reorder the cache: the masks must move with the keys."""
-    inputs, images_per_prompt = for_beams(model)
+    name, images_per_prompt = for_beams(model)
+    inputs = BATCHES[name]()
     indices = [[1, 2], list(range(30)), [7], [0, 35]][: sum(images_per_prompt)]
     outs = []
     for mode in ("inplace", "mask"):
@@ -339,16 +374,15 @@ def test_eager_and_sdpa_agree_and_neither_is_switched(model, eager, case):
             config = one_model.model.language_model.config
             assert config._attn_implementation == attention
             assert one_model.model.vision_tower.config._attn_implementation == attention
-        results.append(([k.tolist() for k in pruner.kept], out.logits[:, -1]))
+        results.append((sets(pruner), out.logits[:, -1]))
     assert results[0][0] == results[1][0]
     torch.testing.assert_close(results[0][1], results[1][1], atol=1e-4, rtol=1e-4)
 
 
 @every_method
 @both_modes
-def test_hooks_are_gone_after_exit_and_after_an_exception(model, case, mode):
+def test_hooks_are_gone_after_exit_and_after_an_exception(model, unpruned_one, case, mode):
     before = hooks(model)
-    plain = logits_at_end(model, one())
     with make(case, mode=mode)(model):
         model.generate(**one(), **SHORT)
         assert hooks(model) != before
@@ -364,7 +398,7 @@ def test_hooks_are_gone_after_exit_and_after_an_exception(model, case, mode):
         model(**one())
         assert pruner.active
     assert hooks(model) == before and not pruner.active
-    assert torch.equal(logits_at_end(model, one()), plain)
+    assert torch.equal(logits_at_end(model, one()), unpruned_one)
 
 
 @every_method
@@ -412,12 +446,12 @@ def test_positions_go_on_in_decoding_as_they_began(model, case, mode):
     more = torch.tensor([[11, 12, 13]])
     with make(case, mode=mode)(model) as pruner:
         cache = model(**first, use_cache=True).past_key_values
-        kept = [k.tolist() for k in pruner.kept]
+        kept = sets(pruner)
         turn = model(input_ids=more, past_key_values=cache, use_cache=True).logits
         last = model(input_ids=torch.tensor([[14]]), past_key_values=cache, use_cache=True).logits[
             :, -1
         ]
-        assert [k.tolist() for k in pruner.kept] == kept
+        assert sets(pruner) == kept
         stages, closed = pruner.kept_stages, pruner.positions == "contiguous"
     if pruner.merges:
         return
@@ -466,11 +500,11 @@ def test_an_image_in_a_later_turn_is_pruned_too(model, mode):
             input_ids=second["input_ids"], attention_mask=valid, past_key_values=cache,
             pixel_values=second["pixel_values"], position_ids=positions[:, ids.shape[1] :],
         )  # fmt: skip
-        kept = [k.tolist() for k in pruner.kept]
+        kept = sets(pruner)
         pixel_values = second["pixel_values"]
         whole = {"input_ids": both, "attention_mask": valid, "pixel_values": pixel_values}
         again = model(**whole, position_ids=positions)
-        assert [k.tolist() for k in pruner.kept] == kept
+        assert sets(pruner) == kept
     logits, _ = reference(model, whole, [(2, kept)])
     torch.testing.assert_close(out.logits[:, -1], logits[:, -1], atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(again.logits[:, -1], logits[:, -1], atol=1e-4, rtol=1e-4)
@@ -485,9 +519,9 @@ def test_right_padding_in_a_plain_forward(model, case):
     positions = (left["attention_mask"].cumsum(1) - 1).clamp(min=0)
     with make(case)(model) as pruner:
         a = model(**left, position_ids=positions).logits[0, -1]
-        kept = [k.tolist() for k in pruner.kept]
+        kept = sets(pruner)
         b = model(**right).logits
-        assert [k.tolist() for k in pruner.kept] == kept
+        assert sets(pruner) == kept
         padding = int((right["attention_mask"][0] == 0).sum())
     torch.testing.assert_close(b[0, -1 - padding], a, atol=1e-4, rtol=1e-4)
 
@@ -512,16 +546,13 @@ def test_a_prompt_without_an_image_is_left_alone(model, case):
 
 
 @every_method
-def test_embeddings_instead_of_ids(model, case):
-    inputs = ragged()
-    embeds = model.get_input_embeddings()(inputs["input_ids"])
+def test_embeddings_instead_of_ids(model, prefill, case):
+    inputs, (by_ids, logits) = ragged(), prefill(case)
+    embeds = model.get_input_embeddings()(inputs.pop("input_ids"))
     with make(case)(model) as pruner:
-        by_ids = logits_at_end(model, inputs)
-        kept = [k.tolist() for k in pruner.kept]
-        del inputs["input_ids"]
         by_embeds = logits_at_end(model, inputs | {"inputs_embeds": embeds})
-        assert [k.tolist() for k in pruner.kept] == kept
-    torch.testing.assert_close(by_ids, by_embeds)
+        assert sets(pruner) == sets(by_ids)
+    torch.testing.assert_close(logits[:, -1], by_embeds)
 
 
 @every_method
@@ -806,10 +837,10 @@ def test_as_published_the_cache_changes_nothing(model, case):
     positions = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)  # as generate counts them
     with create(name, **fixed)(model) as pruner:
         answers = [model.generate(**inputs, **SHORT)]
-        kept = [one.tolist() for one in pruner.kept]
+        kept = sets(pruner)
         model(**inputs, position_ids=positions)
-        assert [one.tolist() for one in pruner.kept] == kept
+        assert sets(pruner) == kept
         if pruner.vision_only:
             answers.append(model.generate(**inputs, **SHORT, use_cache=False))
-            assert [one.tolist() for one in pruner.kept] == kept
+            assert sets(pruner) == kept
     assert torch.equal(answers[0], answers[-1])
