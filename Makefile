@@ -17,7 +17,7 @@ override PROFILE := $(PROFILE)@$(subst /,--,$(MODEL))
 endif
 LIB := $(BIN)/python -m lib
 # one thread a worker: many tiny decompositions fighting over cores take ten times longer
-SHARED := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+SHARED := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p tests.lean -n $(JOBS) --dist loadfile --no-loadscope-reorder
 # but for notebooks their plugin would be imported for seconds; logs that no test reads would be kept
 PYTEST := $(SHARED) -p no:nbval -p no:logging
 
@@ -101,7 +101,7 @@ contract: oldest ## The contract tests on the oldest and newest transformers
 	$(PYTEST) -q $(CONTRACT_TESTS)
 
 oldest: build/contract/$(OLDEST)/.ready
-	OMP_NUM_THREADS=1 $(<D)/bin/python -m pytest -n $(JOBS) -q -p no:cacheprovider -p no:nbval -p no:logging $(CONTRACT_TESTS)
+	OMP_NUM_THREADS=1 $(<D)/bin/python -m pytest -p tests.lean -n $(JOBS) -q -p no:cacheprovider -p no:nbval -p no:logging -p no:hypothesispytest $(CONTRACT_TESTS)
 
 build/contract/%/.ready: $(READY)
 	@rm -rf $(@D) && $(BIN)/python -m venv $(@D)
@@ -141,7 +141,7 @@ INTERPRETED := tests/kernels/interpreted
 .PHONY: kernels
 kernels: $(READY) $(TRITON) ## The kernel tests: compiled, and interpreted with the roundings of two other processors
 	@mkdir -p build/logs; declare -A running; failed=; \
-	start() { OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -p no:cacheprovider -p no:nbval "$${@:2}" \
+	start() { OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p tests.lean -q -p no:cacheprovider -p no:nbval -p no:hypothesispytest "$${@:2}" \
 	  > build/logs/kernels-$$1.log 2>&1 & running[$$1]=$$!; }; \
 	for core in $(CORES); do \
 	  TRITON_INTERPRET=1 CUDA_VISIBLE_DEVICES= OPENBLAS_CORETYPE=$$core start $$core $(INTERPRETED); done; \

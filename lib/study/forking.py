@@ -61,6 +61,9 @@ _SERVER = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
 }
 _OWN = _SERVER.keys() - {"MPLBACKEND"}
+#: what the server does first: it searches nothing it imports for garbage, a quarter of the time of
+#: importing, nor takes it apart as it ends
+_QUICKLY = "import atexit, gc, os; gc.disable(); atexit.register(os._exit, 0); "
 
 _LOCK = threading.RLock()
 _born: dict[str, str] = {}
@@ -215,13 +218,19 @@ def _early(environment: Mapping[str, str]) -> dict[str, str]:
 def _start_server(environment: dict[str, str]) -> None:
     """Start the server with these variables, which it takes from this process, and nothing else."""
     before, options = dict(os.environ), util._args_from_interpreter_flags
+    spawn = util.spawnv_passfds
+
+    def quickly(path: Any, args: list[Any], passed: Sequence[int]) -> int:
+        return spawn(path, [*args[:-1], _QUICKLY + args[-1]], passed)
+
     try:
         _set_variables(_SERVER | environment)
         util._args_from_interpreter_flags = list  # a started kernel is given none either
+        util.spawnv_passfds = quickly
         _OWN_SERVER.set_forkserver_preload(list(PRELOADED))
         _OWN_SERVER.ensure_running()
     finally:
-        util._args_from_interpreter_flags = options
+        util._args_from_interpreter_flags, util.spawnv_passfds = options, spawn
         _set_variables(before)
 
 
@@ -236,6 +245,7 @@ def _become(
 ) -> None:
     """Go on as the process that was asked for."""
     gc.freeze()  # what the server imported is no garbage, and its memory is shared while untouched
+    gc.enable()
     threading.Thread(target=_end_with, args=(process.parent_process(),), daemon=True).start()
     _set_variables(environment)
     paths.ROOT = Path(root)

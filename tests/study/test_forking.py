@@ -17,7 +17,9 @@ from lib.study.reports import notebooks
 ONLY_LINUX = pytest.mark.skipif(not forking.possible(), reason="no process is forked here")
 #: what may depend on the order in which libraries are loaded, or on where they look as they load
 CELLS = (
-    f"import importlib\nfor name in {forking.PRELOADED}:\n    importlib.import_module(name)",
+    "import gc\ngc.isenabled(), gc.get_threshold()",
+    "import importlib\ngc.disable()\n"
+    f"for name in {forking.PRELOADED}:\n    importlib.import_module(name)\ngc.enable()",
     "import os, signal, sys, threading\nprint(sys.executable, os.getcwd(), *sys.path, sep='\\n')",
     "import lib; from lib.study import paths\nprint(lib.__file__, paths.ROOT)",
     "sorted((k, v) for k, v in os.environ.items() if k != 'JPY_PARENT_PID')",
@@ -118,46 +120,73 @@ def test_where_libraries_must_not_be_forked_none_is(monkeypatch, environment, tm
 
 
 #: what somebody else may have done to the process that asks: options of its own, another server
-#: that has imported other things, changed filters, a path, a main module, an argument
+#: that has imported other things, changed filters, a path, an argument
 CHANGED = """
-import multiprocessing, os, sys, warnings
+import multiprocessing, os, sys, time, warnings
 from pathlib import Path
 from lib.study import forking
 from tests.study.forked import say
 
+print("once", flush=True)
 folder = Path(sys.argv[1])
 context = multiprocessing.get_context("forkserver")
 context.set_forkserver_preload(["requests"])
+path = globals().pop("__file__")  # which multiprocessing's own server would run again
 other = context.Process(target=print)
 other.start()
 other.join()
+__file__ = path
 multiprocessing.set_start_method("spawn", force=True)
 warnings.simplefilter("error", UnicodeWarning)
-sys.path.insert(0, str(folder))
-Path(folder, "main.py").write_text("raise SystemExit('run again')")
-sys.modules["__main__"].__file__ = str(folder / "main.py")
-process = forking.start(say, folder / "forked", environment=os.environ, folder=folder)
-sys.exit(process.wait())
+sys.path.insert(0, str(folder / "inserted"))
+given = {"environment": os.environ, "folder": folder}
+print(forking.start(say, folder / "forked", **given).wait(), flush=True)
+print(forking.start(print, "forked", **given).wait(), flush=True)
+print(forking.start(time.sleep, 600, **given).pid, flush=True)
+time.sleep(600)
 """
+OPTIONS = ("-W", "error::UserWarning:nobody", "-X", "utf8=0", "-O")
 AFRESH = f"""
-import importlib, sys
+import gc, importlib, os, sys
+gc.disable()
 for name in {forking.PRELOADED}:
     importlib.import_module(name)
+gc.enable()
 from tests.study.forked import say
 say(sys.argv[1])
+os._exit(0)
 """
+
+
+def elsewhere(folder):
+    path = os.pathsep.join([str(paths.PACKAGE.parent), str(folder / "elsewhere")])
+    return os.environ | {"PYTHONPATH": path, "PYTHONWARNINGS": "always::BytesWarning"}
+
+
+@pytest.fixture(scope="module")
+def script(tmp_path_factory):
+    """The folder of a script that asks for processes, the process that runs it, and what it said.
+
+    It imports torch, and its server everything: once for all tests.
+    """
+    folder = tmp_path_factory.mktemp("script")
+    (folder / "script.py").write_text(CHANGED)
+    command = [sys.executable, *OPTIONS, str(folder / "script.py"), str(folder)]
+    with subprocess.Popen(
+        command, env=elsewhere(folder), stdout=subprocess.PIPE, text=True
+    ) as process:
+        said = [line for _ in range(6) if (line := process.stdout.readline().strip())]
+        yield folder, process, said
+        process.kill()
 
 
 @ONLY_LINUX
-def test_nothing_that_was_done_to_the_process_that_asks_reaches_what_is_forked(tmp_path):
-    path = os.pathsep.join([str(paths.PACKAGE.parent), str(tmp_path / "elsewhere")])
-    environment = os.environ | {"PYTHONPATH": path, "PYTHONWARNINGS": "always::BytesWarning"}
-    options = ["-W", "error::UserWarning:nobody", "-X", "utf8=0", "-O"]
-    for code, given, more in ((CHANGED, tmp_path, options), (AFRESH, tmp_path / "fresh", [])):
-        command = [sys.executable, *more, "-c", code, str(given)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr[-2000:]
-    fresh, forked = (json.loads((tmp_path / name).read_text()) for name in ("fresh", "forked"))
+def test_nothing_that_was_done_to_the_process_that_asks_reaches_what_is_forked(script):
+    folder, _, _ = script
+    command = [sys.executable, "-c", AFRESH, str(folder / "fresh")]
+    done = subprocess.run(command, env=elsewhere(folder), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    fresh, forked = (json.loads((folder / name).read_text()) for name in ("fresh", "forked"))
     assert fresh["path"].pop(0) == "", "where -c is run"
     modules = set(forked.pop("modules")) - set(fresh.pop("modules"))
     assert forked == fresh
@@ -165,23 +194,13 @@ def test_nothing_that_was_done_to_the_process_that_asks_reaches_what_is_forked(t
 
 
 @ONLY_LINUX
-def test_of_a_script_nothing_is_run_again_and_what_is_forked_ends_with_it(tmp_path):
-    script = tmp_path / "script.py"
-    script.write_text(
-        "import os, time\nfrom pathlib import Path\nfrom lib.study import forking\n"
-        "print('once', flush=True)\n"
-        "given = {'environment': os.environ, 'folder': Path.cwd()}\n"
-        "print(forking.start(print, 'forked', **given).wait())\n"
-        "print(forking.start(time.sleep, 600, **given).pid, flush=True)\n"
-        "time.sleep(600)\n"
-    )
-    path = os.environ | {"PYTHONPATH": str(paths.PACKAGE.parent)}
-    command = [sys.executable, str(script)]
-    with subprocess.Popen(command, env=path, stdout=subprocess.PIPE, text=True) as asked:
-        said = [asked.stdout.readline().strip() for _ in range(4)]
-        asked.kill()
-    assert said[:3] == ["once", "forked", "0"]
-    child = int(said[3])
+def test_of_a_script_nothing_is_run_again_and_what_is_forked_ends_with_it(script):
+    _, process, said = script
+    assert said[:-1] == ["once", "0", "forked", "0"]
+    child = int(said[-1])
+    assert alive(child)
+    process.kill()
+    process.wait()
     deadline = time.monotonic() + 60
     while alive(child):
         assert time.monotonic() < deadline
@@ -191,10 +210,11 @@ def test_of_a_script_nothing_is_run_again_and_what_is_forked_ends_with_it(tmp_pa
 @ONLY_LINUX
 def test_what_libraries_set_as_they_load_is_no_other_environment():
     code = (
-        "import os\nfrom lib.study import forking\n"
+        "import gc, os\nfrom lib.study import forking\ngc.disable()\n"
         "forking._born.update(forking._early(os.environ))\n"
         "from lib.study import run\nfrom lib.study.reports import kernel, report\n"
-        "print(forking.warmed(os.environ | kernel.kernel_spec().env))"
+        "print(forking.warmed(os.environ | kernel.kernel_spec().env), flush=True)\n"
+        "os._exit(0)"
     )
     path = os.environ | {"PYTHONPATH": str(paths.PACKAGE.parent)}
     command = [sys.executable, "-c", code]
@@ -205,7 +225,7 @@ def test_what_libraries_set_as_they_load_is_no_other_environment():
 @ONLY_LINUX
 def test_a_kernel_is_started_where_it_cannot_be_forked(tmp_path, monkeypatch):
     monkeypatch.setattr(forking, "start", lambda *args, **options: None)
-    ((said,),) = outputs(tmp_path, True, CELLS[2:3])
+    ((said,),) = outputs(tmp_path, True, CELLS[3:4])
     assert said.text.split()[1] == str(paths.ROOT)
 
 

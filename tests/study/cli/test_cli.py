@@ -120,7 +120,7 @@ import sys
 from lib.study.cli import main
 from lib.study.stages import sharing
 sharing.WORTH_SHARING = 1
-sys.exit(main(sys.argv[1:]))
+sys.exit(main())
 """
 
 
