@@ -4,6 +4,8 @@ import pytest
 
 from tests.tracing import UNTRACED, Tracing
 
+SCORED = "tests/study/evaluation/"
+
 
 def pytest_configure(config):
     """In xdist's workers pytest-cov starts coverage twice; the first, which nobody reads, would go
@@ -29,3 +31,17 @@ def _coverage(config):
     """pytest-cov's controller; None: nothing is measured."""
     plugin = config.pluginmanager.getplugin("_cov")
     return plugin and plugin.cov_controller
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Files to workers, but what is scored to one of them: METEOR loads its tables for seconds."""
+    if config.getoption("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling  # optional
+
+    class ByFile(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            return SCORED if nodeid.startswith(SCORED) else super()._split_scope(nodeid)
+
+    return ByFile(config, log)
