@@ -89,7 +89,7 @@ $(TRITON): $(READY)
 nbval: $(READY) ## Execute every notebook and compare with its committed outputs, strictly
 	@$(LIB) report reference build/nbval >/dev/null
 	ENTROPY_PRUNE_ROOT="$(CURDIR)/build/nbval" ENTROPY_PRUNE_PLACE=reference $(SHARED) \
-	  --nbval -p tests.nbval_forked --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 300 $(or $(NOTEBOOKS),$(error no notebooks to check))
+	  -p no:hypothesispytest --nbval -p tests.nbval_forked --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 300 $(or $(NOTEBOOKS),$(error no notebooks to check))
 
 # The newest supported release of transformers is the one in .venv, where `tests` runs the contract;
 # the oldest gets an environment of its own that sees everything else, torch above all, in .venv.

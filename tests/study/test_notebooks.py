@@ -215,7 +215,7 @@ def nbval(root, package):
     environment = {**os.environ, "ENTROPY_PRUNE_ROOT": str(root), "OMP_NUM_THREADS": "1"}
     environment["PYTHONPATH"] = str(package)
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "--nbval", "--nbval-current-env",
+        [sys.executable, "-m", "pytest", "-p", "tests.lean", "--nbval", "--nbval-current-env",
          "--nbval-sanitize-with", str(SANITIZE), "-p", "no:cacheprovider", "-p", "no:xdist",
          "--no-cov", "-q", str(path)],
         cwd=ROOT, env=environment, capture_output=True, text=True,
