@@ -40,7 +40,7 @@ def proportions(
     By default k_c = N / 8, but no more than the budget and no more than 72, its value at the
     576 tokens of LLaVA-1.5, so that the cost grows slowly beyond; t_pc is what the budget needs of
     each core cluster, and M = 2 k_c. The paper: M = 32, k_c = 16, t_pc = 2 at N = 256. N / 8 was
-    chosen on validation scenes, see `data/results/embedded-val/clusters.json`; the bound for cost.
+    chosen on validation scenes (`data/results/embedded-val/clusters.json.xz`); the bound for cost.
 
     >>> proportions(256, 128), proportions(256, 32), proportions(576, 288)
     ((64, 32, 4), (64, 32, 1), (144, 72, 4))

@@ -25,8 +25,8 @@ __all__ = ["MEASURED", "lean_manifest", "lean_numbers", "lean_records", "publish
 #: significant digits that published records keep of one image's divergences and likelihoods
 DIGITS = {"kl": 3, "nll": 4}
 
-#: those of every number of a summary, far more than is shown of any
-SUMMARY_DIGITS = 10
+#: those of every number of a summary, far more than is shown of any, and of what was measured
+SUMMARY_DIGITS, MEASURED_DIGITS = 10, 6
 
 #: measured by `lib bench`, `lib benchmark`, `lib choices` and `lib scaling`
 MEASURED = ("bench.json", "benchmark.json", "choices.json", "scaling.json")
@@ -68,18 +68,18 @@ def lean_manifest(document: dict[str, Any]) -> dict[str, Any]:
     return {"parameters": document["parameters"], "runs": last}
 
 
-def lean_numbers(document: Any) -> Any:
-    """A JSON document with as many digits as are published.
+def lean_numbers(document: Any, digits: int = SUMMARY_DIGITS) -> Any:
+    """A JSON document with as many significant digits as are published.
 
     >>> lean_numbers({"mean": [1 / 3, 2]})
     {'mean': [0.3333333333, 2]}
     """
     if isinstance(document, float):
-        return float(f"{document:.{SUMMARY_DIGITS}g}")
+        return float(f"{document:.{digits}g}")
     if isinstance(document, dict):
-        return {name: lean_numbers(value) for name, value in document.items()}
+        return {name: lean_numbers(value, digits) for name, value in document.items()}
     if isinstance(document, list):
-        return [lean_numbers(value) for value in document]
+        return [lean_numbers(value, digits) for value in document]
     return document
 
 
@@ -113,7 +113,8 @@ def _publish_results(run: Path, reference: Path, *, arrays: bool) -> None:
     for name in (*SUMMARIES, *SOME, *MEASURED):
         if (run / name).is_file():
             document = json.loads((run / name).read_text(encoding="utf-8"))
-            write_json(reference / name, lean_numbers(document))
+            digits = MEASURED_DIGITS if name in MEASURED else SUMMARY_DIGITS
+            write_json(reference / name, lean_numbers(document, digits))
     if arrays and (run / "figures").is_dir():
         shutil.copytree(run / "figures", reference / "figures")
 

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import lzma
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ VALIDATION = RESULTS / "embedded-val"
 
 @pytest.mark.parametrize("name", ["budgets", "clusters"])
 def test_captions_of_the_validation_scenes_score_as_stored(name):
-    document = json.loads((VALIDATION / f"{name}.json").read_text(encoding="utf-8"))
+    document = json.loads(lzma.decompress((VALIDATION / f"{name}.json.xz").read_bytes()))
     captions = gzip.decompress((VALIDATION / "captions.txt.gz").read_bytes()).decode().split("\n")
     images = scenes.karpathy(splits={"val": document["images"]})["images"]
     objects = {image["cocoid"]: image["objects"] for image in images}
