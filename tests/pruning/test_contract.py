@@ -3,6 +3,8 @@
 What is crossed generates three tokens: the prompt's, that of a step on the pruned cache, and that
 of a step on what a step has added to. Later ones repeat this, whatever the method: fixed sets are
 followed for longer, below in both modes and at several layers, and on every family.
+
+One long file, since its tests share answers that are computed once in the process that runs it.
 """
 
 import dataclasses
