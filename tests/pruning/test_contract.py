@@ -327,6 +327,7 @@ def for_beams(model):
     return "even", [1, 1, 1]
 
 
+@pytest.mark.slow
 @every_method
 @both_modes
 def test_sampling_beams_and_several_sequences(model, answers, case, mode):
@@ -806,6 +807,7 @@ def unpruned_next(next_model):
 NEXT = [case for case in CASES if kind(case).supports is None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", NEXT)
 @both_modes
 def test_llava_next(next_model, unpruned_next, case, mode):

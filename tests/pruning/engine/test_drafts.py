@@ -38,6 +38,7 @@ def repeating(model):
     return prompts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, options", list(placed()))
 def test_prompt_lookup_drafts_change_nothing(model, repeating, name, options):
     """Drafts stand behind the prompt in the first pass, and may hold placeholders."""

@@ -79,6 +79,7 @@ def restless():
     sys.setswitchinterval(before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", available())
 def test_several_threads_each_get_their_own(model, restless, name):
     inputs = [batch([prompt(before=4 + s, after=5 + s, seed=s)], 1, seed=s) for s in range(3)]

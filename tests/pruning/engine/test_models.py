@@ -78,6 +78,7 @@ def test_layers_with_a_window_are_refused_whatever_says_so():
             made(**one())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", available())
 def test_wrapped_and_bare_models(model, name):
     peft = pytest.importorskip("peft")

@@ -11,6 +11,8 @@ from lib.pruning.support import refusal
 from tests.pruning.families import oracle
 from tests.pruning.families.tiny import ALL, END, IMAGE, MORE, START, VIDEO, Picture
 
+pytestmark = pytest.mark.slow
+
 #: a placeholder among the answers would ask for another image where nothing is cached
 GREEDY = {"do_sample": False, "max_new_tokens": 4, "suppress_tokens": [IMAGE, VIDEO, START, END]}
 #: the prompt's token, that of a step on the pruned cache, and that of a step on what one has added
