@@ -22,6 +22,7 @@ def patched_once():
     from triton.runtime import interpreter
 
     from lib.kernels import common
+    from tests.kernels.interpreted.quick import quicken
 
     # our kernels name `triton.language`, Triton's own `triton.language.core`
     scopes = [interpreter._patch_lang(helper.fn) for helper in (common._tile, tl.sum)]
@@ -30,6 +31,7 @@ def patched_once():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(interpreter, "_patch_lang", lambda _: interpreter._LangPatchScope())
         patch.setattr(interpreter.interpreter_builder, "options", options)
+        quicken(patch)
         yield
     for scope in reversed(scopes):
         scope.restore()
