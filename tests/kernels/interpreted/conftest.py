@@ -24,17 +24,17 @@ def patched_once():
     from lib.kernels import common
     from tests.kernels.interpreted.quick import quicken
 
-    # our kernels name `triton.language`, Triton's own `triton.language.core`
-    scopes = [interpreter._patch_lang(helper.fn) for helper in (common._tile, tl.sum)]
     # no sum of integers here is near the end of its range
     options = dataclasses.replace(interpreter.interpreter_builder.options, sanitize_overflow=False)
     with pytest.MonkeyPatch.context() as patch:
+        quicken(patch)
+        # our kernels name `triton.language`, Triton's own `triton.language.core`
+        scopes = [interpreter._patch_lang(helper.fn) for helper in (common._tile, tl.sum)]
         patch.setattr(interpreter, "_patch_lang", lambda _: interpreter._LangPatchScope())
         patch.setattr(interpreter.interpreter_builder, "options", options)
-        quicken(patch)
         yield
-    for scope in reversed(scopes):
-        scope.restore()
+        for scope in reversed(scopes):
+            scope.restore()
 
 
 @pytest.fixture(autouse=True)

@@ -14,6 +14,10 @@ import triton.language as tl
 from triton.language import core, semantic
 from triton.runtime import interpreter
 
+SEMANTIC = semantic.TritonSemantic
+#: what two of a kind are computed in, whatever the operation
+PROMOTED = {"int32", "int64", "fp32", "fp64"}
+
 
 def quicken(patch: pytest.MonkeyPatch) -> None:
     """Until the patch is undone."""
@@ -24,9 +28,19 @@ def quicken(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(tl.block_type, "with_element_ty", lambda self, kind: _block(kind, self.shape))
     builder = type(interpreter.interpreter_builder)
     patch.setattr(builder, "get_block_ty", lambda self, kind, shape: _block(kind, shape))
+    to_ir = tl.block_type.to_ir
+    patch.setattr(
+        tl.block_type, "to_ir",
+        lambda self, builder: to_ir(self, builder) if self.element_ty.is_ptr() else self,
+    )  # fmt: skip
     patch.setattr(tl.tensor, "__init__", _tensor)
-    broadcast = _equal_shapes_are_compatible(semantic.TritonSemantic.broadcast_impl_value)
-    patch.setattr(semantic.TritonSemantic, "broadcast_impl_value", broadcast)
+    for name, around in (
+        ("broadcast_impl_value", _equal_shapes_are_compatible),
+        ("binary_op_type_checking_impl", _equal_types_are_promoted),
+        ("cast", _cast_already),
+    ):
+        patch.setattr(SEMANTIC, name, around(getattr(SEMANTIC, name)))
+    patch.setattr(interpreter, "_patch_attr", _patch_attr)
 
 
 def _by_name(function: Any) -> Any:
@@ -79,3 +93,31 @@ def _equal_shapes_are_compatible(function: Any) -> Any:
         return function(self, lhs, rhs)
 
     return broadcast
+
+
+def _equal_types_are_promoted(function: Any) -> Any:
+    def check(self: Any, lhs: Any, rhs: Any, *options: Any, **named: Any) -> Any:
+        kind = getattr(lhs, "dtype", None)
+        if kind is not None and kind is getattr(rhs, "dtype", None) and kind.name in PROMOTED:
+            return self.broadcast_impl_value(lhs, rhs)
+        return function(self, lhs, rhs, *options, **named)
+
+    return check
+
+
+def _cast_already(function: Any) -> Any:
+    def cast(self: Any, input: tl.tensor, dst_ty: tl.dtype, *rounding: Any, **named: Any) -> Any:
+        return input if input.dtype is dst_ty else function(self, input, dst_ty, *rounding, **named)
+
+    return cast
+
+
+def _patch_attr(obj: Any, name: str, member: Any, builder: Any, scope: Any) -> None:
+    """Give a function of the language its semantics, which it need not look for."""
+    function = getattr(member, "__wrapped__", member)
+
+    def interpreted(*args: Any, **named: Any) -> Any:
+        named["_semantic"] = interpreter.interpreter_semantic
+        return function(*args, **named)
+
+    scope.set_attr(obj, name, interpreted)
