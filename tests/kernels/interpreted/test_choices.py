@@ -100,7 +100,7 @@ def test_weighted_choices(worth, first):
     assert torch.equal(order(), plainly(order))
 
 
-@pytest.mark.parametrize("first, entropy", [(3, 0.0), (0, 1.0), (3, 1.0)])
+@pytest.mark.parametrize("first, entropy", [(0, 0.0), (3, 1.0)])
 def test_choices_are_the_same_in_blocks_of_picks_and_pick_by_pick(monkeypatch, first, entropy):
     greedy, blocks = (
         importlib.import_module(f"lib.kernels.{name}") for name in ("greedy", "blocks")
