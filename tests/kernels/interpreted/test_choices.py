@@ -153,8 +153,29 @@ def test_empty_clusters_are_never_core():
     assert torch.equal(ours.mask, plain.mask)
 
 
+def test_what_a_block_of_picks_explains_is_taken_off():
+    resident = importlib.import_module("lib.kernels.resident")
+    items, nodes, size, depth = 2, 3, 20, 4
+    generator = torch.Generator().manual_seed(0)
+    factor = torch.randn(items, size, nodes, depth, generator=generator)
+    left = torch.randn(items, nodes, size, size, generator=generator)
+    taken = (torch.rand(items, size, generator=generator) < 0.3).to(torch.int8)
+    other, after = torch.zeros_like(factor, dtype=torch.int32), torch.full_like(left, 7.0)
+    tiles = 4  # of order 16
+    resident._left_kernel[(tiles, nodes, items)](
+        left, size * size, factor.view(torch.int32), other, taken, after, size, nodes,
+        TILE=16, DEPTH=depth,
+    )  # fmt: skip
+    rows = factor.permute(0, 2, 1, 3)
+    wanted = left - rows @ rows.mT
+    wanted = torch.where(taken[:, None, :, None] > 0, 7.0, wanted)
+    torch.testing.assert_close(after, wanted, rtol=0, atol=1e-5)
+    assert (other == resident._ABSENT.value).all(), "the next block's are waited for"
+
+
 @pytest.mark.parametrize("strategy", ["adaptive", "greedy", "dpp"])
-def test_a_copy_is_another_token(strategy):
+def test_a_copy_is_another_token(monkeypatch, strategy):
+    monkeypatch.setattr(importlib.import_module("lib.kernels.blocks"), "_PICKS", (4, 4))
     # After six distinct tokens every gain ties with that of a token already taken.
     tokens = torch.eye(6).repeat(3, 1)
     mask = STRATEGIES[strategy](tokens, 14)
