@@ -10,9 +10,9 @@ import sys
 
 import pytest
 
-# What is imported and collected is no garbage; looking for some in it is a tenth of all time.
+# What is imported and collected is no garbage: looking for some in it is all in vain.
 gc.disable()
-# jsonschema would build 39 grammars, for a second, to check addresses: notebooks hold none.
+# jsonschema would build dozens of grammars to check addresses: notebooks hold none.
 sys.modules.setdefault("rfc3987_syntax", None)
 
 

@@ -61,8 +61,8 @@ _SERVER = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
 }
 _OWN = _SERVER.keys() - {"MPLBACKEND"}
-#: what the server does first: it searches nothing it imports for garbage, a quarter of the time of
-#: importing, nor takes it apart as it ends
+#: what the server does first: it searches nothing it imports for garbage, nor takes it apart as it
+#: ends
 _QUICKLY = "import atexit, gc, os; gc.disable(); atexit.register(os._exit, 0); "
 
 _LOCK = threading.RLock()

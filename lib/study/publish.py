@@ -29,7 +29,7 @@ DIGITS = {"kl": 3, "nll": 4}
 SUMMARY_DIGITS, MEASURED_DIGITS = 10, 6
 
 #: measured by `lib bench`, `lib benchmark`, `lib choices` and `lib scaling`
-MEASURED = ("bench.json", "benchmark.json", "choices.json", "scaling.json")
+MEASURED = ("bench.json", "benchmark.json", "choices.json", "scaling.json", "captioning.json")
 SUMMARIES = ("study.json", "scores.json", "efficiency.json")
 #: what not every profile has: random weights have no divergence, other models no population
 SOME = ("divergence.json", "population.json", "catalogue.json")

@@ -77,7 +77,7 @@ class Loader:
     def start(self, batches: Sequence[Batch]) -> None:
         """Begin with the first batches; those nobody asks for are dropped.
 
-        The very first has the interpreter to itself: it is what a loop waits for at its start.
+        The very first is done before the others are begun: it is what a loop waits for.
         """
         first: Future | None = None
         for batch in batches[: self.ahead]:

@@ -60,7 +60,7 @@ app.add_typer(pages)
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command, this process's if None is given; returns the exit code."""
     if argv is None:
-        # a quarter of a start is the search for garbage among what is imported
+        # a start imports much, in which a search for garbage finds none
         gc.set_threshold(20_000, 20, 50)
     with contextlib.suppress(AttributeError):  # a terminal without some sign shows '?' for it
         sys.stdout.reconfigure(errors="replace")

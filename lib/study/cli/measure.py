@@ -159,7 +159,7 @@ def scaling(
 ) -> None:
     """Images a second by batch size and number of processes, and whether captions differ."""
     from .. import paths
-    from ..cost.scaling import Scaling, measure
+    from ..cost.scaling import Scaling, measure, record_of
 
     options = Scaling(
         model=model or _model_of(profile),
@@ -172,7 +172,7 @@ def scaling(
         device=device,
         fast=fast,
     )
-    measure(options, paths.run(profile).results / "scaling.json")
+    measure(options, paths.run(profile).results / record_of(options))
 
 
 def choices(

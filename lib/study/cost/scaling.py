@@ -1,16 +1,16 @@
 """How fast captioning is by batch size, and over several processes: the same images every time.
 
-    python -m lib scaling --profile shape --processes 1,2,4 --images 1792 --batch-size 64 --fast
+    python -m lib scaling --profile shape --processes 1,2,4 --split train --images 1792
 
 One process a GPU (or, with --device cpu, several on the processor), launched by accelerate one
 count after another on the same machine. Writes scaling.json of the profile's run: images a second
 of the loop, first batch included but not the loading of the model; the gain over the first count of
 the same batch size; the pace of the middle batch, to which the first one's start-up does not count;
 and how many of the merged records, generated token ids and all but the timings, differ from the
-first count's. Naming a count twice shows what differs by chance. With --fast all counts follow once
-more with captured steps (`lib.decoding`): their gain is over `generate`, their records are compared
-with each other. Batches are dealt out whole: unless they divide evenly, some processes have one
-more.
+first count's. Naming a count twice shows what differs by chance. Batches are dealt out whole:
+unless they divide evenly, some processes have one more. With --fast all counts follow once more
+with captured steps (`lib.decoding`), and the file is captioning.json: their gain is over
+`generate`, their records are compared with each other.
 """
 
 from __future__ import annotations
@@ -72,6 +72,11 @@ class Scaling:
                 f"{max(self.processes)} processes need as many GPUs, found {found}; "
                 "name fewer, or pass --device cpu"
             )
+
+
+def record_of(options: Scaling) -> str:
+    """The file of a run's results that it goes into."""
+    return "captioning.json" if options.fast else "scaling.json"
 
 
 def command(
@@ -144,7 +149,7 @@ def run(
 
 
 def measure(options: Scaling, path: Path) -> dict[str, Any]:
-    """Every batch size and count in turn; the document of scaling.json, written after each.
+    """Every batch size and count in turn; the document at `path`, written after each.
 
     Other batch sizes that this machine measured with that model before stay in it.
     """
@@ -155,14 +160,14 @@ def measure(options: Scaling, path: Path) -> dict[str, Any]:
     rows[:] = [row for row in rows if row["batch_size"] not in options.batch_size]
     folder = paths.ROOT / "build" / "scaling"
     for batch_size in options.batch_size:
-        slowest = None
+        baseline = None
         for fast in (False, True)[: 1 + options.fast]:
             first = None
             for processes in options.processes:
                 place = folder / f"{batch_size}-{processes}{'-fast' if fast else ''}"
                 row, records = run(processes, batch_size, options, place, fast=fast)
-                first, slowest = first or records, slowest or row["images_per_second"]
-                row["gain"] = row["images_per_second"] / slowest
+                first, baseline = first or records, baseline or row["images_per_second"]
+                row["gain"] = row["images_per_second"] / baseline
                 different = sum(a != b for a, b in zip(records, first, strict=True))
                 row |= {"different_records": different, "same_records": not different}
                 rows.append(row)

@@ -14,7 +14,7 @@ from tests.kernels.interpreted.kit import INSIDE
 @pytest.fixture(autouse=True, scope="module")
 def patched_once():
     """Triton patches its language for the interpreter at every launch, and in it at every call of a
-    helper, which is half of all time: here once."""
+    helper, which takes long: here once."""
     if not INSIDE:
         yield
         return

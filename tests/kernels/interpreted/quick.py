@@ -1,8 +1,8 @@
 """Triton's interpreter, without computing over and over what depends on types alone.
 
-It works out types in Python for every operation of every program: three quarters of all time went
-into shapes of blocks that are equal as a rule. What is computed is the same. This is of the release
-that `make kernels` installs; another one's interpreter is left as it is.
+It works out types in Python for every operation of every program, most of all the shapes of blocks
+that are equal as a rule. What is computed is the same. This is of the release that `make kernels`
+installs; another one's interpreter is left as it is.
 """
 
 from __future__ import annotations
