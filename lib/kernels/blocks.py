@@ -126,7 +126,7 @@ def _in_blocks(choice: Choice, k: int, layout: Layout, order: Tensor) -> None:
     gains[:, 0] = _published(first)
     if ahead:
         gains[:, :ahead] = _published(priority).unsqueeze(1)
-    taken = torch.zeros(items, size, dtype=torch.int8, device=first.device)
+    taken = torch.zeros(2, items, size, dtype=torch.int8, device=first.device)
     covered = first.new_zeros(items, layout.programs, width)
     now, factors, pivots, left = first, [gains, gains], [first, first], first
     if matrix is not None:
@@ -138,12 +138,12 @@ def _in_blocks(choice: Choice, k: int, layout: Layout, order: Tensor) -> None:
             left = first.new_empty(items, nodes, size, size)
     far, across = 0, triton.cdiv(size, _TILE)
     for number, begin in enumerate(range(0, k, block)):
-        end = min(begin + block, k)
+        end, old, new = min(begin + block, k), number % 2, 1 - number % 2
         _resident_kernel[(layout.programs, layout.items)](
             first if matrix is None else matrix, now, far, t, w,
-            factors[number % 2], pivots[number % 2], pivots[1 - number % 2],
+            factors[old], pivots[old], pivots[new],
             first if table is None else table, first if scale is None else scale,
-            covered, own, gains, taken, order,
+            covered, own, gains, taken[old], taken[new], order,
             items, size, width, nodes, begin, end, k, ahead,
             SPECTRAL=matrix is not None, COVER=table is not None, WIDE=width > _HOLDS,
             BLOCK=triton.next_power_of_2(size), ROWS=_ROWS, NODES=triton.next_power_of_2(nodes),
@@ -152,7 +152,7 @@ def _in_blocks(choice: Choice, k: int, layout: Layout, order: Tensor) -> None:
         )  # fmt: skip
         if end < k:
             _left_kernel[(across * across, nodes, items)](
-                now, far, factors[number % 2], factors[1 - number % 2], taken, left, size, nodes,
+                now, far, factors[old], factors[new], taken[new], left, size, nodes,
                 TILE=_TILE, DEPTH=block,
             )  # fmt: skip
             now, far = left, size * size

@@ -103,7 +103,7 @@ def _explain(
 @triton.jit(do_not_specialize=["far", "items", "begin", "end", "picks", "ahead"])
 def _resident_kernel(
     matrix, left, far, t, w, factor, pivots, new_pivots, table, scale, covered, own, gains, taken,
-    order, items, size, width, nodes, begin, end, picks, ahead,
+    new_taken, order, items, size, width, nodes, begin, end, picks, ahead,
     SPECTRAL: tl.constexpr, COVER: tl.constexpr, WIDE: tl.constexpr, BLOCK: tl.constexpr,
     ROWS: tl.constexpr, NODES: tl.constexpr, DEPTH: tl.constexpr, COLS: tl.constexpr,
     MORE: tl.constexpr,
@@ -195,15 +195,16 @@ def _resident_kernel(
                 if step + 1 >= ahead:
                     then = published + (step + 1) * size + rows
                     _publish(then, tl.minimum(gain, _LARGEST), here)
-        if end < picks:
-            if SPECTRAL:  # the others may yet read what was before
+        if end < picks:  # the others may yet read what was before
+            if SPECTRAL:
                 tl.store(new_pivots + item * nodes * size + place, rest, mask=cell)
             if COVER and not WIDE:
                 tl.store(reached + cols, most, mask=cols < width)
                 if MORE:
                     tl.store(reached + more, most_2, mask=more < width)
-            if tl.program_id(0) == 0:  # the others have long read it: their gains are here
-                tl.store(taken + item * size + at, tl.where(free, 0, 1).to(tl.int8), mask=inside)
+            if tl.program_id(0) == 0:
+                now_taken = tl.where(free, 0, 1).to(tl.int8)
+                tl.store(new_taken + item * size + at, now_taken, mask=inside)
         item += tl.num_programs(1)
 
 

@@ -153,6 +153,21 @@ def test_empty_clusters_are_never_core():
     assert torch.equal(ours.mask, plain.mask)
 
 
+def test_a_program_that_begins_late_starts_where_the_others_did(monkeypatch):
+    blocks = importlib.import_module("lib.kernels.blocks")
+    for name, value in {"_ROWS": 8, "_room": lambda *_: 2, "_PICKS": (4, 4)}.items():
+        monkeypatch.setattr(blocks, name, value)
+    tokens = make("themes", 16, items=4)
+    # The interpreter runs the second program once the first has ended, which waits for nothing:
+    # its own tokens are picked first.
+    priority, worth = torch.arange(16.0, 0, -1), Worth(entropy=1.0)
+
+    def order():
+        return weighted(tokens, 5, worth=worth, first=4, priority=priority.expand(4, 16))
+
+    assert torch.equal(order(), plainly(order))
+
+
 def test_what_a_block_of_picks_explains_is_taken_off():
     resident = importlib.import_module("lib.kernels.resident")
     items, nodes, size, depth = 2, 3, 20, 4
