@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from contextlib import nullcontext
 from typing import Any, Literal
 
 import torch
@@ -11,8 +13,9 @@ from transformers import PreTrainedModel
 
 from ..pruning.engine.release import cache_name, cache_of
 from ..pruning.families import Family, resolve
+from . import llama
 from .buffers import BufferPool, Buffers, Slot
-from .llama import llama_heads, llama_rest, llama_weights
+from .llama import Prompts, llama_heads, llama_rest, llama_weights
 from .options import plan
 from .prefill import CapturedPrefill, capture, prefill_key, refusal
 
@@ -21,13 +24,14 @@ class StaticDecoder:
     """Greedy generation with static caches of per-layer length.
 
     model: a model of one of `lib.pruning.families` on one device.
-    compiled: write a layer's step out (`llama_heads`, `llama_rest`) and fuse its small kernels with
-        torch.compile; seconds at the first call of a batch size, and other roundings. Without a GPU
-        it is written out, but not compiled.
+    compiled: write a layer's step out (`lib.decoding.llama`) and fuse its small kernels, and those
+        of the prompt, with torch.compile; seconds at the first call of a batch size, and other
+        roundings. Without a GPU the step is written out, but nothing is compiled.
     capture_prefill: capture the prefill, too, when a shape comes for the second time; not for
         methods whose count depends on the image without a bound, nor for families whose images
         differ in length. "at once": when it comes for the first time, so that every call is a
-        replay and rounds alike.
+        replay and rounds alike; compiled kernels are then not chosen by their times, so that those
+        of another process do, too.
 
     Raises `ValueError` if the model is spread over devices, and for another `capture_prefill`;
     `TypeError` for a model of no known family, and for `compiled` with layers that are not Llama's.
@@ -60,15 +64,26 @@ class StaticDecoder:
         self._cache_name = cache_name(layers[0])
         self._weights = [llama_weights(layer) for layer in layers] if compiled else None
         self._heads, self._rest = llama_heads, llama_rest
+        self._prompts: Prompts | None = None
         if compiled and self.device.type == "cuda":
+            alike = {"options": {"deterministic": True}} if capture_prefill == "at once" else {}
             # at batch 1 the tuned kernels stream the weights faster than cuBLAS's
-            options = {"dynamic": False, "options": {"coordinate_descent_tuning": True}}
-            self._heads = torch.compile(llama_heads, **options)
-            self._rest = torch.compile(llama_rest, **options)
+            step = alike or {"options": {"coordinate_descent_tuning": True}}
+            self._heads = torch.compile(llama_heads, dynamic=False, **step)
+            self._rest = torch.compile(llama_rest, dynamic=False, **step)
+            self._prompts = Prompts(layers, functools.partial(torch.compile, **alike))
         self._pool = BufferPool()
         self._capture_prefill = capture_prefill
         self._prefills: dict[tuple, CapturedPrefill | None] = {}
         self._last_key: tuple | None = None
+
+    @classmethod
+    def repeatable(cls, model: PreTrainedModel) -> StaticDecoder:
+        """One whose calls all round alike, compiled on a GPU where the layers are Llama's."""
+        layers = resolve(model).layers
+        on_gpu = next(model.parameters()).device.type == "cuda"
+        compiled = on_gpu and all(llama.refusal(layer) is None for layer in layers)
+        return cls(model, compiled=compiled, capture_prefill="at once")
 
     def options(self) -> dict[str, Any]:
         """What decides how its tokens round."""
@@ -198,14 +213,15 @@ class StaticDecoder:
             )
             positions = self.model._prepare_position_ids_for_generation(input_ids, given)
             after = positions[-1, :, -1:] + 1  # a word's rows are one
-        output = self.model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=positions,
-            use_cache=True,
-            logits_to_keep=1,
-            **inputs,
-        )
+        with nullcontext() if self._prompts is None else self._prompts.fused():
+            output = self.model(
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                position_ids=positions,
+                use_cache=True,
+                logits_to_keep=1,
+                **inputs,
+            )
         return _greedy(output.logits), cache_of(output), after
 
     # ---- a step -------------------------------------------------------------------------------

@@ -1,11 +1,16 @@
-"""One decoding step of a Llama layer, written out so that its small kernels can be fused.
+"""A Llama layer's small kernels, fused by torch.compile: a decoding step written out, and a prompt.
 
-A layer's forward without its modules: all weights are arguments, so that one compilation serves
-every layer and every length of the cache.
+A step is a layer's forward without its modules: all weights are arguments, so that one compilation
+serves every layer and every length of the cache. A prompt runs through the modules, whose hooks
+pruners need; what is fused there is what lies between the projections.
 """
 
 from __future__ import annotations
 
+import functools
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -14,6 +19,30 @@ from torch import Tensor
 from transformers.activations import SiLUActivation
 
 _SILU = (torch.nn.SiLU, SiLUActivation)
+#: the function of the model's file that rotates queries and keys
+_ROTATION = "apply_rotary_pos_emb"
+#: shapes of prompts that are compiled for before the compiler gives up
+_SHAPES = 128
+
+
+def _projections(layer: Any) -> list[Any]:
+    attention, mlp = layer.self_attn, layer.mlp
+    linear = [attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj]
+    return [*linear, mlp.gate_proj, mlp.up_proj, mlp.down_proj]
+
+
+def refusal(layer: Any) -> str | None:
+    """Why a layer cannot be written out; None if it is Llama's."""
+    llama = type(layer).__name__ == "LlamaDecoderLayer" and isinstance(layer.mlp.act_fn, _SILU)
+    if not llama:
+        return f"compiled=True is written for Llama's layers, not {type(layer).__name__}"
+    for module in _projections(layer):
+        if type(module) is not torch.nn.Linear:  # adapters and quantised weights compute more
+            kind = f"{type(module).__module__}.{type(module).__name__}"
+            return f"compiled=True is written for torch's own linear projections, not {kind}"
+        if module.bias is not None:
+            return "compiled=True is written for projections without bias"
+    return None
 
 
 def llama_weights(layer: Any) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
@@ -21,14 +50,9 @@ def llama_weights(layer: Any) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
 
     Raises `TypeError` for other layers than Llama's.
     """
-    attention, mlp = layer.self_attn, layer.mlp
-    if type(layer).__name__ != "LlamaDecoderLayer" or not isinstance(mlp.act_fn, _SILU):
-        raise TypeError(f"compiled=True is written for Llama's layers, not {type(layer).__name__}")
-    linear = [attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj]
-    linear += [mlp.gate_proj, mlp.up_proj, mlp.down_proj]
-    if any(module.bias is not None for module in linear):
-        raise TypeError("compiled=True is written for projections without bias")
-    q, k, v, o, *others = (module.weight for module in linear)
+    if (why := refusal(layer)) is not None:
+        raise TypeError(why)
+    q, k, v, o, *others = (module.weight for module in _projections(layer))
     before, after = layer.input_layernorm.weight, layer.post_attention_layernorm.weight
     return (before, q, k, v), (o, after, *others)
 
@@ -38,6 +62,19 @@ def _normed(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     wide = x.float()
     wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
     return weight * wide.to(x.dtype)
+
+
+def _mlp(x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
+    return F.linear(F.silu(F.linear(x, gate)) * F.linear(x, up), down)
+
+
+def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    left, right = x.chunk(2, -1)
+    return x * cos.unsqueeze(1) + torch.cat([-right, left], -1) * sin.unsqueeze(1)
+
+
+def _both_rotated(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    return _rotated(query, cos, sin), _rotated(key, cos, sin)
 
 
 def llama_heads(
@@ -54,11 +91,7 @@ def llama_heads(
     def heads(weight: Tensor) -> Tensor:
         return F.linear(hidden, weight).view(batch, 1, -1, width).transpose(1, 2)
 
-    def rotate(x: Tensor) -> Tensor:
-        left, right = x.chunk(2, -1)
-        return x * cos.unsqueeze(1) + torch.cat([-right, left], -1) * sin.unsqueeze(1)
-
-    return rotate(heads(q)), rotate(heads(k)), heads(v)
+    return _rotated(heads(q), cos, sin), _rotated(heads(k), cos, sin), heads(v)
 
 
 def llama_rest(states: Tensor, mixed: Tensor, weights: tuple[Tensor, ...], *, eps: float) -> Tensor:
@@ -66,5 +99,37 @@ def llama_rest(states: Tensor, mixed: Tensor, weights: tuple[Tensor, ...], *, ep
     o, norm, gate, up, down = weights
     mixed = mixed.transpose(1, 2).reshape(states.shape[0], 1, -1)
     states = states + F.linear(mixed, o)
-    hidden = _normed(states, norm, eps)
-    return states + F.linear(F.silu(F.linear(hidden, gate)) * F.linear(hidden, up), down)
+    return states + _mlp(_normed(states, norm, eps), gate, up, down)
+
+
+class Prompts:
+    """The norms, the MLP and the rotation of Llama layers, fused for prompts.
+
+    compiler: torch.compile with its options; what it makes serves all layers.
+    """
+
+    def __init__(self, layers: Sequence[Any], compiler: Callable) -> None:
+        normed, mlp = compiler(_normed, dynamic=True), compiler(_mlp, dynamic=True)
+        self._forwards: list[tuple[Any, Callable]] = []
+        for layer in layers:
+            for norm in (layer.input_layernorm, layer.post_attention_layernorm):
+                given = {"weight": norm.weight, "eps": norm.variance_epsilon}
+                self._forwards.append((norm, functools.partial(normed, **given)))
+            *_, gate, up, down = llama_weights(layer)[1]
+            given = {"gate": gate, "up": up, "down": down}
+            self._forwards.append((layer.mlp, functools.partial(mlp, **given)))
+        self._home = sys.modules[type(layers[0].self_attn).__module__]
+        # for any length its kernel takes ten times as long: one for each shape
+        self._rotate = compiler(_both_rotated, dynamic=False)
+
+    @contextmanager
+    def fused(self) -> Iterator[None]:
+        """The layers run fused inside the block; their hooks are called as ever."""
+        with ExitStack() as stack:
+            for module, forward in self._forwards:
+                module.forward = forward
+                stack.callback(delattr, module, "forward")
+            stack.callback(setattr, self._home, _ROTATION, getattr(self._home, _ROTATION))
+            setattr(self._home, _ROTATION, self._rotate)
+            stack.enter_context(torch._dynamo.config.patch(recompile_limit=_SHAPES))
+            yield

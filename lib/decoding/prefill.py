@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..pruning.engine.release import CACHE_NAMES
+from ..pruning.engine.release import CACHE_NAMES, causal_without_mask
 from ..pruning.families import Family
 
 
@@ -101,7 +101,7 @@ def capture(
         with torch.cuda.stream(stream):  # warm-up: library handles, not to be captured
             first(**{name: inputs[name] for name in names})
         torch.cuda.current_stream().wait_stream(stream)
-        with torch.cuda.graph(graph, stream=stream):
+        with causal_without_mask(), torch.cuda.graph(graph, stream=stream):
             output = first(**{name: inputs[name] for name in names})
         kept = None if pruner is None else pruner._current.kept
         return CapturedPrefill(graph, inputs, output, kept)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -105,8 +106,19 @@ def content_key(tensor: Tensor) -> Tensor:
     """
     flat = tensor.flatten(1).contiguous()
     bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}[flat.element_size()]
-    place = torch.arange(flat.shape[1], device=flat.device)
-    return mix((mix(place) * flat.view(bits).long()).sum(1))
+    return mix((_multipliers(flat.shape[1], flat.device) * flat.view(bits).long()).sum(1))
+
+
+def _multipliers(count: int, device: torch.device) -> Tensor:
+    """One random int64 a place, `(count,)`."""
+    if device.type == "cpu":  # where working them out takes longer than all the rest
+        return _multipliers_on_cpu(count)
+    return mix(torch.arange(count, device=device))
+
+
+@functools.lru_cache(maxsize=4)
+def _multipliers_on_cpu(count: int) -> Tensor:
+    return mix(torch.arange(count))
 
 
 def mix(x: Tensor) -> Tensor:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import functools
 import inspect
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 import transformers
 from torch import Tensor, nn
+from transformers import masking_utils
 from transformers.cache_utils import DynamicLayer
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, causal_mask_function
 
@@ -110,6 +112,21 @@ def causal_mask(
         config=config,
         device=hidden.device,
     )
+
+
+@contextmanager
+def causal_without_mask() -> Iterator[None]:
+    """Inside the block attention without padding is causal by its flag while a graph is captured.
+
+    Older releases build a mask then, as while they trace, and with a mask attention has slower
+    kernels than the same call has outside of a capture.
+    """
+    tracing = masking_utils.is_tracing
+    masking_utils.is_tracing = lambda tensor=None: tensor is not None and tracing(tensor)
+    try:
+        yield
+    finally:
+        masking_utils.is_tracing = tracing
 
 
 def check(model: nn.Module, layers: nn.ModuleList) -> None:

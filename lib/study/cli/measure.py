@@ -45,7 +45,6 @@ def caption(
     quiet: Quiet = False,
 ) -> None:
     """Caption a split with one method or several; run it again to continue."""
-    from functools import partial
 
     from ...decoding import StaticDecoder
     from .. import paths
@@ -74,7 +73,7 @@ def caption(
                 limit_seconds=limit_seconds,
                 progress=not quiet,
             ),
-            decoder=partial(StaticDecoder, capture_prefill="at once") if fast else None,
+            decoder=StaticDecoder.repeatable if fast else None,
         )
     )
     if lines:

@@ -93,7 +93,7 @@ def benchmark(model: Any, record: Measurements, plan: Plan) -> None:
 @torch.inference_mode()
 def agreement(model: Any, record: Measurements, plan: Plan) -> None:
     """The share of the static decoder's tokens that `generate` yields, a method at a time."""
-    decoder = StaticDecoder(model)
+    decoder = StaticDecoder(model, compiled=plan.compiled)
     inputs, new = random_prompts(model, 2), plan.new_tokens
     for name in plan.methods:
         probe = Probe(model, inputs, pruner_of(name, plan.keep[0]), new, decoder)
@@ -103,6 +103,7 @@ def agreement(model: Any, record: Measurements, plan: Plan) -> None:
             found = probe.static()
         row = {
             "method": name,
+            "compiled": plan.compiled,
             "dtype": str(model.dtype).removeprefix("torch."),
             "batch": 2,
             "tokens": new,

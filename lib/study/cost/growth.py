@@ -46,13 +46,13 @@ def resized(model: Any, tokens: int) -> Iterator[None]:
 
 def growth(model: Any, record: Measurements, plan: Plan) -> None:
     """Scorer and time to the first token against the number of visual tokens."""
-    decoder = StaticDecoder(model)
+    decoder = StaticDecoder(model, compiled=plan.compiled)
     work = [(n, b, m) for n in plan.growth for b in plan.batches[:2] for m in GROWING]
     for tokens, batch, name in tqdm(work, desc="growth", disable=None):
         with resized(model, tokens):
             inputs = random_prompts(model, batch, tokens=tokens)
             probe = Probe(model, inputs, pruner_of(name, plan.keep[0]), 1, decoder)
-            row = {"method": name, "tokens": tokens}
+            row = {"method": name, "tokens": tokens, "compiled": plan.compiled}
             row |= latency(probe, repeats=plan.repeats, generate_repeats=0)
         row["scorer_share"] = row["scorer"]["median"] / row["static_prefill"]["median"]
         record.put("growth", row, "method", "tokens", "batch")

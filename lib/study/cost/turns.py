@@ -110,16 +110,16 @@ def _compare(
 ) -> None:
     way = about["way"]
     captured = way == "captured"
-    baseline = _with_decoder(probes[against]) if captured else probes[against]
+    baseline = _with_decoder(probes[against], plan) if captured else probes[against]
     for name, probe in tqdm(probes.items(), desc=f"first token, {way}", disable=None):
         if name == against:
             continue
         free_peak(probe.device)
-        probe = _with_decoder(probe) if captured else probe
+        probe = _with_decoder(probe, plan) if captured else probe
         row = {"method": name, "against": against, **about}
         row |= in_turn(baseline, probe, way=way, rounds=plan.repeats)
         if captured:  # a method that looks at what it chose runs through the plain model
-            row["replayed"] = probe.decoder.captured
+            row |= {"replayed": probe.decoder.captured, "compiled": plan.compiled}
         record.put("first_token", row, *KEYS)
         ratio = row["ratio"]
         print(
@@ -130,5 +130,5 @@ def _compare(
         )
 
 
-def _with_decoder(probe: Probe) -> Probe:
-    return replace(probe, decoder=StaticDecoder(probe.model))
+def _with_decoder(probe: Probe, plan: Plan) -> Probe:
+    return replace(probe, decoder=StaticDecoder(probe.model, compiled=plan.compiled))
