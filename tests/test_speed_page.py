@@ -55,16 +55,20 @@ def test_the_scaling_table_is_the_stored_one():
         ]
 
 
-def test_captioning_with_captured_steps_is_the_stored_one():
+def test_captioning_on_the_fast_path_is_the_stored_one():
     record = json.loads((RESULTS / "captioning.json").read_text())
     assert record["machine"]["device"] == "NVIDIA H200"
-    rows = {(row["processes"], row["fast"]): row for row in record["rows"]}
-    assert len(rows) == 2 * len(cells("captioning")) == 6
-    for count, plain, fast, times in cells("captioning"):
-        both = [rows[int(count), way] for way in (False, True)]
-        assert [plain, fast] == [f"{row['images_per_second']:.2f}" for row in both]
-        assert times == f"{both[1]['images_per_second'] / both[0]['images_per_second']:.2f}"
-        assert all(row["captions"] == 1000 and row["same_records"] for row in both)
+    rows = {(row["batch_size"], row["fast"]): row for row in reversed(record["rows"])}
+    assert [found[0] for found in cells("captioning")] == ["16", "32", "64"]
+    for size, *found in cells("captioning"):
+        plain, fast = (rows[int(size), way] for way in (False, True))
+        for pace, shown in (
+            ("images_per_second", found[:3]),
+            ("middle_images_per_second", found[3:]),
+        ):
+            times = fast[pace] / plain[pace]
+            assert shown == [f"{number:.2f}" for number in (plain[pace], fast[pace], times)]
+        assert all(row["captions"] == 512 and row["same_records"] for row in (plain, fast))
 
 
 def test_the_growth_is_the_stored_one():
@@ -90,7 +94,7 @@ def test_the_growth_is_the_stored_one():
             seconds = first[method, count]
             share = 100 * alone[rule, count] / seconds
             assert found == f"{1e3 * seconds:.1f} ({share:.1f} %)"
-            assert rule != "Entropy-Prune" or share < 5
+            assert rule != "Entropy-Prune" or share < 7
 
 
 def test_the_study_on_four_gpus_is_stored():

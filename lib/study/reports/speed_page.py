@@ -143,9 +143,10 @@ def _qwen() -> str:
 
 
 def _scaling(found: Row) -> str:
+    counts = [row["processes"] for row in found["rows"]]
     lines = [
         [
-            f"{row['processes']}" + (", again" if index and row["processes"] == 1 else ""),
+            f"{row['processes']}" + (", again" if row["processes"] in counts[:index] else ""),
             f"{row['images_per_second']:.2f}", f"{row['gain']:.2f}",
             f"{100 * row['waiting_share']:.1f} %",
         ]
@@ -155,9 +156,15 @@ def _scaling(found: Row) -> str:
 
 
 def _captioning(found: Row) -> str:
-    rows = {(row["processes"], row["fast"]): row for row in found["rows"]}
+    rows: dict[tuple[int, bool], Row] = {}
+    for row in found["rows"]:
+        rows.setdefault((row["batch_size"], row["fast"]), row)
     lines = []
-    for count in dict.fromkeys(row["processes"] for row in found["rows"]):
-        plain, fast = (rows[count, way]["images_per_second"] for way in (False, True))
-        lines.append([f"{count}", f"{plain:.2f}", f"{fast:.2f}", f"{fast / plain:.2f}"])
-    return table(["GPUs", "`generate`: images a second", "captured steps", "times"], lines)
+    for size in dict.fromkeys(row["batch_size"] for row in found["rows"]):
+        plain, fast = rows[size, False], rows[size, True]
+        cells = [f"{size}"]
+        for pace in ("images_per_second", "middle_images_per_second"):
+            cells += [f"{plain[pace]:.2f}", f"{fast[pace]:.2f}", f"{fast[pace] / plain[pace]:.2f}"]
+        lines.append(cells)
+    head = ["batch", "`generate`: images a second", "fast path", "times"]
+    return table([*head, "`generate`: middle batch", "fast path", "times"], lines)
