@@ -25,7 +25,7 @@ class StaticDecoder:
 
     model: a model of one of `lib.pruning.families` on one device.
     compiled: write a layer's step out (`lib.decoding.llama`) and fuse its small kernels, and those
-        of the prompt, with torch.compile; seconds at the first call of a batch size, and other
+        of a captured prompt, with torch.compile; seconds at the first call of a shape, and other
         roundings. Without a GPU the step is written out, but nothing is compiled.
     capture_prefill: capture the prefill, too, when a shape comes for the second time; not for
         methods whose count depends on the image without a bound, nor for families whose images
@@ -176,8 +176,11 @@ class StaticDecoder:
 
     def _tried(self, given: dict[str, Tensor], *, images_each: int) -> CapturedPrefill | None:
         """A capture; None if the device refuses what the method does: the plain call is right."""
+        # not for a prompt that comes once: to compile for its shape takes longer than to read it
+        fused = nullcontext() if self._prompts is None else self._prompts.fused()
         try:
-            return self._captured(given, images_each=images_each)
+            with fused:
+                return self._captured(given, images_each=images_each)
         except RuntimeError as error:
             if self._capture_prefill != "at once":
                 return None
@@ -213,15 +216,14 @@ class StaticDecoder:
             )
             positions = self.model._prepare_position_ids_for_generation(input_ids, given)
             after = positions[-1, :, -1:] + 1  # a word's rows are one
-        with nullcontext() if self._prompts is None else self._prompts.fused():
-            output = self.model(
-                input_ids=input_ids,
-                attention_mask=attention_mask,
-                position_ids=positions,
-                use_cache=True,
-                logits_to_keep=1,
-                **inputs,
-            )
+        output = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=positions,
+            use_cache=True,
+            logits_to_keep=1,
+            **inputs,
+        )
         return _greedy(output.logits), cache_of(output), after
 
     # ---- a step -------------------------------------------------------------------------------

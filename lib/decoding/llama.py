@@ -124,7 +124,7 @@ class Prompts:
 
     @contextmanager
     def fused(self) -> Iterator[None]:
-        """The layers run fused inside the block; their hooks are called as ever."""
+        """The layers run fused inside the block; hooks on them are called as ever."""
         with ExitStack() as stack:
             for module, forward in self._forwards:
                 module.forward = forward

@@ -10,6 +10,7 @@ from lib.decoding.llama import Prompts
 from lib.pruning import create
 from lib.pruning.engine import release
 from lib.pruning.families import resolve
+from tests.decoding.test_decoder import Pretended
 from tests.tiny import batch, one, prompt, ragged, tiny_llava
 
 
@@ -46,6 +47,25 @@ def test_a_prompt_that_fails_leaves_the_model_as_it_was():
         raise RuntimeError("on purpose")
     assert all("forward" not in vars(module) for module in layers.modules())
     assert torch.equal(model(**one()).logits, tiny_llava()(**one()).logits)
+
+
+def test_prompts_are_fused_where_they_are_captured():
+    model, calls = tiny_llava(), []
+
+    def counting(function, *, dynamic):
+        def counted(*args, **kwargs):
+            calls.append(function)
+            return function(*args, **kwargs)
+
+        return counted
+
+    decoder = Pretended(model)
+    decoder._prompts = Prompts(resolve(model).layers, counting)
+    for captured in (False, True, False):  # the first of a shape runs plainly, a replay is done
+        calls.clear()
+        want = model.generate(**one(), do_sample=False, max_new_tokens=4)
+        assert torch.equal(decoder.generate(**one(), max_new_tokens=4), want)
+        assert len(set(calls)) == (3 if captured else 0)
 
 
 def test_no_mask_is_built_for_a_capture_where_none_is_built_else(monkeypatch):
