@@ -111,14 +111,15 @@ def content_key(tensor: Tensor) -> Tensor:
 
 def _multipliers(count: int, device: torch.device) -> Tensor:
     """One random int64 a place, `(count,)`."""
-    if device.type == "cpu":  # where working them out takes longer than all the rest
-        return _multipliers_on_cpu(count)
-    return mix(torch.arange(count, device=device))
+    if device.type != "cpu" and torch.cuda.is_current_stream_capturing():
+        # a graph may outlive what is remembered
+        return mix(torch.arange(count, device=device))
+    return _remembered(count, device)
 
 
 @functools.lru_cache(maxsize=4)
-def _multipliers_on_cpu(count: int) -> Tensor:
-    return mix(torch.arange(count))
+def _remembered(count: int, device: torch.device) -> Tensor:
+    return mix(torch.arange(count, device=device))
 
 
 def mix(x: Tensor) -> Tensor:

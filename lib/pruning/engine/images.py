@@ -116,19 +116,18 @@ def locate(
     Raises `ValueError` if the prompt holds another number of image tokens, or an image would begin
     in one row and end in the next.
     """
-    total, width = sum(lengths), image_mask.shape[1]
-    if each is None or image_mask.device.type == "cpu":
-        per_row = image_mask.sum(1).tolist()
+    total, device = sum(lengths), image_mask.device
+    if each is None or device.type == "cpu":
+        marks = image_mask.cpu()  # the host has to look at it anyway, and launches nothing for it
+        per_row = marks.sum(1).tolist()
         if sum(per_row) != total:
             raise ValueError(_mismatch(sum(per_row), lengths))
-        row_of = _rows_of(lengths, per_row)
-    else:
-        row_of = [ordinal // each for ordinal in range(len(lengths))]
-    if image_mask.device.type == "cpu":
-        flat = image_mask.flatten().nonzero().squeeze(1)
-    else:  # finding their number would make the host wait
-        order = image_mask.flatten().to(torch.uint8).sort(descending=True, stable=True)
-        flat = order.indices[:total]
+        rows, columns = marks.nonzero().to(device).unbind(1)
+        return rows, columns, _rows_of(lengths, per_row)
+    row_of = [ordinal // each for ordinal in range(len(lengths))]
+    # finding their number would make the host wait
+    order = image_mask.flatten().to(torch.uint8).sort(descending=True, stable=True)
+    flat, width = order.indices[:total], image_mask.shape[1]
     return flat // width, flat % width, row_of
 
 

@@ -35,8 +35,8 @@ def choose(pruner: VisualPruner, pass_: Pass, stage: Stage, hidden: Tensor) -> T
         _note(pass_, images, sequence.as_mask(choice, images))
     stay, keys = sequence.staying(groups, choices, pass_.batch, hidden.shape[1], hidden.device)
     before = pass_.stage
+    where = None
     if pruner.mode == "mask":
-        where = None
         hidden = sequence.replace_states(hidden, groups, choices, None)
         stage.hidden = ~stay if before is None else ~stay | before.hidden
         stage.key_mask = stay if before is None else stay & before.key_mask
@@ -45,7 +45,9 @@ def choose(pruner: VisualPruner, pass_: Pass, stage: Stage, hidden: Tensor) -> T
     else:
         lengths = _lengths(pass_, groups, counts, hidden.shape[1])
         index = sequence.shortened(stay, keys, max(lengths))
-        where = sequence.inverse(index, hidden.shape[1])
+        merged = any(isinstance(one, Chosen) and one.states is not None for one in choices)
+        if merged or stage.layer != pruner.stages()[-1]:  # somebody asks where positions went
+            where = sequence.inverse(index, hidden.shape[1])
         hidden = sequence.replace_states(sequence.take(hidden, index), groups, choices, where)
         _shorten(pass_, stage, stay, index, ragged=min(lengths) < max(lengths) or
                  _counts_are_bounds(pruner, pass_))  # fmt: skip
@@ -155,7 +157,8 @@ def check_finite(pass_: Pass, images: ImageTokens, embeddings: Tensor) -> None:
 
     embeddings: `(B, L, D)` as they enter the language model, whose layers would spread them.
     """
-    finite = torch.isfinite(images.take(embeddings)).flatten(1).all(1)
+    # zero times anything finite is zero; torch.isfinite alone is four operations
+    finite = images.take(embeddings).flatten(1).mul(0).sum(1) == 0
 
     def message(i: int) -> str:
         return (

@@ -1,0 +1,52 @@
+"""What pruning adds to a pass, in operations: the host of a GPU launches them one by one."""
+
+from collections import Counter
+from contextlib import nullcontext
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from lib.pruning import create
+from lib.pruning.engine.release import cache_name, cache_of
+from tests.tiny import one, tiny_llava
+
+
+class Counted(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.found = Counter()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.found[str(function)] += 1
+        return function(*args, **(kwargs or {}))
+
+
+def operations(depth, name, options):
+    """Of a prompt and of a step behind it."""
+    model = tiny_llava(layers=depth)
+    pruner = create(name, keep=0.5, **options)(model) if name else nullcontext()
+    found = []
+    with torch.no_grad(), pruner:
+        for _ in range(2):  # once a block, lengths are compared
+            with Counted() as prompt:
+                out = model(**one(), use_cache=True, logits_to_keep=1)
+            with Counted() as step:
+                token = out.logits[:, -1].argmax(-1, keepdim=True)
+                model(input_ids=token, use_cache=True, **{cache_name(model): cache_of(out)})
+        found = prompt.found, step.found
+    return found
+
+
+@pytest.mark.parametrize(
+    "name, options", [("random", {}), ("fastv", {}), ("entropy", {}), ("tome", {"layer": 0})]
+)
+def test_layers_behind_the_choice_launch_what_unpruned_ones_do(name, options):
+    deep, shallow = (operations(depth, name, options) for depth in (6, 4))
+    plain, shorter = (operations(depth, None, {}) for depth in (6, 4))
+    for part in range(2):
+        added = deep[part] - shallow[part]
+        assert added == plain[part] - shorter[part], part
+    # a step prunes nothing: what is left is the comparison of masks
+    more = sum(deep[1].values()) - sum(plain[1].values())
+    assert 0 <= more <= 0.02 * sum(plain[1].values())
