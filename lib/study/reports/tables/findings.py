@@ -113,8 +113,9 @@ def _agreement(record: Mapping[str, Any]) -> Iterator[str]:
         each = rows[0]["batch"] * rows[0]["tokens"]
         apart = [f"{LABELS[r['method']]} {100 * r['same']:.1f} %" for r in rows if r["same"] < 1]
         result = f"the same but for {', '.join(apart)}" if apart else "every one the same"
+        way = "" if rows[0].get("compiled") else ", not fused,"
         yield (
-            f"Tokens of the fast path against those of generate, {rows[0]['dtype']}, "
+            f"Tokens of the fast path{way} against those of generate, {rows[0]['dtype']}, "
             f"{len(rows)} method{'s' if len(rows) > 1 else ''}, {each} tokens each: {result}."
         )
     shares = [r["static_agreement"] for r in record.get("rows", ()) if r.get("static_agreement")]
