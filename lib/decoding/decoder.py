@@ -13,9 +13,8 @@ from transformers import PreTrainedModel
 
 from ..pruning.engine.release import cache_name, cache_of
 from ..pruning.families import Family, resolve
-from . import llama
 from .buffers import BufferPool, Buffers, Slot
-from .llama import Prompts, llama_heads, llama_rest, llama_weights
+from .llama import FusedLayers, llama_heads, llama_rest, llama_weights, unlike_llama
 from .options import plan
 from .prefill import CapturedPrefill, capture, prefill_key, refusal
 
@@ -30,8 +29,8 @@ class StaticDecoder:
     capture_prefill: capture the prefill, too, when a shape comes for the second time; not for
         methods whose count depends on the image without a bound, nor for families whose images
         differ in length. "at once": when it comes for the first time, so that every call is a
-        replay and rounds alike; compiled kernels are then not chosen by their times, so that those
-        of another process do, too.
+        replay and rounds alike; compiled kernels are then chosen by rule, not by their times, so
+        that other processes choose the same.
 
     Raises `ValueError` if the model is spread over devices, and for another `capture_prefill`;
     `TypeError` for a model of no known family, and for `compiled` with layers that are not Llama's.
@@ -64,14 +63,14 @@ class StaticDecoder:
         self._cache_name = cache_name(layers[0])
         self._weights = [llama_weights(layer) for layer in layers] if compiled else None
         self._heads, self._rest = llama_heads, llama_rest
-        self._prompts: Prompts | None = None
+        self._fused: FusedLayers | None = None
         if compiled and self.device.type == "cuda":
             alike = {"options": {"deterministic": True}} if capture_prefill == "at once" else {}
             # at batch 1 the tuned kernels stream the weights faster than cuBLAS's
             step = alike or {"options": {"coordinate_descent_tuning": True}}
             self._heads = torch.compile(llama_heads, dynamic=False, **step)
             self._rest = torch.compile(llama_rest, dynamic=False, **step)
-            self._prompts = Prompts(layers, functools.partial(torch.compile, **alike))
+            self._fused = FusedLayers(layers, functools.partial(torch.compile, **alike))
         self._pool = BufferPool()
         self._capture_prefill = capture_prefill
         self._prefills: dict[tuple, CapturedPrefill | None] = {}
@@ -82,7 +81,7 @@ class StaticDecoder:
         """One whose calls all round alike, compiled on a GPU where the layers are Llama's."""
         layers = resolve(model).layers
         on_gpu = next(model.parameters()).device.type == "cuda"
-        compiled = on_gpu and all(llama.refusal(layer) is None for layer in layers)
+        compiled = on_gpu and all(unlike_llama(layer) is None for layer in layers)
         return cls(model, compiled=compiled, capture_prefill="at once")
 
     def options(self) -> dict[str, Any]:
@@ -177,9 +176,8 @@ class StaticDecoder:
     def _tried(self, given: dict[str, Tensor], *, images_each: int) -> CapturedPrefill | None:
         """A capture; None if the device refuses what the method does: the plain call is right."""
         # not for a prompt that comes once: to compile for its shape takes longer than to read it
-        fused = nullcontext() if self._prompts is None else self._prompts.fused()
         try:
-            with fused:
+            with nullcontext() if self._fused is None else self._fused.used():
                 return self._captured(given, images_each=images_each)
         except RuntimeError as error:
             if self._capture_prefill != "at once":

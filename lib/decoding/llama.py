@@ -1,8 +1,8 @@
 """A Llama layer's small kernels, fused by torch.compile: a decoding step written out, and a prompt.
 
 A step is a layer's forward without its modules: all weights are arguments, so that one compilation
-serves every layer and every length of the cache. A prompt runs through the modules, whose hooks
-pruners need; what is fused there is what lies between the projections.
+serves every layer and every length of the cache. A prompt runs through the layers and their
+attention, whose hooks pruners need; its norms, MLPs and rotations are written out.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -18,11 +18,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers.activations import SiLUActivation
 
+from ..pruning.engine.hooks import replaced_here
+
 _SILU = (torch.nn.SiLU, SiLUActivation)
-#: the function of the model's file that rotates queries and keys
-_ROTATION = "apply_rotary_pos_emb"
-#: shapes of prompts that are compiled for before the compiler gives up
-_SHAPES = 128
+#: shapes of queries and keys that rotations are compiled for, far more than come
+_SHAPES = 4096
 
 
 def _projections(layer: Any) -> list[Any]:
@@ -31,18 +31,28 @@ def _projections(layer: Any) -> list[Any]:
     return [*linear, mlp.gate_proj, mlp.up_proj, mlp.down_proj]
 
 
-def refusal(layer: Any) -> str | None:
-    """Why a layer cannot be written out; None if it is Llama's."""
-    llama = type(layer).__name__ == "LlamaDecoderLayer" and isinstance(layer.mlp.act_fn, _SILU)
-    if not llama:
-        return f"compiled=True is written for Llama's layers, not {type(layer).__name__}"
+def unlike_llama(layer: Any) -> str | None:
+    """What of a layer is not as Llama has it, so that it cannot be written out; None: nothing."""
+    written = "compiled=True is written for"
+    if type(layer).__name__ != "LlamaDecoderLayer" or not isinstance(layer.mlp.act_fn, _SILU):
+        return f"{written} Llama's layers, not {type(layer).__name__}"
+    norms = [layer.input_layernorm, layer.post_attention_layernorm]
+    for module, wanted in (*((norm, "LlamaRMSNorm") for norm in norms), (layer.mlp, "LlamaMLP")):
+        if type(module).__name__ != wanted:
+            return f"{written} {wanted}, not {_kind(module)}"
     for module in _projections(layer):
         if type(module) is not torch.nn.Linear:  # adapters and quantised weights compute more
-            kind = f"{type(module).__module__}.{type(module).__name__}"
-            return f"compiled=True is written for torch's own linear projections, not {kind}"
+            return f"{written} torch's own linear projections, not {_kind(module)}"
         if module.bias is not None:
-            return "compiled=True is written for projections without bias"
+            return f"{written} projections without bias"
+    for module in layer.modules():
+        if "forward" in vars(module):  # as other kernels and offloading put there
+            return f"{written} Llama's layers, but a {_kind(module)} has a forward of its own"
     return None
+
+
+def _kind(module: Any) -> str:
+    return f"{type(module).__module__}.{type(module).__name__}"
 
 
 def llama_weights(layer: Any) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
@@ -50,7 +60,7 @@ def llama_weights(layer: Any) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
 
     Raises `TypeError` for other layers than Llama's.
     """
-    if (why := refusal(layer)) is not None:
+    if (why := unlike_llama(layer)) is not None:
         raise TypeError(why)
     q, k, v, o, *others = (module.weight for module in _projections(layer))
     before, after = layer.input_layernorm.weight, layer.post_attention_layernorm.weight
@@ -102,7 +112,7 @@ def llama_rest(states: Tensor, mixed: Tensor, weights: tuple[Tensor, ...], *, ep
     return states + _mlp(_normed(states, norm, eps), gate, up, down)
 
 
-class Prompts:
+class FusedLayers:
     """The norms, the MLP and the rotation of Llama layers, fused for prompts.
 
     compiler: torch.compile with its options; what it makes serves all layers.
@@ -110,26 +120,35 @@ class Prompts:
 
     def __init__(self, layers: Sequence[Any], compiler: Callable) -> None:
         normed, mlp = compiler(_normed, dynamic=True), compiler(_mlp, dynamic=True)
-        self._forwards: list[tuple[Any, Callable]] = []
+        self._norms: list[tuple[Any, str, Callable]] = []
+        self._mlps: list[tuple[Any, str, Callable]] = []
         for layer in layers:
             for norm in (layer.input_layernorm, layer.post_attention_layernorm):
                 given = {"weight": norm.weight, "eps": norm.variance_epsilon}
-                self._forwards.append((norm, functools.partial(normed, **given)))
+                self._norms.append((norm, "forward", functools.partial(normed, **given)))
             *_, gate, up, down = llama_weights(layer)[1]
             given = {"gate": gate, "up": up, "down": down}
-            self._forwards.append((layer.mlp, functools.partial(mlp, **given)))
-        self._home = sys.modules[type(layers[0].self_attn).__module__]
+            self._mlps.append((layer.mlp, "forward", functools.partial(mlp, **given)))
         # for any length its kernel takes ten times as long: one for each shape
-        self._rotate = compiler(_both_rotated, dynamic=False)
+        rotated = compiler(_both_rotated, dynamic=False)
+        home = sys.modules[type(layers[0].self_attn).__module__]
+        self._rotation = home, "apply_rotary_pos_emb", rotated
 
     @contextmanager
-    def fused(self) -> Iterator[None]:
-        """The layers run fused inside the block; hooks on them are called as ever."""
-        with ExitStack() as stack:
-            for module, forward in self._forwards:
-                module.forward = forward
-                stack.callback(delattr, module, "forward")
-            stack.callback(setattr, self._home, _ROTATION, getattr(self._home, _ROTATION))
-            setattr(self._home, _ROTATION, self._rotate)
-            stack.enter_context(torch._dynamo.config.patch(recompile_limit=_SHAPES))
+    def used(self) -> Iterator[None]:
+        """In the block this thread runs the layers fused.
+
+        Hooks on norms and MLPs are called as ever; an MLP with hooks inside is left as it is.
+        """
+        mlps = [one for one in self._mlps if not _hooked(one[0])]
+        # the limits are for code that no graph replays; counted for all decoders of the process
+        limits = {"recompile_limit": _SHAPES, "accumulated_recompile_limit": _SHAPES}
+        with (
+            replaced_here([*self._norms, *mlps, self._rotation]),
+            torch._dynamo.config.patch(limits),
+        ):
             yield
+
+
+def _hooked(module: Any) -> bool:
+    return any(part._forward_hooks or part._forward_pre_hooks for part in module.children())

@@ -106,20 +106,18 @@ def content_key(tensor: Tensor) -> Tensor:
     """
     flat = tensor.flatten(1).contiguous()
     bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}[flat.element_size()]
-    return mix((_multipliers(flat.shape[1], flat.device) * flat.view(bits).long()).sum(1))
+    # on a CPU working them out takes longer than all the rest
+    plain = type(tensor) is Tensor and tensor.device.type == "cpu"
+    multipliers = _remembered if plain else _multipliers
+    return mix((multipliers(flat.shape[1], flat.device) * flat.view(bits).long()).sum(1))
 
 
 def _multipliers(count: int, device: torch.device) -> Tensor:
     """One random int64 a place, `(count,)`."""
-    if device.type != "cpu" and torch.cuda.is_current_stream_capturing():
-        # a graph may outlive what is remembered
-        return mix(torch.arange(count, device=device))
-    return _remembered(count, device)
-
-
-@functools.lru_cache(maxsize=4)
-def _remembered(count: int, device: torch.device) -> Tensor:
     return mix(torch.arange(count, device=device))
+
+
+_remembered = functools.lru_cache(maxsize=4)(_multipliers)
 
 
 def mix(x: Tensor) -> Tensor:

@@ -1,12 +1,16 @@
 """What is fused of a Llama layer computes what the layer computes."""
 
-from contextlib import contextmanager
+import threading
+from contextlib import contextmanager, nullcontext
 
 import pytest
 import torch
+import torch._dynamo
+from transformers.models.llama import modeling_llama
+from transformers.utils import import_utils
 
 from lib.decoding import StaticDecoder
-from lib.decoding.llama import Prompts
+from lib.decoding.llama import FusedLayers
 from lib.pruning import create
 from lib.pruning.engine import release
 from lib.pruning.families import resolve
@@ -18,35 +22,109 @@ def uncompiled(function, *, dynamic):
     return function
 
 
+def states_of(model):
+    """What fusing replaces for a while."""
+    masks, dynamo = release.masking_utils, torch._dynamo.config
+    found = [modeling_llama.apply_rotary_pos_emb, masks.is_tracing, dynamo.recompile_limit]
+    return found + [module.forward for module in resolve(model).layers.modules()]
+
+
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
 @pytest.mark.parametrize("name", [None, "fastv", "sparsevlm"])
 def test_a_prompt_read_with_its_small_kernels_written_out(name):
     model, inputs = tiny_llava(), ragged()
-    layers = resolve(model).layers
-    before = model.model.language_model.layers[0].forward
-    calls = []
+    layers, calls = resolve(model).layers, []
     layers[1].mlp.register_forward_hook(lambda *_: calls.append(1))
-    prompts = Prompts(layers, uncompiled)
+    fused = FusedLayers(layers, uncompiled)
     with torch.inference_mode(), (create(name) if name else create("random", keep=1.0))(model):
         want = model(**inputs).logits
-        with prompts.fused():
+        with fused.used():
             found = model(**inputs).logits
     assert len(calls) == 2
     assert torch.allclose(found, want, atol=1e-5)
-    assert model.model.language_model.layers[0].forward == before
-    assert all("forward" not in vars(module) for module in layers.modules())
 
 
-def test_a_prompt_that_fails_leaves_the_model_as_it_was():
+def test_a_prompt_that_fails_leaves_everything_as_it_was():
+    model = tiny_llava()
+    before = states_of(model)
+    fused = FusedLayers(resolve(model).layers, uncompiled)
+    failing = pytest.raises(RuntimeError, match="on purpose")
+    with failing, fused.used(), release.causal_without_mask():
+        assert all(a != b for a, b in zip(states_of(model)[:3], before))
+        raise RuntimeError("on purpose")
+    assert states_of(model) == before
+
+
+def test_other_threads_and_models_are_left_alone():
+    """Two blocks that would overlap, and a thread that reads plainly meanwhile."""
+    models = [tiny_llava(), tiny_llava(seed=1)]
+    before = [states_of(model) for model in models]
+    calls, inside = [], threading.Event()
+
+    def counting(function, *, dynamic):
+        def counted(*args, **kwargs):
+            calls.append(threading.get_ident())
+            return function(*args, **kwargs)
+
+        return counted
+
+    fused = [FusedLayers(resolve(model).layers, counting) for model in models]
+
+    def second():
+        inside.wait()
+        models[0](**one())  # plainly, while the first block is open
+        with fused[1].used():
+            models[1](**one())
+        seen.append(threading.get_ident())
+
+    seen = []
+    thread = threading.Thread(target=second)
+    thread.start()
+    with fused[0].used():
+        inside.set()
+        models[0](**one())
+        own = len(calls)
+        assert set(calls) == {threading.get_ident()} and not seen
+    thread.join()
+    assert set(calls[own:]) == set(seen)
+    assert [states_of(model) for model in models] == before
+
+
+def test_an_mlp_with_hooks_inside_is_left_as_it_is():
     model = tiny_llava()
     layers = resolve(model).layers
-    prompts = Prompts(layers, uncompiled)
-    with pytest.raises(RuntimeError, match="on purpose"), prompts.fused():
-        raise RuntimeError("on purpose")
-    assert all("forward" not in vars(module) for module in layers.modules())
-    assert torch.equal(model(**one()).logits, tiny_llava()(**one()).logits)
+    layers[2].mlp.down_proj.register_forward_hook(lambda module, args, output: 2 * output)
+    want = model(**one()).logits
+    with FusedLayers(layers, uncompiled).used():
+        assert torch.allclose(model(**one()).logits, want, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["lora", "saved", "norm", "kernel"])
+def test_layers_that_are_more_than_their_weights_are_refused(kind):
+    model = tiny_llava()
+    if kind == "kernel":
+        mlp = resolve(model).layers[3].mlp
+        mlp.forward = lambda x: type(mlp).forward(mlp, x)
+    else:
+        peft = pytest.importorskip("peft")
+        model = peft.get_peft_model(model, {
+            "lora": lambda: peft.LoraConfig(target_modules=["o_proj"]),
+            "saved": lambda: peft.LoraConfig(
+                target_modules=["lm_head"], modules_to_save=["input_layernorm"]
+            ),
+            "norm": lambda: peft.LNTuningConfig(target_modules=["post_attention_layernorm"]),
+        }[kind]())  # fmt: skip
+    words = {"kernel": "forward of its own", "lora": "own linear projections, not peft."}
+    with pytest.raises(TypeError, match=words.get(kind, "LlamaRMSNorm, not peft.")):
+        StaticDecoder(model, compiled=True)
+    assert not StaticDecoder.repeatable(model).options()["compiled"]
+
+
+def test_repeatable_decoders_capture_at_once():
+    decoder = StaticDecoder.repeatable(tiny_llava())
+    assert decoder.options() == {"compiled": False, "capture_prefill": "at once"}
 
 
 def test_prompts_are_fused_where_they_are_captured():
@@ -60,7 +138,7 @@ def test_prompts_are_fused_where_they_are_captured():
         return counted
 
     decoder = Pretended(model)
-    decoder._prompts = Prompts(resolve(model).layers, counting)
+    decoder._fused = FusedLayers(resolve(model).layers, counting)
     for captured in (False, True, False):  # the first of a shape runs plainly, a replay is done
         calls.clear()
         want = model.generate(**one(), do_sample=False, max_new_tokens=4)
@@ -68,36 +146,28 @@ def test_prompts_are_fused_where_they_are_captured():
         assert len(set(calls)) == (3 if captured else 0)
 
 
-def test_no_mask_is_built_for_a_capture_where_none_is_built_else(monkeypatch):
-    masks = release.masking_utils
-    monkeypatch.setattr(masks, "is_tracing", lambda tensor=None: True)
-    before = masks.is_tracing
-    with release.causal_without_mask():
-        assert not masks.is_tracing()
-        assert masks.is_tracing(torch.ones(1, 3))  # its values may not be looked at
-    assert masks.is_tracing is before
-
-
-def test_projections_that_are_more_than_their_weights_are_refused():
-    peft = pytest.importorskip("peft")
-    adapted = peft.get_peft_model(tiny_llava(), peft.LoraConfig(target_modules=["o_proj"]))
-    with pytest.raises(TypeError, match=r"own linear projections, not peft\.tuners\."):
-        StaticDecoder(adapted, compiled=True)
-    assert not StaticDecoder.repeatable(adapted).options()["compiled"]
-
-
-def test_repeatable_decoders_capture_at_once():
-    decoder = StaticDecoder.repeatable(tiny_llava())
-    assert decoder.options() == {"compiled": False, "capture_prefill": "at once"}
+@pytest.mark.parametrize("name", [None, "random"])
+def test_no_mask_is_built_for_a_capture_where_none_is_built_else(name, monkeypatch):
+    model = tiny_llava()
+    want = model(**one()).logits
+    monkeypatch.setattr(import_utils, "is_cuda_stream_capturing", lambda: True)
+    given = {k: v for k, v in one().items() if k != "attention_mask"}
+    pruner = create("random", keep=0.5, layer=2)(model) if name else nullcontext()
+    with pruner, release.causal_without_mask(), watched(model, always=True) as masks:
+        found = model(**given).logits
+    assert len(masks) == len(resolve(model).layers)
+    assert all(mask is None for mask in masks)
+    if name is None:
+        assert torch.allclose(found, want, atol=1e-5)
 
 
 @contextmanager
-def watched(model):
-    """The attention masks that the layers are given while a graph is captured."""
+def watched(model, *, always=False):
+    """The attention masks that the layers are given, unless `always` while a graph is captured."""
     masks = []
 
     def look(module, args, kwargs):
-        if torch.cuda.is_current_stream_capturing():
+        if always or torch.cuda.is_current_stream_capturing():
             masks.append(kwargs.get("attention_mask"))
 
     layers = resolve(model).layers

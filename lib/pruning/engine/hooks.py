@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable
-from contextlib import ExitStack
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,35 @@ class Hooks:
 
     def close(self) -> None:
         self._stack.close()
+
+
+_REPLACING = threading.RLock()
+
+
+@contextmanager
+def replaced_here(functions: Iterable[tuple[Any, str, Callable]]) -> Iterator[None]:
+    """Give attributes of modules or objects other functions, for this thread alone.
+
+    functions: `(owner, attribute, function)`. One block at a time in the process; what was there
+    serves other threads, and is put back however the block ends.
+    """
+    own = threading.get_ident()
+
+    def here(before: Callable, function: Callable) -> Callable:
+        def called(*args: Any, **kwargs: Any) -> Any:
+            return (function if threading.get_ident() == own else before)(*args, **kwargs)
+
+        return called
+
+    with _REPLACING, ExitStack() as stack:
+        for owner, attribute, function in functions:
+            before = getattr(owner, attribute)
+            if attribute in vars(owner):
+                stack.callback(setattr, owner, attribute, before)
+            else:
+                stack.callback(delattr, owner, attribute)
+            setattr(owner, attribute, here(before, function))
+        yield
 
 
 def forget_compiled(model: nn.Module) -> None:

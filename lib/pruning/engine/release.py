@@ -9,8 +9,8 @@ from __future__ import annotations
 import functools
 import inspect
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from transformers import masking_utils
 from transformers.cache_utils import DynamicLayer
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, causal_mask_function
+
+from .hooks import replaced_here
 
 #: oldest and newest release the contract was run on
 TESTED = ("5.17", "5.24")
@@ -114,19 +116,18 @@ def causal_mask(
     )
 
 
-@contextmanager
-def causal_without_mask() -> Iterator[None]:
-    """Inside the block attention without padding is causal by its flag while a graph is captured.
+def causal_without_mask() -> AbstractContextManager[None]:
+    """In the block attention without padding is causal by its flag while a graph is captured.
 
     Older releases build a mask then, as while they trace, and with a mask attention has slower
     kernels than the same call has outside of a capture.
     """
     tracing = masking_utils.is_tracing
-    masking_utils.is_tracing = lambda tensor=None: tensor is not None and tracing(tensor)
-    try:
-        yield
-    finally:
-        masking_utils.is_tracing = tracing
+
+    def of_values(tensor: Any = None) -> bool:
+        return tensor is not None and tracing(tensor)
+
+    return replaced_here([(masking_utils, "is_tracing", of_values)])
 
 
 def check(model: nn.Module, layers: nn.ModuleList) -> None:

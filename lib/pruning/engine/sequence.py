@@ -113,6 +113,11 @@ def inverse(index: Tensor, length: int) -> Tensor:
     )
 
 
+def merges(choices: Sequence[Tensor | Chosen]) -> bool:
+    """True if some tokens get other states."""
+    return any(isinstance(choice, Chosen) and choice.states is not None for choice in choices)
+
+
 def replace_states(
     hidden: Tensor,
     groups: Sequence[ImageTokens],
@@ -123,7 +128,7 @@ def replace_states(
 
     where: the new position of each old one (None: positions did not move).
     """
-    if all(isinstance(choice, Tensor) or choice.states is None for choice in choices):
+    if not merges(choices):
         return hidden
     length = hidden.shape[1]
     filled = any(isinstance(one, Chosen) and one.counts is not None for one in choices)

@@ -35,7 +35,7 @@ def choose(pruner: VisualPruner, pass_: Pass, stage: Stage, hidden: Tensor) -> T
         _note(pass_, images, sequence.as_mask(choice, images))
     stay, keys = sequence.staying(groups, choices, pass_.batch, hidden.shape[1], hidden.device)
     before = pass_.stage
-    where = None
+    where, last = None, stage.layer == pruner.stages()[-1]
     if pruner.mode == "mask":
         hidden = sequence.replace_states(hidden, groups, choices, None)
         stage.hidden = ~stay if before is None else ~stay | before.hidden
@@ -45,13 +45,12 @@ def choose(pruner: VisualPruner, pass_: Pass, stage: Stage, hidden: Tensor) -> T
     else:
         lengths = _lengths(pass_, groups, counts, hidden.shape[1])
         index = sequence.shortened(stay, keys, max(lengths))
-        merged = any(isinstance(one, Chosen) and one.states is not None for one in choices)
-        if merged or stage.layer != pruner.stages()[-1]:  # somebody asks where positions went
+        if not last or sequence.merges(choices):  # somebody asks where positions went
             where = sequence.inverse(index, hidden.shape[1])
         hidden = sequence.replace_states(sequence.take(hidden, index), groups, choices, where)
         _shorten(pass_, stage, stay, index, ragged=min(lengths) < max(lengths) or
                  _counts_are_bounds(pruner, pass_))  # fmt: skip
-    if stage.layer != pruner.stages()[-1]:
+    if not last:
         pass_.groups = sequence.left_over(groups, choices, counts, where)
     return hidden
 
