@@ -28,6 +28,7 @@ def test_the_speed_table_is_the_stored_one():
     rows = {(row["method"], row["batch"]): row for row in rows}
     shown = cells("speed")
     assert len(shown) == len(METHODS)
+    assert all(rows[name, batch]["compiled"] for name in METHODS for batch in (1, 8, 32))
     for (label, *found), name in zip(shown, METHODS):
         first = rows[name, 1]
         assert found == [
@@ -45,9 +46,10 @@ def test_the_scaling_table_is_the_stored_one():
     assert record["machine"]["device"] == "NVIDIA H200"
     shown = cells("scaling")
     assert len(shown) == len(record["rows"])
+    assert [row["same_records"] for row in record["rows"]] == [None, True, True, True]
     for found, row in zip(shown, record["rows"]):
         assert row["captions"] == 1792 and not row["fast"]
-        assert found[0].split(",")[0] == str(row["processes"]) and row["same_records"]
+        assert found[0].split(",")[0] == str(row["processes"])
         assert found[1:] == [
             f"{row['images_per_second']:.2f}",
             f"{row['gain']:.2f}",
@@ -58,7 +60,8 @@ def test_the_scaling_table_is_the_stored_one():
 def test_captioning_on_the_fast_path_is_the_stored_one():
     record = json.loads((RESULTS / "captioning.json").read_text())
     assert record["machine"]["device"] == "NVIDIA H200"
-    rows = {(row["batch_size"], row["fast"]): row for row in reversed(record["rows"])}
+    alone = [row for row in record["rows"] if row["processes"] == 1]
+    rows = {(row["batch_size"], row["fast"]): row for row in reversed(alone)}
     assert [found[0] for found in cells("captioning")] == ["16", "32", "64"]
     for size, *found in cells("captioning"):
         plain, fast = (rows[int(size), way] for way in (False, True))
@@ -68,7 +71,7 @@ def test_captioning_on_the_fast_path_is_the_stored_one():
         ):
             times = fast[pace] / plain[pace]
             assert shown == [f"{number:.2f}" for number in (plain[pace], fast[pace], times)]
-        assert all(row["captions"] == 512 and row["same_records"] for row in (plain, fast))
+        assert plain["captions"] == fast["captions"] == 512
 
 
 def test_the_growth_is_the_stored_one():
@@ -94,7 +97,6 @@ def test_the_growth_is_the_stored_one():
             seconds = first[method, count]
             share = 100 * alone[rule, count] / seconds
             assert found == f"{1e3 * seconds:.1f} ({share:.1f} %)"
-            assert rule != "Entropy-Prune" or share < 7
 
 
 def test_the_study_on_four_gpus_is_stored():
@@ -146,6 +148,14 @@ def test_the_catalogue_tells_what_its_runs_take_on_the_shape():
     plainly = [row["method"] for row in ratios.values() if not row["replayed"]]
     assert plainly == [f"head-entropy-a{share}" for share in (33, 22, 11)]
     assert shown.index[shown.str.endswith("(plainly)")].tolist() == ["HeadEntropy"]
+
+
+def test_what_the_page_calls_fused_is():
+    record = json.loads((RESULTS / "benchmark.json").read_text())
+    in_turn = [row for row in record["first_token"] if not row.get("catalogue")]
+    captured = [row for row in in_turn if row["way"] == "captured"]
+    assert {row["layer"] for row in in_turn} == {2}
+    assert all(row["compiled"] for row in captured + record["growth"] + record["step"])
 
 
 def test_the_page_quotes_what_was_compared_with_random_tokens():

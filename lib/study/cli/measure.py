@@ -41,7 +41,7 @@ def caption(
     ] = False,
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 64,
     limit_seconds: Annotated[float | None, typer.Option(help="stop after so long")] = None,
-    fast: Annotated[bool, typer.Option("--fast", help="decode with captured steps")] = False,
+    fast: Annotated[bool, typer.Option("--fast", help="decode on the fast path")] = False,
     quiet: Quiet = False,
 ) -> None:
     """Caption a split with one method or several; run it again to continue."""
@@ -94,7 +94,7 @@ def benchmark(
     new_tokens: NewTokens = 64,
     repeats: Annotated[int, typer.Option(min=1)] = 7,
     compiled: Annotated[
-        bool, typer.Option("--compiled", help="fuse the static decoding step")
+        bool, typer.Option("--compiled", help="fuse the fast path's small kernels")
     ] = False,
     growth: Annotated[str, typer.Option(help="numbers of visual tokens, with commas")] = "",
     agreement: Annotated[
@@ -154,7 +154,7 @@ def scaling(
     batch_size: Batches = "16",
     new_tokens: NewTokens = 64,
     device: Device = None,
-    fast: Annotated[bool, typer.Option("--fast", help="with captured steps, too")] = False,
+    fast: Annotated[bool, typer.Option("--fast", help="on the fast path, too")] = False,
 ) -> None:
     """Images a second by batch size and number of processes, and whether captions differ."""
     from .. import paths

@@ -109,7 +109,7 @@ def agreement(model: Any, record: Measurements, plan: Plan) -> None:
             "tokens": new,
             "same": (found == expected).float().mean().item(),
         }
-        record.put("agreement", row, "method", "dtype")
+        record.put("agreement", row, "method", "dtype", "compiled")
         print(f"{name:<14} {row['dtype']}: {row['same']:.4f} of {2 * new} tokens", flush=True)
 
 

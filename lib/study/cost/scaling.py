@@ -9,7 +9,7 @@ the same batch size; the pace of the middle batch, to which the first one's star
 and how many of the merged records, generated token ids and all but the timings, differ from the
 first count's. Naming a count twice shows what differs by chance. Batches are dealt out whole:
 unless they divide evenly, some processes have one more. With --fast all counts follow once more
-with captured steps (`lib.decoding`), and the file is captioning.json: their gain is over
+on the fast path (`StaticDecoder.repeatable`), and the file is captioning.json: their gain is over
 `generate`, their records are compared with each other.
 """
 
@@ -82,7 +82,7 @@ def record_of(options: Scaling) -> str:
 def command(
     processes: int, batch_size: int, options: Scaling, folder: Path, *, fast: bool = False
 ) -> list[str]:
-    """The command that captions with so many processes into `folder`; fast: with captured steps."""
+    """The command that captions with so many processes into `folder`; fast: on the fast path."""
     launch = []
     if processes > 1:
         with socket.socket() as free:  # a port nobody listens on
@@ -166,10 +166,13 @@ def measure(options: Scaling, path: Path) -> dict[str, Any]:
             for processes in options.processes:
                 place = folder / f"{batch_size}-{processes}{'-fast' if fast else ''}"
                 row, records = run(processes, batch_size, options, place, fast=fast)
-                first, baseline = first or records, baseline or row["images_per_second"]
+                baseline = baseline or row["images_per_second"]
                 row["gain"] = row["images_per_second"] / baseline
-                different = sum(a != b for a, b in zip(records, first, strict=True))
-                row |= {"different_records": different, "same_records": not different}
+                row |= {"different_records": None, "same_records": None}  # the first is alone
+                if first is not None:
+                    different = sum(a != b for a, b in zip(records, first, strict=True))
+                    row |= {"different_records": different, "same_records": not different}
+                first = first or records
                 rows.append(row)
                 write_json(path, document)
                 print(line(row), flush=True)
@@ -178,12 +181,12 @@ def measure(options: Scaling, path: Path) -> dict[str, Any]:
 
 def line(row: Mapping[str, Any]) -> str:
     """One row as text."""
-    same = "the same captions"
-    if not row["same_records"]:
-        same = f"{row['different_records']} OTHER captions"
+    same = {None: "nothing to compare with", True: "the same captions"}.get(
+        row["same_records"], f"{row['different_records']} OTHER captions"
+    )
     return (
         f"{row['processes']} processes, batch {row['batch_size']}"
-        f"{', captured steps' if row['fast'] else ''}: "
+        f"{', fast path' if row['fast'] else ''}: "
         f"{row['images_per_second']:.2f} images/s, {row['gain']:.2f} times the first, "
         f"{row['middle_images_per_second']:.2f} in the middle, "
         f"{row['waiting_share']:.1%} waiting, {same}"

@@ -158,13 +158,14 @@ def _scaling(found: Row) -> str:
 def _captioning(found: Row) -> str:
     rows: dict[tuple[int, bool], Row] = {}
     for row in found["rows"]:
-        rows.setdefault((row["batch_size"], row["fast"]), row)
+        if row["processes"] == 1:
+            rows.setdefault((row["batch_size"], row["fast"]), row)
     lines = []
-    for size in dict.fromkeys(row["batch_size"] for row in found["rows"]):
+    for size in dict.fromkeys(size for size, _ in rows):
         plain, fast = rows[size, False], rows[size, True]
         cells = [f"{size}"]
         for pace in ("images_per_second", "middle_images_per_second"):
             cells += [f"{plain[pace]:.2f}", f"{fast[pace]:.2f}", f"{fast[pace] / plain[pace]:.2f}"]
         lines.append(cells)
     head = ["batch", "`generate`: images a second", "fast path", "times"]
-    return table([*head, "`generate`: middle batch", "fast path", "times"], lines)
+    return table([*head, "`generate`: median batch", "fast path", "times"], lines)

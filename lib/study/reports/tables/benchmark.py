@@ -184,7 +184,9 @@ def scaling(profile: str) -> pd.DataFrame:
             "images/s": [row["images_per_second"] for row in found],
             "gain": [row["gain"] for row in found],
             "waiting for images (%)": [100 * row["waiting_share"] for row in found],
-            "same captions": [row["same_records"] for row in found],
+            "same captions": [
+                DASH if row["same_records"] is None else row["same_records"] for row in found
+            ],
         }
     )
     return frame.set_index(["batch", "processes"]).round(2)

@@ -109,11 +109,13 @@ def _definition(record: Mapping[str, Any]) -> Iterator[str]:
 
 def _agreement(record: Mapping[str, Any]) -> Iterator[str]:
     rows = record.get("agreement", ())
+    fused = [bool(row.get("compiled")) for row in rows]
+    rows = [row for row, own in zip(rows, fused) if own == fused[-1]]
     if rows:
         each = rows[0]["batch"] * rows[0]["tokens"]
         apart = [f"{LABELS[r['method']]} {100 * r['same']:.1f} %" for r in rows if r["same"] < 1]
         result = f"the same but for {', '.join(apart)}" if apart else "every one the same"
-        way = "" if rows[0].get("compiled") else ", not fused,"
+        way = "" if fused[-1] else ", not fused,"
         yield (
             f"Tokens of the fast path{way} against those of generate, {rows[0]['dtype']}, "
             f"{len(rows)} method{'s' if len(rows) > 1 else ''}, {each} tokens each: {result}."
