@@ -10,7 +10,7 @@ import functools
 import inspect
 import warnings
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -122,7 +122,9 @@ def causal_without_mask() -> AbstractContextManager[None]:
     Older releases build a mask then, as while they trace, and with a mask attention has slower
     kernels than the same call has outside of a capture.
     """
-    tracing = masking_utils.is_tracing
+    tracing = getattr(masking_utils, "is_tracing", None)
+    if tracing is None:  # a release that asks elsewhere builds the mask
+        return nullcontext()
 
     def of_values(tensor: Any = None) -> bool:
         return tensor is not None and tracing(tensor)
