@@ -175,8 +175,8 @@ class StaticDecoder:
 
     def _tried(self, given: dict[str, Tensor], *, images_each: int) -> CapturedPrefill | None:
         """A capture; None if the device refuses what the method does: the plain call is right."""
-        # not for a prompt that comes once: to compile for its shape takes longer than to read it
         try:
+            # here alone: to compile for a prompt that comes once takes longer than to read it
             with nullcontext() if self._fused is None else self._fused.used():
                 return self._captured(given, images_each=images_each)
         except RuntimeError as error:

@@ -123,13 +123,14 @@ class FusedLayers:
         self._norms: list[tuple[Any, str, Callable]] = []
         self._mlps: list[tuple[Any, str, Callable]] = []
         for layer in layers:
-            for norm in (layer.input_layernorm, layer.post_attention_layernorm):
-                given = {"weight": norm.weight, "eps": norm.variance_epsilon}
+            (before, *_), (_, after, gate, up, down) = llama_weights(layer)
+            norms = (layer.input_layernorm, before), (layer.post_attention_layernorm, after)
+            for norm, weight in norms:
+                given = {"weight": weight, "eps": norm.variance_epsilon}
                 self._norms.append((norm, "forward", functools.partial(normed, **given)))
-            *_, gate, up, down = llama_weights(layer)[1]
             given = {"gate": gate, "up": up, "down": down}
             self._mlps.append((layer.mlp, "forward", functools.partial(mlp, **given)))
-        # for any length its kernel takes ten times as long: one for each shape
+        # one kernel for each shape: one for all was slower on an H200 (seen, not stored)
         rotated = compiler(_both_rotated, dynamic=False)
         home = sys.modules[type(layers[0].self_attn).__module__]
         self._rotation = home, "apply_rotary_pos_emb", rotated

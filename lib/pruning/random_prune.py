@@ -106,7 +106,7 @@ def content_key(tensor: Tensor) -> Tensor:
     """
     flat = tensor.flatten(1).contiguous()
     bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}[flat.element_size()]
-    # on a CPU working them out takes longer than all the rest
+    # on a CPU they are worked out once; a graph of a GPU may outlive what is remembered
     plain = type(tensor) is Tensor and tensor.device.type == "cpu"
     multipliers = _remembered if plain else _multipliers
     return mix((multipliers(flat.shape[1], flat.device) * flat.view(bits).long()).sum(1))

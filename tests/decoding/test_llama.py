@@ -14,7 +14,7 @@ from lib.decoding.llama import FusedLayers
 from lib.pruning import create
 from lib.pruning.engine import release
 from lib.pruning.families import resolve
-from tests.decoding.test_decoder import Pretended
+from tests.decoding.test_decoder import Pretended, needs_gpu
 from tests.tiny import batch, one, prompt, ragged, tiny_llava
 
 
@@ -22,14 +22,24 @@ def uncompiled(function, *, dynamic):
     return function
 
 
+def counting(calls):
+    """A compiler whose functions note the thread that calls them, and themselves."""
+
+    def compiler(function, *, dynamic):
+        def counted(*args, **kwargs):
+            calls.append((threading.get_ident(), function))
+            return function(*args, **kwargs)
+
+        return counted
+
+    return compiler
+
+
 def states_of(model):
     """What fusing replaces for a while."""
     masks, dynamo = release.masking_utils, torch._dynamo.config
     found = [modeling_llama.apply_rotary_pos_emb, masks.is_tracing, dynamo.recompile_limit]
     return found + [module.forward for module in resolve(model).layers.modules()]
-
-
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
 @pytest.mark.parametrize("name", [None, "fastv", "sparsevlm"])
@@ -62,15 +72,7 @@ def test_other_threads_and_models_are_left_alone():
     models = [tiny_llava(), tiny_llava(seed=1)]
     before = [states_of(model) for model in models]
     calls, inside = [], threading.Event()
-
-    def counting(function, *, dynamic):
-        def counted(*args, **kwargs):
-            calls.append(threading.get_ident())
-            return function(*args, **kwargs)
-
-        return counted
-
-    fused = [FusedLayers(resolve(model).layers, counting) for model in models]
+    fused = [FusedLayers(resolve(model).layers, counting(calls)) for model in models]
 
     def second():
         inside.wait()
@@ -86,9 +88,9 @@ def test_other_threads_and_models_are_left_alone():
         inside.set()
         models[0](**one())
         own = len(calls)
-        assert set(calls) == {threading.get_ident()} and not seen
+        assert {thread for thread, _ in calls} == {threading.get_ident()} and not seen
     thread.join()
-    assert set(calls[own:]) == set(seen)
+    assert {thread for thread, _ in calls[own:]} == set(seen)
     assert [states_of(model) for model in models] == before
 
 
@@ -129,16 +131,8 @@ def test_repeatable_decoders_capture_at_once():
 
 def test_prompts_are_fused_where_they_are_captured():
     model, calls = tiny_llava(), []
-
-    def counting(function, *, dynamic):
-        def counted(*args, **kwargs):
-            calls.append(function)
-            return function(*args, **kwargs)
-
-        return counted
-
     decoder = Pretended(model)
-    decoder._fused = FusedLayers(resolve(model).layers, counting)
+    decoder._fused = FusedLayers(resolve(model).layers, counting(calls))
     for captured in (False, True, False):  # the first of a shape runs plainly, a replay is done
         calls.clear()
         want = model.generate(**one(), do_sample=False, max_new_tokens=4)

@@ -119,8 +119,8 @@ def causal_mask(
 def causal_without_mask() -> AbstractContextManager[None]:
     """In the block attention without padding is causal by its flag while a graph is captured.
 
-    Older releases build a mask then, as while they trace, and with a mask attention has slower
-    kernels than the same call has outside of a capture.
+    Older releases build a mask then, as while they trace; flash attention takes none, so that
+    the same call has other kernels than outside of a capture.
     """
     tracing = getattr(masking_utils, "is_tracing", None)
     if tracing is None:  # a release that asks elsewhere builds the mask

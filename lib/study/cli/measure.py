@@ -45,7 +45,6 @@ def caption(
     quiet: Quiet = False,
 ) -> None:
     """Caption a split with one method or several; run it again to continue."""
-
     from ...decoding import StaticDecoder
     from .. import paths
     from ..captioning import PROMPT, Settings

@@ -29,7 +29,7 @@ class Plan:
     """Options of the benchmark.
 
     methods: names in `METHODS`. generate: those timed through `generate`, too. compiled: fuse the
-    static decoding step. growth: numbers of visual tokens. agreement: compare the static decoder's
+    fast path's small kernels. growth: numbers of visual tokens. agreement: compare that path's
     tokens with those of `generate`, and nothing else. definition: time the scores against theirs.
     layers: before which the first tokens of the methods that can stand there are compared with
     those of `against`, in turn. catalogue: the same for its runs, against the unpruned model.

@@ -1,6 +1,7 @@
 """How fast captioning is by batch size, and over several processes: the same images every time.
 
-    python -m lib scaling --profile shape --processes 1,2,4 --split train --images 1792
+    python -m lib scaling --profile shape --processes 1,2,4 --split train --images 1792 \\
+        --batch-size 64
 
 One process a GPU (or, with --device cpu, several on the processor), launched by accelerate one
 count after another on the same machine. Writes scaling.json of the profile's run: images a second
