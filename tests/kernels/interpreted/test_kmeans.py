@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from lib.clustering import centroid_gram, kmeans
+from lib.clustering import lloyd as reference
 from lib.clustering.kmeans import clusters_of
-from lib.clustering.lloyd import refilled
 from lib.entropy import gram
 from lib.kernels import backend_for
 from tests.kernels.interpreted.kit import interpreted, make, of_mean_one, plainly, signs
@@ -71,47 +71,89 @@ def test_kmeans_of_tokens_as_they_are(kind, longest):
     assert (ours.distances.sum(-1) - plain.distances.sum(-1)).abs().max() < 1e-4 * 70
 
 
-def test_an_empty_cluster_attracts_no_token():
-    from lib.kernels import kmeans as module
+def iterated(matrix, labels, clusters, *, unit=True, n_iter=1, every=5):
+    """What one launch makes of first labels (B, N): labels, counts and distances."""
+    from lib.kernels import lloyd as module
 
+    items, size = labels.shape
+    kind = torch.int32 if unit else torch.int64
+    keys = torch.empty(items, 2, size, dtype=kind)
+    keys[:, 0] = labels
+    norms = matrix.diagonal(dim1=-2, dim2=-1).contiguous()
+    options = {"n_iter": n_iter, "refill_every": every, "unit": unit}
+    return module.lloyd(matrix, norms, keys, torch.empty_like(matrix), clusters, **options)
+
+
+def test_an_empty_cluster_attracts_no_token():
     # A centroid of length 1/2, with four of its tokens farther from it than from the origin, where
     # the mean of an empty cluster would lie.
     tokens = torch.zeros(1, 32, 4)
     tokens[0, :12, 0], tokens[0, 12:16, 0], tokens[0, 16:, 1] = 1, -1, 1
-    labels = torch.tensor([[0] * 16 + [1] * 16], dtype=torch.int32)
-    matrix = gram(tokens)
-    following, done = torch.empty_like(labels), torch.zeros(1, dtype=torch.int32)
-    own = torch.empty(1, 32)
-    module._own_kernel[(2, 1)](matrix, labels, following, own, done, 32, ROWS=16, COLS=128)
-    module._assign_kernel[(1, 1, 1)](
-        matrix, matrix, labels, following, own, done, 32, 3,
-        UNIT=True, ROWS=64, COLS=16, DEPTH=128,
-    )  # fmt: skip
-    assert (following & 4095).tolist() == [[0] * 12 + [1] * 4 + [1] * 16]
-    distances = (following >> 12).float() / 2**16
-    assert distances.tolist() == [[0.25] * 12 + [2.0] * 4 + [0.0] * 16]
+    labels = torch.tensor([[0] * 16 + [1] * 16])
+    found, counts, distances = iterated(gram(tokens), labels, 3, n_iter=2)
+    # they move to the other centroid, at distance 2 - but for the first, which the empty one takes
+    assert found.tolist() == [[0] * 12 + [2] * 4 + [1] * 16]
+    assert counts.tolist() == [[12, 16, 4]]
+    assert distances.abs().max() < 1e-6
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_empty_clusters_get_the_farthest_spare_tokens(seed):
-    from lib.kernels import kmeans as module
-
-    size, clusters = 24, 7
+@pytest.mark.parametrize("n_iter, every", [(1, 5), (3, 5), (4, 2), (7, 5)])
+@pytest.mark.parametrize("unit", [True, False])
+@pytest.mark.parametrize("seed", range(3))
+def test_iterations_from_labels_with_empty_clusters(unit, n_iter, every, seed, monkeypatch):
+    # in powers of two every product, sum and mean of a cluster of 1, 2, 4 ... tokens is exact;
+    # of others the grid is far coarser than the error
+    size, clusters = 40, 11
     generator = torch.Generator().manual_seed(seed)
-    labels = torch.randint(0, 4, (1, size), generator=generator) * 2  # three clusters are empty
-    labels[0, :4] = torch.tensor([0, 2, 4, 6])
-    far = torch.randint(0, 6, (1, size), generator=generator)  # with ties and zeros
-    following = (far.int() << 12) | labels.int()
-    packed, done, missing = torch.zeros_like(following), torch.zeros(1).int(), torch.zeros(1).int()
-    vacant = torch.empty(1, clusters, dtype=torch.int32)
-    module._empty_kernel[(1,)](
-        packed, following, done, missing, vacant, size, clusters, BLOCK=32, BINS=16
+    tokens = signs(size, 16)
+    tokens[1] = torch.randn(size, 16, generator=generator)
+    matrix = gram(tokens) if unit else of_mean_one(tokens).float()
+    labels = torch.randint(0, 4, (2, size), generator=generator) * 2  # seven clusters are empty
+    ours, counts, distances = iterated(
+        matrix, labels, clusters, unit=unit, n_iter=n_iter, every=every
     )
-    assert missing.item() == 3 and vacant[0, :3].tolist() == [1, 3, 5]
-    grid = (2, 1)
-    module._spare_kernel[grid](packed, following, missing, size, BLOCK=32, ROWS=16)
-    module._move_kernel[grid](packed, following, missing, vacant, size, clusters, BLOCK=32, ROWS=16)
-    counts = labels[0].bincount(minlength=clusters).unsqueeze(0)
-    wanted = refilled(labels, far, counts)
-    assert not torch.equal(wanted, labels)
-    assert torch.equal(torch.where(wanted != labels, following, following & 4095), wanted)
+    monkeypatch.setattr(reference, "REFILL_EVERY", every)
+    wanted = reference.lloyd(matrix.double(), labels, clusters, n_iter=n_iter, unit=unit)
+    assert torch.equal(ours, wanted)
+    assert torch.equal(counts, reference.cluster_sizes(wanted, clusters))
+    means = reference.membership(wanted, clusters, torch.float64) / counts.clamp_min(1).unsqueeze(
+        -1
+    )
+    inner = means @ matrix.double() @ means.mT
+    own = (means @ matrix.double()).gather(1, wanted.unsqueeze(1)).squeeze(1)
+    length = inner.diagonal(dim1=-2, dim2=-1).gather(1, wanted)
+    naive = matrix.double().diagonal(dim1=-2, dim2=-1) - 2 * own + length
+    assert (distances - naive).abs().max() < 1e-5
+
+
+def test_the_nearest_token_stays_when_many_clusters_are_empty():
+    # of 16 pairs each token is as far from its centroid: the first of a pair represents it
+    labels = torch.arange(32).expand(1, 32) // 2
+    found, counts, _ = iterated(torch.eye(32).expand(1, 32, 32).contiguous(), labels, 32)
+    assert found[0, ::2].tolist() == list(range(16))
+    assert found[0, 1::2].tolist() == list(range(16, 32))
+    assert bool((counts == 1).all())
+
+
+@pytest.mark.parametrize("n_iter", [4, 7])
+def test_rest_with_an_empty_cluster_may_end(n_iter):
+    # found by search: labels that rest between two searches for empty clusters, with one
+    tokens = torch.randn(40, 24, 3, generator=(generator := torch.Generator().manual_seed(8)))
+    labels = torch.randint(0, 3, (40, 24), generator=generator)
+    matrix, labels = gram(tokens)[1:2], labels[1:2]
+    ours, *_ = iterated(matrix, labels, 9, n_iter=n_iter)
+    assert torch.equal(ours, reference.lloyd(matrix.double(), labels, 9, n_iter=n_iter, unit=True))
+
+
+def test_items_and_tiles_that_take_turns(monkeypatch):
+    from lib.kernels import lloyd as module
+
+    tokens, many = make("themes", 70, items=3), []
+    for rows in (16, 32, 128):
+        monkeypatch.setattr(module, "_ROWS", rows)
+        many.append(kmeans(tokens, 16))
+    one = kmeans(tokens[2], 16)
+    for found in many:
+        assert torch.equal(found.labels, many[0].labels)
+        assert torch.equal(found.labels[2], one.labels)
+        torch.testing.assert_close(found.distances, many[0].distances)
