@@ -14,6 +14,7 @@ import torch
 import triton
 from torch import Tensor
 
+from . import common
 from .resident import _ABSENT, _LARGEST, _left_kernel, _resident_kernel
 
 #: rows of a program; like all that follows the same for every batch: sums are taken in one order
@@ -22,6 +23,8 @@ _ROWS = 16
 _WARPS = 8, 4
 #: registers of a thread where all items are at work at once, and else: they change no number
 _REGISTERS = (128, 255), (128, 168)
+#: bytes that the threads of a program share
+_SHARED = 4096
 #: columns of a table whose rows fit into them, and how many of a wider one are read at once
 _HOLDS, _AT_ONCE = 1024, 512
 #: picks of a block: of an item with that many tokens at most, and of a larger one
@@ -53,12 +56,6 @@ def _parts(count: int) -> tuple[int, int]:
     return (whole // 2, rest) if rest < whole // 2 else (whole, 0)
 
 
-def _room(warps: int, registers: int, device: torch.device) -> int:
-    """How many programs the device holds at once."""
-    cores = torch.cuda.get_device_properties(device).multi_processor_count
-    return cores * (65536 // (registers * 32 * warps))
-
-
 def layout_of(
     items: int, size: int, width: int, device: torch.device, *, spectral: bool
 ) -> Layout | None:
@@ -66,7 +63,7 @@ def layout_of(
     programs, warps, layout = triton.cdiv(size, _ROWS), _WARPS[spectral], None
     columns = _parts(width) if width <= _HOLDS else (_AT_ONCE, 0)
     for registers in (registers[spectral] for registers in _REGISTERS):
-        together = _room(warps, registers, device) // programs
+        together = common._room(warps, registers, _SHARED, device) // programs
         if together:
             layout = Layout(programs, min(items, together), columns, warps, registers)
         if together >= items:

@@ -1,4 +1,4 @@
-"""What the kernels share: a launch on the right device, rounding, tiles, products of indicators."""
+"""What the kernels share: launches, rounding, tiles, products of indicators."""
 
 from __future__ import annotations
 
@@ -29,6 +29,13 @@ def _on_device(function: _Function) -> _Function:
             return function(first, *args, **kwargs)
 
     return wrapped  # type: ignore[return-value]
+
+
+def _room(warps: int, registers: int, shared: int, device: torch.device) -> int:
+    """How many programs of so many bytes of shared memory the device holds at once."""
+    cores = torch.cuda.get_device_properties(device)
+    fit = cores.shared_memory_per_multiprocessor // (shared + 1024)  # of which CUDA takes 1024
+    return cores.multi_processor_count * min(65536 // (registers * 32 * warps), fit)
 
 
 @triton.jit

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from . import blocks
+from . import common
 from .common import _GRID, _plus_dot, _round
 
 _LABEL_BITS = tl.constexpr(12)
@@ -23,8 +23,8 @@ _LABEL_MASK = tl.constexpr(4095)
 _PARTS = tl.constexpr(4294967296.0)
 #: tokens of a tile, clusters beside them at most, and tokens of one product
 _ROWS, _COLS, _DEPTH = 32, 256, 32
-#: warps of a program and registers of a thread
-_WARPS, _REGISTERS = 8, 128
+#: warps of a program, registers of a thread, and bytes that a program's threads share
+_WARPS, _REGISTERS, _SHARED = 8, 128, 28 * 1024
 
 # Squared distances are whole numbers of 1/65536 of the mean squared length (lib.clustering's grid).
 # An assignment is one integer, distance << 12 | cluster: the minimum over clusters is the nearest
@@ -267,7 +267,7 @@ def lloyd(
     (B, N, N) float32.
     """
     items, size, _ = matrix.shape
-    room = max(1, blocks._room(_WARPS, _REGISTERS, matrix.device))
+    room = max(1, common._room(_WARPS, _REGISTERS, _SHARED, matrix.device))
     programs = max(1, min(triton.cdiv(size, _ROWS), room // items))
     together = min(items, room // programs)
     options = {"device": matrix.device}

@@ -63,7 +63,7 @@ def launched(monkeypatch, *, overlap: bool) -> dict:
     monkeypatch.setattr(
         importlib.import_module("lib.kernels.greedy"), "_overlap", lambda _: overlap
     )
-    blocks = importlib.import_module("lib.kernels.blocks")
+    common = importlib.import_module("lib.kernels.common")
     launches: dict = {}
     every = set()
     for module in modules:
@@ -71,7 +71,7 @@ def launched(monkeypatch, *, overlap: bool) -> dict:
             if name.endswith("_kernel"):
                 monkeypatch.setattr(module, name, Recorder(kernel, launches))
                 every.add(name)
-    monkeypatch.setattr(blocks, "_room", lambda *_: 264)  # greedy choices in blocks of picks
+    monkeypatch.setattr(common, "_room", lambda *_: 264)  # greedy choices in blocks of picks
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         tokens = torch.zeros(2, 576, 1024, dtype=dtype)
         kernels.stretched(kernels.gram(tokens), tokens)
@@ -94,7 +94,7 @@ def launched(monkeypatch, *, overlap: bool) -> dict:
     kernels.forward(gains, 2, cover=(table, None))
     kernels.forward(gains, 2, spectral=(matrix, eight, eight), cover=(wide, None))
     kernels.forward(torch.zeros(1, 4096), 2, cover=(torch.zeros(1, 4096, 4200), None))
-    monkeypatch.setattr(blocks, "_room", lambda *_: 0)  # pick by pick
+    monkeypatch.setattr(common, "_room", lambda *_: 0)  # pick by pick
     kernels.forward(gains, 2, spectral=(matrix, eight, eight), cover=(table, None))
     kernels.forward(gains, 2, spectral=(matrix, many, many))
     kernels.forward(gains, 2, cover=(wide, None))
@@ -113,6 +113,8 @@ def test_the_kernels_compile_and_fit(monkeypatch, tmp_path, capability, shared_k
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
+    from lib.kernels import blocks, lloyd
+
     for (name, signature, constants, aligned, warps, registers), kernel in launched(
         monkeypatch, overlap=capability >= 90
     ).items():
@@ -125,7 +127,8 @@ def test_the_kernels_compile_and_fit(monkeypatch, tmp_path, capability, shared_k
         target = GPUTarget("cuda", capability, 32)
         options = {"num_warps": warps} | ({"maxnreg": registers} if registers else {})
         compiled = triton.compile(source, target=target, options=options)
-        assert compiled.metadata.shared <= 1024 * shared_kib, name
         # copies made ahead go through a core's own cache, which does not see what others write
         copies = [line for line in compiled.asm["ttgir"].splitlines() if "async_copy_" in line]
         assert not [line for line in copies if "isVolatile" in line], name
+        needed = {"_lloyd_kernel": lloyd._SHARED, "_resident_kernel": blocks._SHARED}
+        assert compiled.metadata.shared <= needed.get(name, 1024 * shared_kib), name

@@ -47,7 +47,7 @@ def on_the_processor(monkeypatch):
 
     monkeypatch.setattr(dispatch, "_devices", ("cuda", "cpu"))
     # programs run one after the other: one that waits for another needs it to be itself
-    monkeypatch.setattr(blocks, "_room", lambda *_: 1)
+    monkeypatch.setattr(common, "_room", lambda *_: 1)
     monkeypatch.setattr(blocks, "_ROWS", 64)
     # the interpreter multiplies no bfloat16; what stands in for it holds more digits, not fewer
     monkeypatch.setattr(common, "_PART", tl.constexpr(tl.float32))

@@ -102,8 +102,8 @@ def test_weighted_choices(worth, first):
 
 @pytest.mark.parametrize("first, entropy", [(0, 0.0), (3, 1.0)])
 def test_choices_are_the_same_in_blocks_of_picks_and_pick_by_pick(monkeypatch, first, entropy):
-    greedy, blocks = (
-        importlib.import_module(f"lib.kernels.{name}") for name in ("greedy", "blocks")
+    greedy, blocks, common = (
+        importlib.import_module(f"lib.kernels.{name}") for name in ("greedy", "blocks", "common")
     )
     tokens = make("themes", 16, items=2)
     weights = torch.rand(2, 16, generator=torch.Generator().manual_seed(1))
@@ -128,7 +128,7 @@ def test_choices_are_the_same_in_blocks_of_picks_and_pick_by_pick(monkeypatch, f
     monkeypatch.setattr(blocks, "_HOLDS", 15)  # the table does not fit into registers
     monkeypatch.setattr(blocks, "_AT_ONCE", 8)
     assert torch.equal(order(), in_blocks) and turns
-    monkeypatch.setattr(blocks, "_room", lambda *given: 0)
+    monkeypatch.setattr(common, "_room", lambda *given: 0)
     assert torch.equal(order(), in_blocks) and not turns
     monkeypatch.setattr(greedy, "_HELD", 64)  # a wide table is read in parts
     assert torch.equal(order(), in_blocks) and not turns
@@ -155,7 +155,8 @@ def test_empty_clusters_are_never_core():
 
 def test_a_program_that_begins_late_starts_where_the_others_did(monkeypatch):
     blocks = importlib.import_module("lib.kernels.blocks")
-    for name, value in {"_ROWS": 8, "_room": lambda *_: 2, "_PICKS": (4, 4)}.items():
+    monkeypatch.setattr(importlib.import_module("lib.kernels.common"), "_room", lambda *_: 2)
+    for name, value in {"_ROWS": 8, "_PICKS": (4, 4)}.items():
         monkeypatch.setattr(blocks, name, value)
     tokens = make("themes", 16, items=4)
     # The interpreter runs the second program once the first has ended, which waits for nothing:
