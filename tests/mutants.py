@@ -122,6 +122,7 @@ TESTS = {
     ],
     "lib/pruning/engine/images.py": ["tests/pruning/test_images.py"],
     "lib/pruning/engine/passes.py": ["tests/pruning/test_passes.py"],
+    "lib/pruning/engine/prompt.py": ["tests/pruning/test_prompt.py"],
     "lib/pruning/engine/received.py": ["tests/pruning/test_received.py"],
     "lib/pruning/engine/release.py": ["tests/pruning/test_release.py"],
     "lib/pruning/engine/tower.py": [

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..pruning.engine.hooks import Hooks
 from ..pruning.engine.release import CACHE_NAMES, causal_without_mask
 from ..pruning.families import Family
 
@@ -87,9 +88,9 @@ def capture(
     inputs = {name: tensor.clone() for name, tensor in given.items()}
     keys = None if pruner is None else pruner.image_keys
     device = given["input_ids"].device
-    graph, inner = torch.cuda.CUDAGraph(), family.inner
+    graph, hooks = torch.cuda.CUDAGraph(), Hooks()
     try:
-        inner.get_placeholder_mask = placeholders
+        hooks.replace(family.inner, "get_placeholder_mask", placeholders)
         if pruner is not None:
             pruner._current.images_each = images_each
             if keys is not None:
@@ -106,6 +107,6 @@ def capture(
         kept = None if pruner is None else pruner._current.kept
         return CapturedPrefill(graph, inputs, output, kept)
     finally:
-        del inner.get_placeholder_mask
+        hooks.close()
         if pruner is not None:
             pruner._current.images_each, pruner.image_keys = None, keys

@@ -24,7 +24,7 @@ _PARTS = tl.constexpr(4294967296.0)
 #: tokens of a tile, clusters beside them at most, and tokens of one product
 _ROWS, _COLS, _DEPTH = 32, 256, 32
 #: warps of a program, registers of a thread, and bytes that a program's threads share
-_WARPS, _REGISTERS, _SHARED = 8, 128, 28 * 1024
+_WARPS, _REGISTERS, _SHARED = 8, 128, 32 * 1024
 
 # Squared distances are whole numbers of 1/65536 of the mean squared length (lib.clustering's grid).
 # An assignment is one integer, distance << 12 | cluster: the minimum over clusters is the nearest

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
-from ..selection import top_k
 from .engine.attention import LayerAttention, Watch
+from .engine.choice import best
 from .engine.images import ImageTokens
 from .engine.pruner import VisualPruner
 from .random_prune import random_mask, watch_pixels
@@ -45,9 +44,7 @@ class FastV(VisualPruner, name="fastv"):
     def select(self, images: ImageTokens) -> Tensor:
         if self.layer == 0:
             return random_mask(self, images, self.seed)
-        scores = self.score(images)
-        keep = top_k(scores, self.budget(images.tokens), check=False)
-        return torch.zeros_like(scores, dtype=torch.bool).scatter_(1, keep, True)
+        return best(self.score(images), self.budget(images.tokens))
 
 
 def last_row(attention: LayerAttention, pass_: object) -> Tensor:
@@ -55,5 +52,4 @@ def last_row(attention: LayerAttention, pass_: object) -> Tensor:
 
     Averaged over heads; a row sums to at most 1, the rest goes to earlier, cached positions.
     """
-    last = pass_.last(attention.device)
-    return attention.rows(last[:, None])[:, 0]
+    return attention.rows(attention.last(pass_))[:, 0]

@@ -39,8 +39,7 @@ class PyramidDrop(StagedPruner, name="pyramiddrop"):
     def score(self, images: ImageTokens) -> Tensor:
         """Attention of the last token to the visual tokens in the layer ahead, `(n, N)`."""
         attention: LayerAttention = self._ahead(images)
-        last = images.prefill.last(attention.device)
-        return images.take(attention.rows(last[:, None])[:, 0])
+        return images.take(attention.rows(attention.last(images.prefill))[:, 0])
 
     def select(self, images: ImageTokens) -> Tensor:
         return best(log_scale(self.score(images)), self.plan(images.total)[images.stage])

@@ -132,7 +132,7 @@ class WeightedPrune(OwnCount, StatePruner, name="weighted"):
         pass_, device = images.prefill, attention.device
         rows = images.rows.to(device)
         if self.query == "last":
-            places = pass_.last(device)[:, None]
+            places = attention.last(pass_)
             voice = torch.ones(len(rows), 1, device=device)
         else:
             places, real = (found.to(device) for found in pass_.text())

@@ -19,11 +19,11 @@ def quantise(values: Tensor) -> Tensor:
     >>> quantise(torch.tensor([0.0, 1e-6, 0.5, 1.0])).tolist()
     [0.0, 0.0, 32768.0, 65536.0]
     """
-    finite = torch.isfinite(values)
-    low = torch.where(finite, values, torch.inf).amin(-1, keepdim=True)
-    high = torch.where(finite, values, -torch.inf).amax(-1, keepdim=True)
+    finite = values.abs() < torch.inf  # torch.isfinite is four operations
+    low = values.nan_to_num(torch.inf, torch.inf, torch.inf).amin(-1, keepdim=True)
+    high = values.nan_to_num(-torch.inf, -torch.inf, -torch.inf).amax(-1, keepdim=True)
     # Scores that differ by rounding alone must not be spread over the whole grid.
-    span = torch.maximum(high - low, 1e-6 * torch.maximum(low.abs(), high.abs())).clamp_min(1e-30)
+    span = torch.maximum(high - low, 1e-6 * torch.maximum(high, -low)).clamp_min(1e-30)
     return torch.where(finite, ((values - low) / span * _LEVELS).round(), values)
 
 
@@ -113,12 +113,26 @@ def top_k(scores: Tensor, k: int, *, check: bool = True) -> Tensor:
     >>> top_k(torch.tensor([0.1, 0.9, 0.5, 0.9]), 3).tolist()
     [1, 2, 3]
     """
+    return _leading(scores, k, check).sort(dim=-1).values
+
+
+def top_mask(scores: Tensor, k: int, *, check: bool = True) -> Tensor:
+    """`top_k` as a mask (..., N), for which nothing has to be put in order.
+
+    >>> top_mask(torch.tensor([0.1, 0.9, 0.5, 0.9]), 2).tolist()
+    [False, True, False, True]
+    """
+    return mask_of(_leading(scores, k, check), scores.shape[-1])
+
+
+def _leading(scores: Tensor, k: int, check: bool) -> Tensor:
+    """Indices (..., k) of the k largest scores, the largest first."""
     check_k(k, scores.shape[-1], scores.shape)
     if check and bool(scores.isnan().any()):
         where = scores.isnan().nonzero()[0].tolist()
         raise ValueError(f"scores must not be NaN, found one at {where} of {tuple(scores.shape)}")
     scores = scores if scores.dtype == torch.float64 else scores.float()
-    return order_of(scores, descending=True)[..., :k].sort(dim=-1).values
+    return order_of(scores, descending=True)[..., :k]
 
 
 def coverage(tokens: Tensor, mask: Tensor, *, gram: bool = False, check: bool = True) -> Tensor:

@@ -12,7 +12,7 @@ from ..entropy.leave_one_out import scores_of_gram
 from ..entropy.operator import operator_of_gram
 from ..rollout import VARIANTS, rolled_importance
 from .layers import as_layers
-from .ranking import check_k, mask_of, top_k
+from .ranking import check_k, top_mask
 
 
 @torch.no_grad()
@@ -60,4 +60,4 @@ def token_level(
     else:
         each = [scores_of_gram(matrix, method, unit=not gram, **options) for matrix in matrices]
         scores = rolled_importance(each, "scores")
-    return mask_of(top_k(scores, k, check=check), shape[-2])
+    return top_mask(scores, k, check=check)

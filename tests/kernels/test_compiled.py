@@ -84,6 +84,10 @@ def launched(monkeypatch, *, overlap: bool) -> dict:
             matrix, 144, numbers, n_iter=20, refill_every=5, unit=unit
         )
         kernels.centroid_gram(matrix, labels, 144, unit=unit)
+        # what needs most shared memory: rows that are not aligned, and as many clusters as can be
+        kernels.kmeans(torch.zeros(1, 729, 729), 364, numbers, n_iter=2, refill_every=5, unit=unit)
+        most = torch.zeros(1, 4096, 4096)
+        kernels.kmeans(most, 4096, numbers, n_iter=2, refill_every=5, unit=unit)
     for budget in (288, None):
         kernels.choose(torch.zeros(2, 144), counts, labels, distances, cores=72, per_cluster=4,
                        budget=budget)  # fmt: skip

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lib.pruning import VisualPruner
-from lib.pruning.engine.attention import LayerAttention, Watch, ahead, from_projections
+from lib.pruning.engine.attention import LAST, LayerAttention, Watch, ahead, from_projections
 from tests.tiny import IMAGE, TOKENS, batch, prompt, ragged, tiny_llava
 
 
@@ -73,6 +73,43 @@ def test_weights_are_a_softmax_over_the_keys_that_a_query_may_see():
     found = attention.weights(places)
     torch.testing.assert_close(found.double(), want, atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(attention.rows(places), found.mean(1))
+
+
+def test_the_last_position_of_all_rows_needs_no_places(model):
+    inputs, found = batch([prompt(before=4, after=5)] * 2, 2), {}
+
+    def look(pruner, images):
+        pass_ = images.prefill
+        places = pass_.last(torch.device("cpu"))[:, None]
+        for name, one in (
+            ("taken", pruner.watch.taken(pass_)),
+            ("ahead", ahead(pass_, pruner.family)),
+        ):
+            assert one.last(pass_) is LAST
+            found[name] = one.weights(places), one.weights(LAST), one.rows(LAST)
+
+    looked(model, look, inputs)
+    for by_place, last, rows in found.values():
+        assert by_place.shape == last.shape == (2, 4, 1, inputs["input_ids"].shape[1])
+        torch.testing.assert_close(last, by_place, atol=1e-7, rtol=1e-6)
+        torch.testing.assert_close(rows, by_place.mean(1), atol=1e-7, rtol=1e-6)
+
+
+@pytest.mark.parametrize("hides", ["valid", "past", "drafts"])
+def test_places_are_named_where_the_last_position_is_not_all(hides):
+    some = torch.tensor([[True, False, True]])
+    valid, past = (some if hides == name else None for name in ("valid", "past"))
+    attention = LayerAttention(
+        torch.zeros(1, 2, 3, 4), torch.ones(1, 2, 6, 4), 1.0, 3, lambda states, _: states, valid,
+        past,
+    )  # fmt: skip
+    pass_ = SimpleNamespace(drafts=int(hides == "drafts"), last=lambda device: torch.tensor([2]))
+    assert attention.last(pass_).tolist() == [[2]]
+    shares = {"valid": [0.2, 0, 0.2], "past": [0.2] * 3, "drafts": [1 / 6] * 3}
+    found = attention.rows(attention.last(pass_)).flatten().tolist()
+    assert found == pytest.approx(shares[hides])
+    attention.held, pass_.drafts = 0, 0
+    assert (attention.last(pass_) is LAST) == (hides != "valid")
 
 
 def test_weights_by_head_are_the_models_own(model):

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lib.pruning.engine.passes import Current, Kept, Pass, Stage
+from lib.pruning.engine.passes import Current, Doubt, Kept, Pass, Stage
 from lib.pruning.engine.vision import VisionRecord, attach
 
 
@@ -126,6 +126,13 @@ def test_what_is_kept_is_what_the_last_stage_left():
     assert Kept(stages, [1]).masks is stages[2][1]
 
 
+def test_a_doubt_names_the_first_that_is_not_as_it_must_be():
+    doubt = Doubt(torch.tensor([2.0, 3.0]), lambda count: count == 2, "image {}".format)
+    doubt.settle([2.0, 2.0])
+    with pytest.raises(ValueError, match="image 1"):
+        doubt.settle([2.0, 3.0, 4.0])
+
+
 def test_a_thread_begins_outside_of_any_pass():
     current = Current()
     assert current.pass_ is current.record is current.kept is None
@@ -145,6 +152,6 @@ def test_stages_passes_and_threads_share_nothing():
     for name in ("features", "arguments", "marks", "lengths", "row_of", "groups", "attention",
                  "stages", "doubts", "masks", "extra"):  # fmt: skip
         assert not getattr(one, name) and getattr(one, name) is not getattr(other, name)
-    assert one != other and Stage(0).mask is not Stage(0).mask
+    assert one != other and Stage(0).given is not Stage(0).given
     stage = Stage(1)
     assert not stage.filled and stage.held == 0 and stage.columns is stage.hidden is None

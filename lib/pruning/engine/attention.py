@@ -18,6 +18,11 @@ from .sequence import take_rotary
 
 if TYPE_CHECKING:
     from ..families import Family
+    from .passes import Pass
+
+
+#: the last position of every row, where it is what a method asks for and sees every key
+LAST = slice(-1, None)
 
 
 @dataclass(eq=False)
@@ -31,11 +36,11 @@ class LayerAttention:
     the embedding to queries at `(batch, q)` positions.
     """
 
-    queries: Tensor | Callable[[Tensor], Tensor] | None
+    queries: Tensor | Callable[[Tensor | slice], Tensor] | None
     keys: Tensor
     scaling: float
     held: int
-    rotate: Callable[[Tensor, Tensor], Tensor]
+    rotate: Callable[[Tensor, Tensor | slice], Tensor]
     valid: Tensor | None
     past_valid: Tensor | None
     values: Tensor | None = None
@@ -50,32 +55,44 @@ class LayerAttention:
         """The rotated keys of this pass, `(batch, groups, positions, width)`."""
         return self.keys[:, :, self.held :]
 
-    def queries_at(self, places: Tensor, *, rotated: bool = True) -> Tensor:
+    def last(self, pass_: Pass) -> Tensor | slice:
+        """The places `(batch, 1)` of each row's last prompt token; `LAST` where it sees all keys.
+
+        The slice spares what looks places up and hides keys.
+        """
+        if pass_.drafts or self.valid is not None or (self.held and self.past_valid is not None):
+            return pass_.last(self.device)[:, None]
+        return LAST
+
+    def queries_at(self, places: Tensor | slice, *, rotated: bool = True) -> Tensor:
         """Queries `(batch, heads, q, width)` of the positions `places` `(batch, q)`."""
-        places = places.to(self.device)
+        places = places if isinstance(places, slice) else places.to(self.device)
         if callable(self.queries):
             found = self.queries(places)
         else:
             found = gather_heads(self.queries, places)
         return self.rotate(found, places) if rotated else found
 
-    def weights(self, places: Tensor) -> Tensor:
+    def weights(self, places: Tensor | slice) -> Tensor:
         """Attention of the query positions `places` `(batch, q)` over the new positions, by head.
 
         Softmaxed over all keys a query may see, float32 `(batch, heads, q, positions)`; a row sums
         to at most 1, the rest goes to earlier positions. Padding, which sees nothing, gets zeros.
+        places: or `LAST`, as `last` gives them.
         """
         queries = self.queries_at(places)
         batch, heads, asked, width = queries.shape
         groups = self.keys.shape[1]
         queries = queries.view(batch, groups, heads // groups, asked, width)
         logits = (queries @ self.keys[:, :, None].transpose(-1, -2)).float() * self.scaling
+        if isinstance(places, slice):
+            return logits.softmax(-1).flatten(1, 2)[..., self.held :]
         visible = self._visible(places.to(logits.device))
         weights = logits.masked_fill(~visible[:, None, None], float("-inf")).softmax(-1)
         weights = weights.masked_fill(~visible.any(-1)[:, None, None, :, None], 0.0)
         return weights.flatten(1, 2)[..., self.held :]
 
-    def rows(self, places: Tensor) -> Tensor:
+    def rows(self, places: Tensor | slice) -> Tensor:
         """`weights` averaged over heads, `(batch, q, positions)`."""
         return self.weights(places).mean(1)
 
@@ -152,7 +169,9 @@ def ahead(pass_: Any, family: Family) -> LayerAttention:
             made = norm(made.unflatten(-1, (-1, module.head_dim))).flatten(2)
         return by_head(made, module.head_dim)
 
-    def queries(places: Tensor) -> Tensor:
+    def queries(places: Tensor | slice) -> Tensor:
+        if isinstance(places, slice):
+            return project("q", states[:, places])
         index = places[..., None].expand(-1, -1, states.shape[-1])
         return project("q", states.gather(1, index))
 
@@ -174,8 +193,10 @@ def by_head(states: Tensor, width: int) -> Tensor:
     return states.view(*states.shape[:2], -1, width).transpose(1, 2)
 
 
-def gather_heads(states: Tensor, places: Tensor) -> Tensor:
+def gather_heads(states: Tensor, places: Tensor | slice) -> Tensor:
     """`(batch, heads, positions, width)` at `places` `(batch, q)`."""
+    if isinstance(places, slice):
+        return states[:, :, places]
     index = places.to(states.device)[:, None, :, None]
     return states.gather(2, index.expand(-1, states.shape[1], -1, states.shape[3]))
 
@@ -183,7 +204,10 @@ def gather_heads(states: Tensor, places: Tensor) -> Tensor:
 def _rotation(
     family: Family, module: nn.Module, cos: Tensor, sin: Tensor
 ) -> Callable[[Tensor, Tensor], Tensor]:
-    def rotate(states: Tensor, places: Tensor) -> Tensor:
+    def rotate(states: Tensor, places: Tensor | slice) -> Tensor:
+        if isinstance(places, slice):
+            tables = cos[..., places, :], sin[..., places, :]
+            return family.rotate(module, states, states, *tables)[0]
         tables = take_rotary(cos, places), take_rotary(sin, places)
         return family.rotate(module, states, states, *tables)[0]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...selection import top_k
+from ...selection.ranking import top_mask
 
 
 def best(scores: Tensor, count: int) -> Tensor:
@@ -14,8 +14,7 @@ def best(scores: Tensor, count: int) -> Tensor:
     >>> best(torch.tensor([[0.1, 0.9, 0.5]]), 2).tolist()
     [[False, True, True]]
     """
-    keep = top_k(scores, count, check=False)
-    return torch.zeros_like(scores, dtype=torch.bool).scatter_(-1, keep, True)
+    return top_mask(scores, count, check=False)
 
 
 def ranks(scores: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from .attention import LayerAttention, layer_attention
 from .cache import PrunedCache, extend
 from .images import grouped, in_reading_order, locate
 from .passes import Ahead, Kept, Pass, Stage
+from .prompt import captured, placeholders, read_masks
 from .release import arguments, causal_mask, check_lengths, given_cache, inside_backward
 from .sequence import segment_after
 from .vision import VisionRecord, attach, record_of
@@ -49,6 +50,9 @@ class Forward:
         for modality, (_, name) in family.modalities.items():
             if (encode := getattr(family.inner, name, None)) is not None:
                 hooks.replace(family.inner, name, self._encoding(modality, encode))
+        if family.tokens_each() is not None:
+            known = placeholders(self.current, family.inner.get_placeholder_mask)
+            hooks.replace(family.inner, "get_placeholder_mask", known)
         hooks.add(family.language, self._locate, before=True)
         self.pruner.attach(family.model)
         family.install(self.pruner)
@@ -133,7 +137,6 @@ class Forward:
         past = cache.get_seq_length() if cache is not None else 0
         pass_ = Pass(length, past, batch, state, drafts=current.drafts, ids=ids)
         current.drafts = 0
-        self._read_mask(pass_, named.get("attention_mask"))
         if images:
             pass_.arguments = named
             pass_.marks = {
@@ -144,6 +147,7 @@ class Forward:
             for modality in self.family.modalities:
                 if encoded.get(modality) is not None:
                     pass_.features.append((modality, encoded[modality]))
+        read_masks(pass_, named.get("attention_mask"), current)
         current.pass_ = pass_
 
     def _refuse_recomputation(self, module: nn.Module) -> None:
@@ -154,30 +158,6 @@ class Forward:
                 "gradient checkpointing runs layers again after the pass, when nothing is pruned; "
                 "call model.gradient_checkpointing_disable() while pruning"
             )
-
-    def _read_mask(self, pass_: Pass, mask: Any) -> None:
-        if mask is None:
-            return
-        if not isinstance(mask, Tensor) or mask.ndim != 2:
-            kind = f"{mask.ndim} dimensions" if isinstance(mask, Tensor) else type(mask).__name__
-            raise ValueError(
-                f"pruning needs a 2D attention mask or none, got {kind} (static caches and "
-                "prepared 4D masks are not supported)"
-            )
-        if mask.shape[1] != pass_.past + pass_.length:
-            raise ValueError(
-                f"the attention mask covers {mask.shape[1]} positions, but {pass_.past} are cached "
-                f"and {pass_.length} are new: pass one for all {pass_.past + pass_.length}"
-            )
-        pass_.whole = mask.bool()
-        # one decoding step appends one token a row: nothing to read back from the device
-        if pass_.length > 1:
-            valid = pass_.whole[:, pass_.past :]
-            known = self.current.images_each is not None and valid.device.type != "cpu"
-            if known or not bool(valid.all()):
-                pass_.valid = valid
-            if pass_.valid is None and (not pass_.past or bool(pass_.whole.all())):
-                pass_.whole = None
 
     def _encoding(self, modality: str, encode: Callable) -> Callable:
         """`get_image_features` with a record of what the tower did for its images."""
@@ -203,11 +183,11 @@ class Forward:
 
         return encoding
 
-    def _locate(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
+    def _locate(self, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
         """Find the images in the prompt, now that their features are there."""
         pass_ = self.current.pass_
         if pass_ is None or pass_.image_mask is None:
-            return
+            return None
         records = [record_of(features) for _, features in pass_.features]
         lengths = [
             self.family.lengths(
@@ -216,20 +196,28 @@ class Forward:
             for (modality, features), record in zip(pass_.features, records)
         ]
         marks = [pass_.marks[modality] for modality, _ in pass_.features]
-        pass_.arguments, pass_.marks = {}, {}
+        every, pass_.arguments, pass_.marks = len(pass_.marks), {}, {}
         if not any(lengths):
-            return
-        pass_.image_mask = functools.reduce(torch.logical_or, marks)
+            return None
         pass_.lengths = lengths[0] if len(lengths) == 1 else in_reading_order(marks, lengths)
+        found, device = functools.reduce(torch.logical_or, marks), pass_.image_mask.device
+        if len(marks) < every:
+            pass_.image_mask = found.to(device, non_blocking=True)
         each = self.current.images_each
-        rows, columns, pass_.row_of = locate(pass_.image_mask, pass_.lengths, each)
+        rows, columns, pass_.row_of = locate(found, pass_.lengths, each, device)
         pass_.groups = grouped(rows, columns, pass_.lengths, pass_)
-        if each is None or pass_.image_mask.device.type == "cpu":  # not while a graph is captured
+        if not captured(pass_.image_mask, self.current):
             embeddings = kwargs.get("inputs_embeds", args[0] if args else None)
             for images in pass_.groups:
                 stages.check_finite(pass_, images, embeddings)
         known = len(records) == 1 and records[0] is not None
         pass_.encoded_images = records[0].images if known else pass_.images
+        # the model would read a mask that hides nothing back once more; without a cache it would
+        # look for sequences packed into one instead
+        cached = kwargs.get("use_cache") or given_cache(kwargs) is not None
+        if pass_.whole is None and cached and not self.pruner.keeps_all:
+            return args, kwargs | {"attention_mask": None}
+        return None
 
     # ---- the layers ---------------------------------------------------------------------------
 
@@ -241,29 +229,34 @@ class Forward:
             if pass_ is None:
                 _refuse_backward()
                 return None
-            if self.pruner.keeps_all and pass_.state is None:
+            hidden = args[0] if args else kwargs["hidden_states"]
+            if starts and not (self.pruner.keeps_all and pass_.state is None):
+                hidden = self._stage(pass_, index, hidden, kwargs)
+                changed = kwargs | self._given(pass_.stages[-1], hidden, kwargs)
+                if args:
+                    return (hidden, *args[1:]), changed
+                return args, changed | {"hidden_states": hidden}
+            if not pass_.stages:
                 if index == self.layers[0]:
                     self._keep_all(pass_)
                 return None
-            hidden = args[0] if args else kwargs["hidden_states"]
-            if starts:
-                hidden = self._stage(pass_, index, hidden, kwargs)
-            stage = pass_.stage
-            mask, renumbered = _on(stage.mask, hidden.device), _renumbered(stage)
-            if not starts and not renumbered and mask is kwargs.get("attention_mask"):
+            given = self._given(pass_.stages[-1], hidden, kwargs)
+            if len(given) == 1 and given["attention_mask"] is kwargs.get("attention_mask"):
                 return None  # a step that decodes one row: nothing is different
-            changed = kwargs | {"attention_mask": mask}
-            if renumbered:
-                if hidden.device not in stage.moved:
-                    stage.moved[hidden.device] = stages.positions(
-                        self.family, stage, kwargs, hidden
-                    )
-                changed |= stage.moved[hidden.device]
-            if args:
-                return (hidden, *args[1:]), changed
-            return args, changed | {"hidden_states": hidden}
+            return args, kwargs | given
 
         return hook
+
+    def _given(self, stage: Stage, hidden: Tensor, kwargs: dict) -> dict[str, Any]:
+        """What the layers of a stage get instead of the model's own, worked out once a device."""
+        given = stage.given.get(hidden.device)
+        if given is None:
+            mask = stage.mask
+            given = {"attention_mask": mask.to(hidden.device) if isinstance(mask, Tensor) else mask}
+            if _renumbered(stage):
+                given |= stages.positions(self.family, stage, kwargs, hidden)
+            stage.given[hidden.device] = given
+        return given
 
     def _keep_all(self, pass_: Pass) -> None:
         if pass_.groups:
@@ -292,8 +285,7 @@ class Forward:
         past = self._past_visible(pass_, index, stage.held)
         keys = stages.joined(past, stage.key_mask, stage.held, length, hidden)
         config = self.family.language.config
-        mask = causal_mask(config, hidden, length=length, held=stage.held, key_mask=keys)
-        stage.mask[hidden.device] = mask
+        stage.mask = causal_mask(config, hidden, length=length, held=stage.held, key_mask=keys)
         before = pass_.state.at(index) if pass_.state is not None else None
         stages.renumber(self.pruner, pass_, stage, before, kwargs)
         if cache is not None:
@@ -312,10 +304,7 @@ class Forward:
         """The layer about to run, with what it would be given if this stage dropped nothing."""
         rotary, last = kwargs["position_embeddings"], pass_.stage
         if last is not None and _renumbered(last):
-            given = last.moved.get(hidden.device)
-            if given is None:
-                given = stages.positions(self.family, last, kwargs, hidden)
-            rotary = given["position_embeddings"]
+            rotary = self._given(last, hidden, kwargs)["position_embeddings"]
         keys = None
         if cache is not None and len(cache.layers) > index:
             keys = cache.layers[index].keys if cache.layers[index].get_seq_length() else None
@@ -391,10 +380,3 @@ def _given(value: Any) -> bool:
 def _renumbered(stage: Stage) -> bool:
     """True if layers of a stage are given other positions than the model's."""
     return stage.columns is not None or stage.ids is not None
-
-
-def _on(masks: dict[torch.device, Any], device: torch.device) -> Any:
-    if device not in masks:  # layers spread over several devices
-        mask = next(iter(masks.values()))
-        masks[device] = mask.to(device) if isinstance(mask, Tensor) else mask
-    return masks[device]

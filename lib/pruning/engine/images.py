@@ -106,23 +106,25 @@ class ImageTokens:
 
 
 def locate(
-    image_mask: Tensor, lengths: list[int], each: int | None
+    image_mask: Tensor, lengths: list[int], each: int | None, device: torch.device | None = None
 ) -> tuple[Tensor, Tensor, list[int]]:
     """Rows and columns `(tokens,)` of all image tokens in reading order, and the row of each image.
 
-    image_mask: bool `(batch, positions)`; lengths: tokens of each image, in reading order; each:
-    images in every row, if known, so that nothing has to be read back from the device.
+    image_mask: bool `(batch, positions)`, on the CPU if the host may look at it; lengths: tokens of
+    each image, in reading order; each: images in every row, for a mask that is elsewhere; device:
+    where the answer is wanted (None: where the mask is).
 
     Raises `ValueError` if the prompt holds another number of image tokens, or an image would begin
     in one row and end in the next.
     """
-    total, device = sum(lengths), image_mask.device
-    if each is None or device.type == "cpu":
-        marks = image_mask.cpu()  # the host has to look at it anyway, and launches nothing for it
-        per_row = marks.sum(1).tolist()
+    total = sum(lengths)
+    if each is None or image_mask.device.type == "cpu":
+        per_row = image_mask.sum(1).tolist()
         if sum(per_row) != total:
             raise ValueError(_mismatch(sum(per_row), lengths))
-        rows, columns = marks.nonzero().to(device).unbind(1)
+        # the copy is staged at once, so that nothing has to be waited for
+        found = image_mask.nonzero().to(device or image_mask.device, non_blocking=True)
+        rows, columns = found.unbind(1)
         return rows, columns, _rows_of(lengths, per_row)
     row_of = [ordinal // each for ordinal in range(len(lengths))]
     # finding their number would make the host wait

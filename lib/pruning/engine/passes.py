@@ -7,7 +7,7 @@ reaches the next pass, another thread, or survives an exception.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -31,7 +31,7 @@ class Pass:
     image_mask: bool `(batch, length)`, True for image tokens; None: no image in this pass.
     features: what the vision tower encoded for it, with the modality.
     arguments, marks: what the model was called with, and where the placeholders of each modality
-        are, until the images are found.
+        are (on the CPU, but while a graph is captured), until the images are found.
     lengths, row_of: visual tokens and row of each image, in reading order. groups: the images as
         they enter the next stage. entering: the hidden states that enter the stage at work; ahead:
         the layer behind that stage. extra: whatever else a method keeps for the pass.
@@ -191,6 +191,7 @@ class Stage:
     held: keys of earlier passes that the layers hold.
     ids: position ids `(batch, positions)` if they were renumbered; shift: by how much the tokens
         behind have moved to the front, `(batch, 1)`.
+    mask: for the model's attention; given: the arguments that layers get instead of the model's.
     """
 
     layer: int
@@ -202,8 +203,8 @@ class Stage:
     ids: Tensor | None = None
     shift: Tensor | None = None
     segment: Segment | None = None
-    mask: dict[torch.device, Any] = field(default_factory=dict, repr=False)
-    moved: dict[torch.device, dict[str, Any]] = field(default_factory=dict, repr=False)
+    mask: Any = field(default=None, repr=False)
+    given: dict[torch.device, dict[str, Any]] = field(default_factory=dict, repr=False)
 
 
 @dataclass(eq=False)
@@ -223,11 +224,20 @@ class Ahead:
 
 @dataclass(eq=False)
 class Doubt:
-    """Something that must be true of every image, read back from the device after the pass."""
+    """Something that must be true of every image, read back from the device after the pass.
 
-    good: Tensor  # bool (n,)
-    ordinals: list[int]
+    found: `(n,)`; holds: what must be true of each; message: what to say of the first that fails.
+    """
+
+    found: Tensor
+    holds: Callable[[float], bool]
     message: Callable[[int], str]
+
+    def settle(self, values: Sequence[float]) -> None:
+        """Raise `ValueError` for the first of what was found, now on the host, that is not true."""
+        for i, value in enumerate(values):
+            if not self.holds(value):
+                raise ValueError(self.message(i))
 
 
 @dataclass(eq=False)

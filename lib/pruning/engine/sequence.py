@@ -101,7 +101,7 @@ def shortened(stay: Tensor, keys: Tensor | None, longest: int) -> Tensor:
 
     A stable sort moves what is dropped to the front, so that rows stay aligned at their end.
     """
-    ranked = stay.to(torch.uint8) if keys is None else torch.where(stay, keys, -1)
+    ranked = stay.view(torch.uint8) if keys is None else torch.where(stay, keys, -1)
     return torch.sort(ranked, dim=1, stable=True).indices[:, stay.shape[1] - longest :]
 
 
@@ -214,10 +214,14 @@ def segment_after(
     columns = hidden = None
     if new is not None or (before is not None and before.columns is not None):
         new = _in_order(pass_, pass_.past, length, device) if new is None else new
-        columns = torch.cat([_old_columns(pass_, before, stage.held, device), new], 1)
+        columns = new
+        if stage.held:
+            columns = torch.cat([_old_columns(pass_, before, stage.held, device), new], 1)
     if stage.hidden is not None or (before is not None and before.hidden is not None):
         new = _shown(pass_, length, device) if stage.hidden is None else stage.hidden
-        hidden = torch.cat([_old_hidden(pass_, before, stage.held, device), new], 1)
+        hidden = new
+        if stage.held:
+            hidden = torch.cat([_old_hidden(pass_, before, stage.held, device), new], 1)
     filled = stage.filled or (before is not None and before.filled)
     seen = pass_.past + pass_.length
     return Segment(stage.layer, seen, columns, filled, hidden, stage.shift)

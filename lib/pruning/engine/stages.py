@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -119,19 +119,22 @@ def _counts(
         return [kept] * images.count
     if _counts_are_bounds(pruner, pass_):
         return [pruner.most(tokens)] * images.count
-    found = choice.counts if isinstance(choice, Chosen) else choice.sum(1)
     if promised is None:
-        counts = found.tolist()
+        counts = (choice.counts if isinstance(choice, Chosen) else choice.sum(1)).tolist()
         if not all(counts):
             raise ValueError(
                 f"{who}.select keeps nothing of image {images.ordinals[counts.index(0)]}"
             )
         return counts
+    # as what `check_finite` finds, which travels with it
+    found = (
+        choice.counts.float() if isinstance(choice, Chosen) else choice.sum(1, dtype=torch.float)
+    )
 
     def message(i: int) -> str:
         return _broken_promise(who, promised, images, int(found[i]), images.ordinals[i])
 
-    _must_hold(pass_, found == promised, images.ordinals, message)
+    _must_hold(pass_, found, lambda count: count == promised, message)
     return [promised] * images.count
 
 
@@ -157,7 +160,7 @@ def check_finite(pass_: Pass, images: ImageTokens, embeddings: Tensor) -> None:
     embeddings: `(B, L, D)` as they enter the language model, whose layers would spread them.
     """
     # zero times anything finite is zero; torch.isfinite alone is four operations
-    finite = images.take(embeddings).flatten(1).mul(0).sum(1) == 0
+    nothing = images.take(embeddings).flatten(1).mul(0).sum(1)
 
     def message(i: int) -> str:
         return (
@@ -165,26 +168,28 @@ def check_finite(pass_: Pass, images: ImageTokens, embeddings: Tensor) -> None:
             "the image, or the precision of the vision tower"
         )
 
-    _must_hold(pass_, finite, images.ordinals, message)
+    _must_hold(pass_, nothing, lambda value: value == 0, message)
 
 
-def _must_hold(pass_: Pass, good: Tensor, ordinals: list[int], message: Any) -> None:
-    """Raise at once where looking costs nothing, else when the pass is over."""
-    if good.device.type != "cpu":
-        pass_.doubts.append(Doubt(good, ordinals, message))
-    elif not bool(good.all()):
-        raise ValueError(message(int((~good).nonzero()[0])))
+def _must_hold(
+    pass_: Pass, found: Tensor, holds: Callable[[float], bool], message: Callable[[int], str]
+) -> None:
+    """Look at once where it costs nothing, else when the pass is over."""
+    doubt = Doubt(found, holds, message)
+    if found.device.type == "cpu":
+        doubt.settle(found.tolist())
+    else:
+        pass_.doubts.append(doubt)
 
 
 def settle(pass_: Pass) -> None:
     """Read back what had to be true; raises `ValueError` for the first that was not."""
     if not pass_.doubts or torch.cuda.is_current_stream_capturing():
         return
-    flags = torch.cat([doubt.good for doubt in pass_.doubts]).tolist()
+    values = torch.cat([doubt.found for doubt in pass_.doubts]).tolist()
     for doubt in pass_.doubts:
-        own, flags = flags[: len(doubt.good)], flags[len(doubt.good) :]
-        if not all(own):
-            raise ValueError(doubt.message(own.index(False)))
+        own, values = values[: len(doubt.found)], values[len(doubt.found) :]
+        doubt.settle(own)
 
 
 def _lengths(
@@ -241,7 +246,7 @@ def positions(family: Family, stage: Stage, kwargs: dict, hidden: Tensor) -> dic
         ids = stage.ids.to(hidden.device)
         rotary = family.rotary(hidden, ids)
         return {"position_embeddings": rotary, "position_ids": ids}
-    index = stage.columns.clamp(min=0).to(hidden.device)
+    index = (stage.columns.clamp(min=0) if stage.filled else stage.columns).to(hidden.device)
     tables = kwargs["position_embeddings"]
     ids = kwargs.get("position_ids")
     return {

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 import torch
 
-from lib.clustering import kmeans
+from lib.clustering import lloyd as reference
+from lib.entropy import gram
 from lib.selection import Worth, weighted
 from tests.kernels.interpreted.kit import interpreted, make, plainly
 
@@ -84,12 +85,18 @@ def test_programs_that_wait_for_each_other(monkeypatch, cover, entropy, first, h
 def test_programs_that_meet(monkeypatch, room):
     lloyd, common = (importlib.import_module(f"lib.kernels.{n}") for n in ("lloyd", "common"))
     kernel = AtOnce(lloyd._lloyd_kernel)
-    monkeypatch.setattr(lloyd, "_lloyd_kernel", kernel)
-    monkeypatch.setattr(lloyd, "_ROWS", 16)
+    for name, value in {"_lloyd_kernel": kernel, "_ROWS": 16}.items():
+        monkeypatch.setattr(lloyd, name, value)
     monkeypatch.setattr(common, "_room", lambda *_: room)
-    # some tokens are copies, and clusters run empty: programs meet up to four times an iteration
-    tokens = make("duplicates", 40, items=3)
-    found = kmeans(tokens, 16)
-    reference = plainly(lambda: kmeans(tokens, 16))
-    assert torch.equal(found.labels, reference.labels) and kernel.programs == room
-    assert (found.distances - reference.distances).abs().max() < 1e-5
+    # seven clusters are empty at first: without one of the meetings the labels are others
+    generator = torch.Generator().manual_seed(3)
+    matrix = gram(torch.randn(3, 40, 16, generator=generator))
+    labels = torch.randint(0, 4, (3, 40), generator=generator) * 2
+    keys = torch.empty(3, 2, 40, dtype=torch.int32)
+    keys[:, 0] = labels
+    options = {"n_iter": 7, "unit": True}
+    found, *_ = lloyd.lloyd(
+        matrix, matrix, keys, torch.empty_like(matrix), 11, refill_every=5, **options
+    )
+    assert torch.equal(found, reference.lloyd(matrix.double(), labels, 11, **options))
+    assert kernel.programs == room
