@@ -64,7 +64,7 @@ class First(VisualPruner):
 #: Operations of a prompt beyond an unpruned model's, views included. The engine's: three for the
 #: masks that are read back, seven to see that features are finite, five to see that the promised
 #: number stays, and what cuts the sequence and its rotary tables; less those that transformers
-#: compares two counts with. RandomPrune mixes bits three times, which a GPU does in a launch each.
+#: compares two counts with. RandomPrune mixes bits three times, in a dozen operations each.
 MOST = {"first": 35, "random": 80, "fastv": 92}
 
 

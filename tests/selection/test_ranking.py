@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from lib.entropy import gram
 from lib.selection import coverage, top_k
-from lib.selection.ranking import best, order_of, quantise, rank_of
+from lib.selection.ranking import best, order_of, quantise, rank_of, top_mask
 from tests import reference
 from tests.reference import make_tokens
 
@@ -28,6 +28,21 @@ def test_top_k_ignores_rounding_but_not_differences():
     for k in range(1, 51):
         assert torch.equal(top_k(scores, k), top_k(scores + noise, k))
     assert top_k(torch.full((6,), 0.7) + 1e-9 * torch.rand(6), 3).tolist() == [0, 1, 2]
+
+
+def test_top_k_tells_apart_what_only_float64_does():
+    scores = 1 + 1e-8 * torch.tensor([0.0, 3.0, 1.0, 2.0], dtype=torch.float64)
+    assert top_k(scores, 2).tolist() == [1, 3]
+    assert top_k(scores.float(), 2).tolist() == [0, 1]  # equal ones, the first of them
+
+
+@pytest.mark.parametrize("k", [1, 3, 7])
+def test_the_mask_of_the_largest_is_that_of_their_indices(k):
+    scores = torch.randn(2, 3, 7, generator=torch.Generator().manual_seed(0)).round(decimals=1)
+    mask = torch.zeros_like(scores, dtype=torch.bool).scatter_(-1, top_k(scores, k), True)
+    assert torch.equal(top_mask(scores, k), mask)
+    with pytest.raises(ValueError, match="NaN"):
+        top_mask(scores.masked_fill(mask, torch.nan), k)
 
 
 def test_top_k_takes_minus_infinity_last_and_refuses_nan():

@@ -30,10 +30,10 @@ class LayerAttention:
     """What one attention layer computed for a pass, as far as a method asked for it.
 
     queries: `(batch, heads, positions, width)` before the rotary embedding; a function of places
-    `(batch, q)` where only a few are wanted. keys: the same with it, those of earlier passes
-    included, a head for each group of queries. values: `(batch, groups, positions, width)` of the
-    new positions, if asked for. held: how many of the keys are of earlier passes. rotate: applies
-    the embedding to queries at `(batch, q)` positions.
+    `(batch, q)`, or `LAST`, where only a few are wanted. keys: the same with it, those of earlier
+    passes included, a head for each group of queries. values: `(batch, groups, positions, width)`
+    of the new positions, if asked for. held: how many of the keys are of earlier passes. rotate:
+    applies the embedding to queries at `(batch, q)` positions, or `LAST`.
     """
 
     queries: Tensor | Callable[[Tensor | slice], Tensor] | None
@@ -203,7 +203,7 @@ def gather_heads(states: Tensor, places: Tensor | slice) -> Tensor:
 
 def _rotation(
     family: Family, module: nn.Module, cos: Tensor, sin: Tensor
-) -> Callable[[Tensor, Tensor], Tensor]:
+) -> Callable[[Tensor, Tensor | slice], Tensor]:
     def rotate(states: Tensor, places: Tensor | slice) -> Tensor:
         if isinstance(places, slice):
             tables = cos[..., places, :], sin[..., places, :]

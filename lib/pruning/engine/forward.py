@@ -50,7 +50,7 @@ class Forward:
         for modality, (_, name) in family.modalities.items():
             if (encode := getattr(family.inner, name, None)) is not None:
                 hooks.replace(family.inner, name, self._encoding(modality, encode))
-        if family.tokens_each() is not None:
+        if family.tokens_each() is not None and [*family.modalities] == ["image"]:
             known = placeholders(self.current, family.inner.get_placeholder_mask)
             hooks.replace(family.inner, "get_placeholder_mask", known)
         hooks.add(family.language, self._locate, before=True)

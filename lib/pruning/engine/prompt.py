@@ -71,8 +71,8 @@ def _read_back(masks: Sequence[Tensor]) -> list[Tensor]:
 def placeholders(current: Current, ask: Callable) -> Callable:
     """transformers' `get_placeholder_mask`, which waits for the tower to compare two counts.
 
-    For a family whose images all have as many tokens, so that the host knows both. Where they
-    differ transformers says so.
+    For a family without videos, whose placeholders are all of images: the host has read them back.
+    Where the counts differ transformers says so.
     """
 
     @functools.wraps(ask)

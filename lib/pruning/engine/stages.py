@@ -186,7 +186,8 @@ def settle(pass_: Pass) -> None:
     """Read back what had to be true; raises `ValueError` for the first that was not."""
     if not pass_.doubts or torch.cuda.is_current_stream_capturing():
         return
-    values = torch.cat([doubt.found for doubt in pass_.doubts]).tolist()
+    device = pass_.doubts[0].found.device  # layers may be spread over several
+    values = torch.cat([doubt.found.to(device) for doubt in pass_.doubts]).tolist()
     for doubt in pass_.doubts:
         own, values = values[: len(doubt.found)], values[len(doubt.found) :]
         doubt.settle(own)

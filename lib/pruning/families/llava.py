@@ -32,6 +32,8 @@ class Llava(Family):
         return geometry.patches(self.config)
 
     def tokens_each(self) -> int | None:
+        if not hasattr(getattr(self.tower, "vision_model", self.tower), "embeddings"):
+            return None  # Pixtral's images have as many as their shapes ask for
         return self.patches() + self.class_tokens - self.skipped
 
     def grid(self) -> tuple[int, int] | None:
