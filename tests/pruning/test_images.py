@@ -84,6 +84,13 @@ def test_the_order_of_a_long_prompt_is_kept_elsewhere():
     assert torch.equal(torch.stack([own, columns], 1), mask.nonzero()) and row_of == [0, 1]
 
 
+def test_the_answer_goes_where_it_is_wanted():
+    mask = torch.tensor([[False, True, True, False]])
+    rows, columns, row_of = locate(mask, [2], None, torch.device("meta"))
+    assert rows.device.type == columns.device.type == "meta" and len(rows) == 2 and row_of == [0]
+    assert locate(mask, [2], None)[1].tolist() == [1, 2]
+
+
 @pytest.mark.parametrize("each", [None, 1, 2])
 def test_another_number_of_placeholders_is_named_whatever_is_known_of_the_rows(each):
     mask, _, _ = written([[(3, True)], [(3, True)]])

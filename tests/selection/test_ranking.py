@@ -68,6 +68,15 @@ def test_coverage():
         coverage(tokens, torch.zeros(30, dtype=torch.bool))
 
 
+def test_coverage_of_several_items_is_each_ones():
+    tokens = torch.stack([make_tokens("gaussian", 12, seed=seed) for seed in range(2)])
+    masks = torch.arange(12) % torch.tensor([[3], [4]]) == 0
+    each = [coverage(own, mask) for own, mask in zip(tokens, masks)]
+    torch.testing.assert_close(coverage(tokens, masks), torch.stack(each))
+    with pytest.raises(ValueError, match=r"of shape \(2, 12\), got torch.bool of shape \(12,\)"):
+        coverage(tokens, masks[0])
+
+
 def test_order_and_rank_are_inverse_and_ties_go_by_index():
     values = torch.tensor([[3.0, 1.0, 3.0, -torch.inf], [0.0, 0.0, 0.0, 0.0]])
     assert order_of(values, descending=True).tolist() == [[0, 2, 1, 3], [0, 1, 2, 3]]
