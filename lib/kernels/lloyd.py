@@ -45,12 +45,13 @@ def _largest(kind: tl.constexpr):
 
 
 @triton.jit
-def _meet(counter, expected):
-    """Wait for all programs of the item, and see what they have written."""
+def _meet(counter, before, programs):
+    """Wait for all programs of the item, to see what they wrote; how many arrivals there were."""
     tl.debug_barrier()  # what a program's other threads have written comes before its arrival
     arrived = tl.atomic_add(counter, 1, sem="acq_rel") + 1
-    while arrived < expected:
+    while arrived < before + programs:
         arrived = tl.atomic_add(counter, 0, sem="acquire")
+    return before + programs
 
 
 @triton.jit
@@ -197,7 +198,7 @@ def _lloyd_kernel(
         now = keys + item * 2 * size
         then = now + size
         step = 0
-        expected = 0
+        met = 0
         going = step <= n_iter
         while going:
             label = (_shared(now + at, inside) & _LABEL_MASK).to(tl.int32)
@@ -208,15 +209,13 @@ def _lloyd_kernel(
             for tile in range(first, tiles, programs):
                 rows = tile * ROWS + tl.arange(0, ROWS)
                 _add_up(matrix, mine, sum_of, within, rows, size, clusters, COLS, DEPTH)
-            expected += programs
-            _meet(meetings + item, expected)
+            met = _meet(meetings + item, met, programs)
             going = step < n_iter
             if going:
                 for tile in range(first, tiles, programs):
                     rows = tile * ROWS + tl.arange(0, ROWS)
                     _assign(norm, sum_of, within, count_of, then, rows, size, clusters, UNIT, COLS)
-                expected += programs
-                _meet(meetings + item, expected)
+                met = _meet(meetings + item, met, programs)
                 label = (_shared(then + at, inside) & _LABEL_MASK).to(tl.int32)
                 before = tl.load(mine + at, mask=inside, other=0)
                 changed = tl.sum(((before != label) & inside).to(tl.int32), axis=0)
@@ -228,13 +227,11 @@ def _lloyd_kernel(
                     tl.store(empty_of + rank, bins, mask=empty)
                     for tile in range(first, tiles, programs):
                         _spare(then, now, tile * ROWS + tl.arange(0, ROWS), size, DEPTH)
-                    expected += programs
-                    _meet(meetings + item, expected)
+                    met = _meet(meetings + item, met, programs)
                     for tile in range(first, tiles, programs):
                         rows = tile * ROWS + tl.arange(0, ROWS)
                         _move(then, now, empty_of, missing, rows, size, DEPTH)
-                    expected += programs
-                    _meet(meetings + item, expected)
+                    met = _meet(meetings + item, met, programs)
                 going = (missing > 0) | (changed > 0)  # else nothing that follows changes
                 if going:
                     within += clusters

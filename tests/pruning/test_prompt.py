@@ -10,20 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from transformers import (
-    LlamaConfig,
-    LlavaConfig,
-    LlavaForConditionalGeneration,
-    PixtralVisionConfig,
-)
 
-from lib.decoding import prefill
 from lib.kernels import use_kernels
 from lib.pruning import create
 from lib.pruning.engine.passes import Current, Pass
 from lib.pruning.engine.prompt import captured, placeholders, read_masks
-from lib.pruning.engine.release import cache_of
-from lib.pruning.families import resolve
 from tests.tiny import one, tiny_llava
 
 PADDED, SHOWN = torch.tensor([[0, 1, 1, 1], [1, 1, 1, 1]]), torch.ones(2, 4, dtype=torch.int64)
@@ -151,32 +142,3 @@ def test_placeholders_are_counted_where_the_host_knows_them():
     named = {"inputs_embeds": embeddings, "image_features": image}
     assert len(asked) == 3 and asked[0] == asked[2] == ((PADDED,), named)
     assert asked[1][1]["image_features"] is other
-
-
-def test_images_of_any_shape_are_pruned_each_by_its_own_number():
-    """Pixtral's tower has no table of positions, and as many patches as the shape asks for."""
-    torch.manual_seed(0)
-    vision = PixtralVisionConfig(
-        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        image_size=64, patch_size=8,
-    )  # fmt: skip
-    language = LlamaConfig(
-        hidden_size=32, intermediate_size=64, num_hidden_layers=4, num_attention_heads=4,
-        vocab_size=96,
-    )  # fmt: skip
-    config = LlavaConfig(
-        vision_config=vision, text_config=language, image_token_index=90,
-        vision_feature_layer=-1, vision_feature_select_strategy="full",
-    )  # fmt: skip
-    model = LlavaForConditionalGeneration(config).eval()
-    ids = torch.tensor([[1, 5, *[90] * 64, 7, *[90] * 32, 8]])
-    inputs = {
-        "input_ids": ids,
-        "pixel_values": torch.randn(2, 3, 64, 64),
-        "image_sizes": torch.tensor([[64, 64], [32, 64]]),
-    }
-    with torch.no_grad(), create("fastv", keep=0.5, layer=2)(model) as pruner:
-        cache = cache_of(model(**inputs, use_cache=True))
-    assert [(len(mask), int(mask.sum())) for mask in pruner.kept_masks] == [(64, 32), (32, 16)]
-    assert [layer.get_seq_length() for layer in cache.layers] == [100] * 2 + [52] * 2
-    assert prefill.refusal(resolve(model), None).endswith("differ in length")

@@ -145,17 +145,18 @@ class PrunedCache(DynamicCache):
         return held
 
     def update(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        owner = None if self.visual is None else self.visual.owner()
-        if self.visual is not None and (owner is None or not owner.in_pass):
+        if self.visual is not None:
+            owner = self.visual.owner()
             if owner is None or not owner.active:
                 raise RuntimeError(
                     "this cache was pruned inside a with-block that has ended; decode inside it, "
                     "or start from a new prompt"
                 )
-            raise RuntimeError(
-                "a pruned cache needs the model's own forward; call the model (or its inner "
-                "model) instead of its language model or a layer"
-            )
+            if not owner.in_pass:
+                raise RuntimeError(
+                    "a pruned cache needs the model's own forward; call the model (or its inner "
+                    "model) instead of its language model or a layer"
+                )
         return super().update(*args, **kwargs)
 
     def crop(self, tokens_to_remove: int) -> None:

@@ -4,11 +4,19 @@ import math
 
 import pytest
 import torch
-from transformers import AttentionInterface
+from transformers import (
+    AttentionInterface,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    PixtralVisionConfig,
+)
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
-from lib.pruning import VisualPruner
+from lib.decoding import prefill
+from lib.pruning import VisualPruner, create
 from lib.pruning.engine import tower
+from lib.pruning.engine.release import cache_of
 from lib.pruning.families import resolve
 from tests.pruning.families.tiny import ALL, LLAVA, MORE, ONEVISION, SMOLVLM, Picture
 
@@ -287,3 +295,32 @@ def test_padding_of_an_image_receives_no_attention():
     )
     for own in found:
         assert float(own[:8].min()) > 0 and float(own[8:].max()) == 0
+
+
+def test_images_of_any_shape_are_pruned_each_by_its_own_number():
+    """Pixtral's tower has no table of positions, and as many patches as the shape asks for."""
+    torch.manual_seed(0)
+    vision = PixtralVisionConfig(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        image_size=64, patch_size=8,
+    )  # fmt: skip
+    language = LlamaConfig(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=4, num_attention_heads=4,
+        vocab_size=96,
+    )  # fmt: skip
+    config = LlavaConfig(
+        vision_config=vision, text_config=language, image_token_index=90,
+        vision_feature_layer=-1, vision_feature_select_strategy="full",
+    )  # fmt: skip
+    model = LlavaForConditionalGeneration(config).eval()
+    ids = torch.tensor([[1, 5, *[90] * 64, 7, *[90] * 32, 8]])
+    inputs = {
+        "input_ids": ids,
+        "pixel_values": torch.randn(2, 3, 64, 64),
+        "image_sizes": torch.tensor([[64, 64], [32, 64]]),
+    }
+    with torch.no_grad(), create("fastv", keep=0.5, layer=2)(model) as pruner:
+        cache = cache_of(model(**inputs, use_cache=True))
+    assert [(len(mask), int(mask.sum())) for mask in pruner.kept_masks] == [(64, 32), (32, 16)]
+    assert [layer.get_seq_length() for layer in cache.layers] == [100] * 2 + [52] * 2
+    assert prefill.refusal(resolve(model), None).endswith("differ in length")
