@@ -50,7 +50,6 @@ def kmeans(
         BLOCK=triton.next_power_of_2(size),
         num_warps=8,
     )
-    sums = pairs.view(torch.float32)  # of no use once there are centres
     return lloyd(
-        matrix, norms, keys, sums, n_clusters, n_iter=n_iter, refill_every=refill_every, unit=unit
+        matrix, norms, keys, n_clusters, n_iter=n_iter, refill_every=refill_every, unit=unit
     )
