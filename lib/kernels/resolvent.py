@@ -261,12 +261,13 @@ def entropy_operator(matrix: Tensor, t: Tensor, weights: Tensor) -> Tensor:
     size = matrix.shape[-1]
     flat, c, chunk = _chunks(matrix, len(t))
     out = torch.empty_like(flat)
+    block = _BLOCK // 2  # many small programs: each waits for one node after another
+    tiles = triton.cdiv(size, block)
     for start in range(0, len(flat), chunk):
         piece = slice(start, start + chunk)
         y = _sweep(flat[piece], c[piece], t)
-        tiles = y.shape[-1] // _BLOCK
         _operator_kernel[(tiles * (tiles + 1) // 2, len(y))](
             y, flat[piece], c[piece], t, weights, out[piece],
-            size, y.shape[-1], len(t), math.log(size), BLOCK=_BLOCK,
+            size, y.shape[-1], len(t), math.log(size), BLOCK=block, num_warps=4,
         )  # fmt: skip
     return out.reshape(matrix.shape)

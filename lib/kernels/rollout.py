@@ -68,6 +68,6 @@ def rolled_diagonal(operators: Tensor, first: Tensor, share: float) -> Tensor:
     out = first.new_empty(*lead, size)
     _rolled_kernel[(triton.cdiv(size, 16), lead.numel())](
         operators[-1], operators[-2 if count > 2 else 0], operators[0], first, out, size, share,
-        ABOVE=count > 2, BELOW=count > 1, ROWS=16, COLS=64, DEPTH=32, num_warps=4, num_stages=2,
+        ABOVE=count > 2, BELOW=count > 1, ROWS=16, COLS=32, DEPTH=32, num_warps=4,
     )  # fmt: skip
     return out
