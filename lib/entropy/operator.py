@@ -60,21 +60,18 @@ def operator_of_gram(
         scaled = vectors * -xlogx(values / trace).unsqueeze(-2)
         operator = scaled.to(dtype) @ vectors.mT.to(dtype)
         return (operator + operator.mT).div_(2)
-    working = matrix
-    trace = working.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
+    mean = matrix.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
     # K log K = (K - I) + ∫ t / (1 + t)² (K - I)² (K + t)⁻¹ dt at trace N; then back to trace 1.
-    scaled = working * (size / trace)
-    k_log_k = scaled.clone()
-    k_log_k.diagonal(dim1=-2, dim2=-1).sub_(1)
+    scaled = matrix / mean
     if backend:
         if nodes is None:
             t, weights = fitted(size, scaled.dtype, scaled.device)
         else:
             t, w = kernel_quadrature(nodes, scaled)
             weights = t * w / (1 + t).square()
-        between = backend.kernels.resolvent_sum(scaled, t, weights)
-        operator = (scaled * math.log(size) - k_log_k - k_log_k @ between @ k_log_k) / size
-        return (operator + operator.mT) / 2
+        return backend.kernels.entropy_operator(scaled, t, weights)
+    k_log_k = scaled.clone()
+    k_log_k.diagonal(dim1=-2, dim2=-1).sub_(1)
     for t, w, solved in blocks(scaled, chosen, torch.ones_like(scaled[..., 0])):
         root = (t * w).sqrt() / (1 + t)
         tall = (solved * root[:, None, None]).flatten(-3, -2)  # (..., q · N, N)

@@ -27,14 +27,14 @@ def _on_grid(values, low, span):
 
 
 @triton.jit
-def _rank_rows(values, rank, size, rows, sign, BLOCK: tl.constexpr):
-    """How many values come before each of `rows`, largest first if sign is -1, ties by index."""
+def _rank_rows(values, mine, rank, size, rows, sign, BLOCK: tl.constexpr):
+    """How many values come before each of those of `rows`, largest first if sign is -1, ties by
+    index."""
     at = tl.arange(0, BLOCK)
     inside = at < size
-    loaded = tl.load(values + at, mask=inside, other=0.0)
-    low, span = _grid(loaded, inside)
-    all_values = sign * _on_grid(loaded, low, span)
-    mine = sign * _on_grid(tl.load(values + rows, mask=rows < size, other=0.0), low, span)
+    low, span = _grid(values, inside)
+    all_values = sign * _on_grid(values, low, span)
+    mine = sign * _on_grid(mine, low, span)
     before = (all_values[None, :] < mine[:, None]) | (
         (all_values[None, :] == mine[:, None]) & (at[None, :] < rows[:, None])
     )
@@ -42,17 +42,42 @@ def _rank_rows(values, rank, size, rows, sign, BLOCK: tl.constexpr):
     tl.store(rank + rows, count, mask=rows < size)
 
 
+@triton.jit
+def _filled(scores, counts, at, clusters):
+    """Scores of clusters; -inf for an empty one."""
+    count = tl.load(counts + at, mask=at < clusters, other=0)
+    score = tl.load(scores + at, mask=at < clusters, other=0.0)
+    return tl.where(count > 0, score, -float("inf"))
+
+
+@triton.jit
+def _without_rounding(distances, at, size):
+    """Distances of tokens of mean square length one; zero for copies of their centroid."""
+    distance = tl.load(distances + at, mask=at < size, other=0.0)
+    return tl.where(distance < 0.5 / _GRID, 0.0, distance)
+
+
 @triton.jit(do_not_specialize=["clusters"])
 def _ranks_kernel(
-    scores, distances, cluster_rank, near_rank, size, clusters,
+    scores, counts, distances, filled, cluster_rank, near_rank, size, clusters,
     BLOCK: tl.constexpr, BINS: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    """Ranks of the clusters by score and of the tokens by distance to their centroid."""
+    """Ranks of the clusters by score and of the tokens by distance to their centroid.
+
+    Scores go to `filled` with -inf for empty clusters.
+    """
     item = tl.program_id(1).to(tl.int64)
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    cluster_rank += item * clusters
-    _rank_rows(scores + item * clusters, cluster_rank, clusters, rows, -1.0, BINS)
-    _rank_rows(distances + item * size, near_rank + item * size, size, rows, 1.0, BLOCK)
+    scores += item * clusters
+    counts += item * clusters
+    mine = _filled(scores, counts, rows, clusters)
+    tl.store(filled + item * clusters + rows, mine, mask=rows < clusters)
+    values = _filled(scores, counts, tl.arange(0, BINS), clusters)
+    _rank_rows(values, mine, cluster_rank + item * clusters, clusters, rows, -1.0, BINS)
+    distances += item * size
+    mine = _without_rounding(distances, rows, size)
+    values = _without_rounding(distances, tl.arange(0, BLOCK), size)
+    _rank_rows(values, mine, near_rank + item * size, size, rows, 1.0, BLOCK)
 
 
 @triton.jit(do_not_specialize=["clusters", "cores", "per_cluster"])
@@ -114,20 +139,26 @@ def choose(
     cores: int,
     per_cluster: int,
     budget: int | None,
-) -> tuple[Tensor, Tensor]:
-    """Mask (..., N) and core clusters (..., M) of `lib.selection.hierarchical`."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Mask (..., N), core clusters and scores (..., M) of `lib.selection.hierarchical`.
+
+    Tokens have a mean square length of one; scores of empty clusters become -inf.
+    """
     size, clusters = labels.shape[-1], counts.shape[-1]
     items = labels.shape[:-1].numel()
     labels, counts = labels.contiguous(), counts.contiguous()
     mask = torch.empty(labels.shape, dtype=torch.int8, device=labels.device)
     core = torch.empty(counts.shape, dtype=torch.int8, device=labels.device)
+    filled = torch.empty(counts.shape, dtype=torch.float32, device=labels.device)
     integers = torch.empty(3, items, size, dtype=torch.int32, device=labels.device)
     keys, near_rank, cluster_rank = integers  # clusters never outnumber tokens
     grid = (triton.cdiv(size, 16), items)
     block, bins = triton.next_power_of_2(size), triton.next_power_of_2(clusters)
     _ranks_kernel[grid](
         scores.contiguous(),
+        counts,
         distances.contiguous(),
+        filled,
         cluster_rank,
         near_rank,
         size,
@@ -154,4 +185,4 @@ def choose(
     )
     if budget is not None:
         _first_kernel[grid](keys, mask, size, budget, BLOCK=block, ROWS=16)
-    return mask.view(torch.bool), core.view(torch.bool)
+    return mask.view(torch.bool), core.view(torch.bool), filled

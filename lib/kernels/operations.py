@@ -1,22 +1,24 @@
 """The operations of the kernels, as a `Backend` offers them. Needs Triton."""
 
-from .centroids import centroid_gram
+from .centroids import centroid_gram, unit_centroids
 from .choice import choose
-from .gram import gram, stretched
+from .gram import gram
 from .greedy import forward
 from .kmeans import kmeans
 from .picks import farthest, volume
-from .resolvent import resolvent_diagonal, resolvent_sum
+from .resolvent import entropy_operator, resolvent_diagonal
+from .rollout import rolled_diagonal
 
 __all__ = [
     "centroid_gram",
     "choose",
+    "entropy_operator",
     "farthest",
     "forward",
     "gram",
     "kmeans",
     "resolvent_diagonal",
-    "resolvent_sum",
-    "stretched",
+    "rolled_diagonal",
+    "unit_centroids",
     "volume",
 ]

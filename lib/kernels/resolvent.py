@@ -1,6 +1,8 @@
-"""Diagonals and weighted sums of the resolvents (K + t I)⁻¹ of Gram matrices, by a sweep."""
+"""Diagonals of the resolvents (K + t I)⁻¹ of Gram matrices, and entropy operators, by a sweep."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 import triton
@@ -23,6 +25,13 @@ _BUDGET = 2**28  # floats in the sweep's buffer; larger batches run in chunks
 # Storing the diagonal less one keeps every digit of a small r_i: it is a sum of positive terms.
 # Going through M instead of the block's inverse is what makes this as stable as Cholesky, and no
 # pivot falls below the smallest eigenvalue t of K + t I. Only the lower triangle is held.
+#
+# The operator needs K log K = K - I + Σ_q w_q (K - I)² (K + t_q)⁻¹, and no product of matrices:
+#
+#     (K - I)² (K + t)⁻¹ = K - I - (1 + t) I + (1 + t)² (K + t)⁻¹,
+#
+# which on the diagonal is ((c - 1)² + (1 + t)² G_ii) / (c + t), a sum of positive terms, and beside
+# it K_ij + (1 + t)² G_ij / √((c_i + t)(c_j + t)).
 
 
 @triton.jit
@@ -162,24 +171,33 @@ def _update_kernel(y, w, padded, step, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _combine_kernel(y, c, t, weights, out, size, padded, nodes, BLOCK: tl.constexpr):
-    """One tile, and its mirror image, of Σ_q weight_q (K + t_q I)⁻¹."""
+def _operator_kernel(y, k, c, t, weights, out, size, padded, nodes, log_size, BLOCK: tl.constexpr):
+    """One tile, and its mirror image, of (K log N - K log K) / N."""
     i, j = _tile(tl.program_id(0))
     item = tl.program_id(1).to(tl.int64)
     rows = i * BLOCK + tl.arange(0, BLOCK)
     cols = j * BLOCK + tl.arange(0, BLOCK)
     left = tl.load(c + item * size + rows, mask=rows < size, other=1.0)
     right = tl.load(c + item * size + cols, mask=cols < size, other=1.0)
-    identity = (rows[:, None] == cols[None, :]).to(tl.float32)
+    own = rows[:, None] == cols[None, :]
+    inside = (rows[:, None] < size) & (cols[None, :] < size)
+    k += item * size * size
+    value = tl.load(k + rows[:, None] * size + cols[None, :], mask=inside, other=0.0)
     here = y + item * nodes * padded * padded + rows[:, None] * padded + cols[None, :]
+    less = (left - 1.0) * (left - 1.0)
     total = tl.zeros((BLOCK, BLOCK), dtype=tl.float32)
     for q in range(nodes):
         shift = tl.load(t + q)
-        inverse = identity - tl.load(here + q * padded * padded)
-        weight = tl.load(weights + q) * tl.rsqrt(left + shift)[:, None]
-        total += weight * tl.rsqrt(right + shift)[None, :] * inverse
+        swept = tl.load(here + q * padded * padded)
+        across = (1.0 + shift) * tl.rsqrt(left + shift)[:, None]
+        swept *= across * ((1.0 + shift) * tl.rsqrt(right + shift)[None, :])
+        known = tl.where(own, (less / (left + shift))[:, None], value)
+        total += tl.load(weights + q) * (known - swept)
+    total = value * (log_size - 1.0) + tl.where(own, 1.0, 0.0) - total
+    total /= size
+    if i == j:  # a product may be summed in another order on the other side
+        total = 0.5 * (total + tl.trans(total))
     out += item * size * size
-    inside = (rows[:, None] < size) & (cols[None, :] < size)
     tl.store(out + rows[:, None] * size + cols[None, :], total, mask=inside)
     if i != j:
         mirror = (cols[:, None] < size) & (rows[None, :] < size)
@@ -235,17 +253,21 @@ def resolvent_diagonal(matrix: Tensor, t: Tensor) -> Tensor:
 
 
 @_on_device
-def resolvent_sum(matrix: Tensor, t: Tensor, weights: Tensor) -> Tensor:
-    """Σ_q weights_q (K + t_q I)⁻¹ of Gram matrices K (..., N, N)."""
+def entropy_operator(matrix: Tensor, t: Tensor, weights: Tensor) -> Tensor:
+    """`lib.entropy.entropy_operator` of Gram matrices K (..., N, N) of trace N, exactly symmetric.
+
+    Nodes and weights are those of Σ_q weights_q / (λ + t_q) = (λ log λ - λ + 1) / (λ - 1)².
+    """
     size = matrix.shape[-1]
     flat, c, chunk = _chunks(matrix, len(t))
     out = torch.empty_like(flat)
+    block = _BLOCK // 2  # many small programs: each waits for one node after another
+    tiles = triton.cdiv(size, block)
     for start in range(0, len(flat), chunk):
         piece = slice(start, start + chunk)
         y = _sweep(flat[piece], c[piece], t)
-        tiles = y.shape[-1] // _BLOCK
-        grid = (tiles * (tiles + 1) // 2, len(y))
-        _combine_kernel[grid](
-            y, c[piece], t, weights, out[piece], size, y.shape[-1], len(t), BLOCK=_BLOCK
-        )
+        _operator_kernel[(tiles * (tiles + 1) // 2, len(y))](
+            y, flat[piece], c[piece], t, weights, out[piece],
+            size, y.shape[-1], len(t), math.log(size), BLOCK=block, num_warps=4,
+        )  # fmt: skip
     return out.reshape(matrix.shape)

@@ -114,7 +114,7 @@ def hierarchical(
     raw = cluster_on == "raw" and not gram
     matrix = views.clustered(raw=raw)
     # a given matrix, and tokens as they are of layers of several shapes, are clustered in float64
-    backend = PLAIN if gram or (raw and views.stacked is None) else views.backend
+    backend = PLAIN if gram or (raw and not views.alike) else views.backend
     clusters = clusters_of(
         matrix,
         n_clusters,
@@ -123,14 +123,14 @@ def hierarchical(
         unit=not (gram or raw),
         backend=backend,
     )
-    clusters = clusters._replace(distances=_without_rounding(clusters.distances, matrix))
+    if not views.alike:
+        clusters = clusters._replace(distances=_without_rounding(clusters.distances, matrix))
     if weighting == "token-sum":
         scores = _token_sums(views, clusters, solver)
     else:
         centroids = _centroids(views, clusters, mass=weighting == "mass", raw=raw)
         scores = _scores(centroids, rollout, solver, views.backend)
-    scores = torch.where(clusters.counts > 0, scores, -torch.inf)
-    mask, core = _choice(
+    mask, core, scores = _choice(
         clusters,
         scores,
         core_clusters,
@@ -199,9 +199,8 @@ def _centroids(views: Layers, clusters: Clusters, *, mass: bool, raw: bool) -> T
     n_clusters = counts.shape[-1]
     stacked = views.stacked_raw if raw else views.stacked
     if stacked is not None:
-        labels = labels.expand(stacked.shape[:-1])
-        means = means_of_gram(stacked, labels, n_clusters, unit=not raw, backend=views.backend)
-    elif raw:
+        return views.backend.kernels.unit_centroids(stacked, labels, n_clusters, mass=mass)
+    if raw:
         means = [means_of_rows(rows, labels, n_clusters) for rows in views.raw]
     elif views.gram:
         options = {"unit": False, "backend": views.backend}
@@ -209,7 +208,7 @@ def _centroids(views: Layers, clusters: Clusters, *, mass: bool, raw: bool) -> T
         means = [means_of_gram(matrix, labels, n_clusters, **options) for matrix in given]
     else:
         means = [means_of_rows(rows, labels, n_clusters) for rows in views.rows]
-    matrix = means if isinstance(means, Tensor) else torch.stack(means)
+    matrix = torch.stack(means)
     length = matrix.diagonal(dim1=-2, dim2=-1).clamp_min(0).sqrt()
     weight = torch.where(length > 1e-6, 1 / length.clamp_min(1e-6), 0)
     if mass:
@@ -224,14 +223,14 @@ def _choice(
     per_cluster: int,
     budget: int | None,
     views: Layers,
-) -> tuple[Tensor, Tensor]:
-    """Mask (..., N) of the tokens kept and (..., M) of the core clusters."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Mask (..., N) of the tokens kept, (..., M) of the core clusters, and scores (..., M)."""
     labels, counts, distances = clusters
-    if views.stacked is not None:
-        distances = distances.float()  # the kernels know no other type
+    if views.alike:
         return views.backend.kernels.choose(
             scores, counts, labels, distances, cores=cores, per_cluster=per_cluster, budget=budget
         )
+    scores = torch.where(counts > 0, scores, -torch.inf)
     size, n_clusters = labels.shape[-1], counts.shape[-1]
     cluster_rank = rank_of(order_of(scores, descending=True))
     core = (cluster_rank < cores) & (counts > 0)
@@ -252,4 +251,4 @@ def _choice(
             torch.where(in_core, tier + near, 2 * tier + rank * size + near),
         )
         mask = mask_of(key.argsort(dim=-1)[..., :budget], size)
-    return mask, core
+    return mask, core, scores

@@ -40,17 +40,12 @@ class Layers:
         return backend_for(*self.views)
 
     @functools.cached_property
-    def stacked(self) -> Tensor | None:
-        """Unit Gram matrices (L, ..., N, N) of all layers by the kernels, if those serve them.
-
-        Layers of one shape go through every kernel together.
-        """
+    def alike(self) -> bool:
+        """Whether all layers go through every kernel together: those of one shape."""
         first = self.views[0]
         if self.gram or not self.backend:
-            return None
-        if any(v.shape != first.shape or v.dtype != first.dtype for v in self.views):
-            return None
-        return self.backend.kernels.gram(self._stack)
+            return False
+        return all(v.shape == first.shape and v.dtype == first.dtype for v in self.views)
 
     @functools.cached_property
     def _stack(self) -> Tensor:
@@ -58,14 +53,14 @@ class Layers:
         return torch.stack(self.views)
 
     @functools.cached_property
-    def stacked_raw(self) -> Tensor | None:
-        """Gram matrices (L, ..., N, N) of the tokens as they are, of mean square length one.
+    def stacked(self) -> Tensor | None:
+        """Unit Gram matrices (L, ..., N, N) of all layers by the kernels; None unless `alike`."""
+        return self.backend.kernels.gram(self._stack) if self.alike else None
 
-        None where `stacked` is.
-        """
-        if self.stacked is None:
-            return None
-        return self.backend.kernels.stretched(self.stacked, self._stack)
+    @functools.cached_property
+    def stacked_raw(self) -> Tensor | None:
+        """As `stacked`, of the tokens as they are, of mean square length one."""
+        return self.backend.kernels.gram(self._stack, raw=True) if self.alike else None
 
     @functools.cached_property
     def rows(self) -> list[Tensor]:

@@ -46,8 +46,9 @@ class Recorder:
                 signature[name] = "constexpr"
                 continue
             tensor = isinstance(value, torch.Tensor)
-            signature[name] = "*" + KINDS[value.dtype] if tensor else "i32"
-            if tensor or (value % 16 == 0 and name not in general):
+            plain = "fp32" if isinstance(value, float) else "i32"
+            signature[name] = "*" + KINDS[value.dtype] if tensor else plain
+            if tensor or (isinstance(value, int) and value % 16 == 0 and name not in general):
                 aligned.append(index)
         key = (self.kernel.__name__, tuple(signature.items()), tuple(constants.items()))
         self.launches[*key, tuple(aligned), num_warps, maxnreg] = self.kernel
@@ -74,16 +75,20 @@ def launched(monkeypatch, *, overlap: bool) -> dict:
     monkeypatch.setattr(common, "_room", lambda *_: 264)  # greedy choices in blocks of picks
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         tokens = torch.zeros(2, 576, 1024, dtype=dtype)
-        kernels.stretched(kernels.gram(tokens), tokens)
+        for raw in (False, True):
+            kernels.gram(tokens, raw=raw)
     matrix, nodes = torch.zeros(2, 576, 576), torch.ones(18)
     kernels.resolvent_diagonal(matrix, nodes)
-    kernels.resolvent_sum(matrix, nodes, nodes)
+    kernels.entropy_operator(matrix, nodes, nodes)
+    for count in (1, 2, 3):
+        kernels.rolled_diagonal(torch.zeros(count, 2, 144, 144), torch.zeros(2, 144, 144), 1.0)
     numbers = uniforms((0,), 144, torch.float64, matrix.device)
     for unit in (True, False):
         labels, counts, distances = kernels.kmeans(
             matrix, 144, numbers, n_iter=20, refill_every=5, unit=unit
         )
         kernels.centroid_gram(matrix, labels, 144, unit=unit)
+        kernels.unit_centroids(torch.zeros(4, 2, 576, 576), labels, 144, mass=unit)
         # what needs most shared memory: rows that are not aligned, and as many clusters as can be
         kernels.kmeans(torch.zeros(1, 729, 729), 364, numbers, n_iter=2, refill_every=5, unit=unit)
         most = torch.zeros(1, 4096, 4096)

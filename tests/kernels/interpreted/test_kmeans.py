@@ -157,3 +157,42 @@ def test_items_and_tiles_that_take_turns(monkeypatch):
         assert torch.equal(found.labels, many[0].labels)
         assert torch.equal(found.labels[2], one.labels)
         torch.testing.assert_close(found.distances, many[0].distances)
+
+
+@pytest.mark.parametrize("mass", [False, True])
+@pytest.mark.parametrize("seed", range(2))
+def test_unit_centroids_of_several_layers_under_one_clustering(mass, seed, monkeypatch):
+    from lib.kernels import centroids, operations
+
+    # rows and columns that do not fill a tile, clusters of one token and of many, some empty
+    size, clusters = 70, 21
+    monkeypatch.setattr(centroids, "_COLS", (32, 1024)[seed])
+    generator = torch.Generator().manual_seed(seed)
+    labels = (torch.rand(2, size, generator=generator).square() * (clusters - 2)).long()
+    matrix = torch.stack([of_mean_one(make(kind, size)) for kind in ("gaussian", "themes")])
+    members = reference.membership(labels, clusters, torch.float64)
+    counts = members.sum(-1)
+    means = members / counts.clamp_min(1).unsqueeze(-1)
+    inner = means @ matrix @ means.mT
+    found = operations.centroid_gram(matrix.float(), labels.expand(2, 2, size), clusters)
+    torch.testing.assert_close(found.double(), inner, rtol=1e-6, atol=1e-6)
+    assert torch.equal(found, found.mT)
+    length = inner.diagonal(dim1=-2, dim2=-1).sqrt()
+    weight = torch.where(counts > 0, 1 / length, 0) * (counts.sqrt() if mass else 1)
+    wanted = inner * weight.unsqueeze(-1) * weight.unsqueeze(-2)
+    found = operations.unit_centroids(matrix.float(), labels, clusters, mass=mass)
+    torch.testing.assert_close(found.double(), wanted, rtol=2e-6, atol=2e-6)
+    assert torch.equal(found, found.mT)
+    one = operations.unit_centroids(matrix[1:, 1:].float(), labels[1:], clusters, mass=mass)
+    assert torch.equal(found[1, 1], one[0, 0])
+
+
+def test_centroids_of_length_zero_have_no_direction():
+    from lib.kernels import operations
+
+    tokens = (
+        torch.eye(16).repeat(1, 2, 1) * torch.tensor([1.0, -1.0]).repeat_interleave(16)[:, None]
+    )
+    labels = torch.arange(16).repeat(1, 2)
+    found = operations.unit_centroids(tokens @ tokens.mT, labels, 17, mass=False)
+    assert not found.any()

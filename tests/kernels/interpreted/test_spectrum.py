@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -29,10 +31,10 @@ def test_gram_of_tokens_as_they_are(scale):
     exact = rows @ rows.mT
     exact /= exact.diagonal(dim1=-2, dim2=-1).mean(-1)[:, None, None]
     given = tokens * scale
-    ours = operations.stretched(operations.gram(given), given)
+    ours = operations.gram(given, raw=True)
     torch.testing.assert_close(ours.double(), exact, rtol=1e-5, atol=1e-6)
-    zero = torch.zeros(1, 16, 4)
-    assert not operations.stretched(operations.gram(zero), zero).any()
+    assert torch.equal(ours, ours.mT)
+    assert not operations.gram(torch.zeros(1, 16, 4), raw=True).any()
 
 
 def test_scores_and_operator():
@@ -51,15 +53,31 @@ def test_resolvents_of_several_tiles():
     from lib.kernels import operations
 
     matrix = gram(make("themes", 130, items=1).double())  # of three tiles, the last nearly empty
-    t, weights = torch.tensor([0.1, 2.0]), torch.tensor([0.7, 0.3])
+    t = torch.tensor([0.1, 2.0])
     shifted = matrix.unsqueeze(1) + t.double()[:, None, None] * torch.eye(130)
     inverse = torch.linalg.inv(shifted)
     wanted = (shifted.diagonal(dim1=-2, dim2=-1) * inverse.diagonal(dim1=-2, dim2=-1)) - 1
     found = operations.resolvent_diagonal(matrix.float(), t).double()
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-6)
-    wanted = (weights.double()[:, None, None] * inverse).sum(1)
-    found = operations.resolvent_sum(matrix.float(), t, weights).double()
-    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("power", [0, 1, 4])
+def test_operators_of_several_tiles_are_products_of_resolvents(power):
+    from lib.kernels import operations
+
+    size, t, weights = 130, torch.tensor([0.1, 2.0, 300.0]), torch.tensor([0.7, 0.3, 2.0])
+    matrix = gram(make("themes", size, items=2).double())
+    lengths = torch.linspace(0, 1, size, dtype=torch.float64) ** power  # the first is 0, or all 1
+    matrix *= lengths[:, None] * lengths
+    matrix /= matrix.diagonal(dim1=-2, dim2=-1).mean(-1)[:, None, None]
+    eye = torch.eye(size, dtype=torch.float64)
+    less = matrix - eye
+    inverse = torch.linalg.inv(matrix.unsqueeze(1) + t.double()[:, None, None] * eye)
+    between = (weights.double()[:, None, None] * inverse).sum(1)
+    wanted = (matrix * math.log(size) - less - less @ between @ less) / size
+    found = operations.entropy_operator(matrix.float(), t, weights)
+    assert torch.equal(found, found.mT)
+    torch.testing.assert_close(found.double(), wanted, rtol=2e-5, atol=5e-5 / size)
 
 
 def test_nearly_equal_tokens_are_survived():
