@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .entropy import full_precision
-from .kernels import PLAIN, backend_for
+from .kernels import backend_for
 
 VARIANTS = ("literal", "scaled", "scores")
 
@@ -105,10 +105,14 @@ def rolled_importance(operators: Tensor | Iterable[Tensor], variant: str = "lite
     if variant == "scores" or len(layers) == 1:
         return importance(_scores(layers) if variant == "scores" else layers[0], variant)
     scale = len(layers) if variant == "scaled" else 1
-    backend = backend_for(operators) if isinstance(operators, Tensor) else PLAIN
-    if backend and layers[0].dtype == torch.float32:
-        merged = _product(layers[:-3], scale) if len(layers) > 4 else layers[0]
-        return backend.kernels.rolled_diagonal(operators[1:][-3:], merged, 1 / scale)
+    if (
+        isinstance(operators, Tensor)
+        and operators.dtype == torch.float32
+        and (backend := backend_for(operators))
+    ):
+        few = min(3, len(layers) - 1)  # layers whose products the kernel does not store
+        merged = _product(layers[:-few], scale)
+        return backend.kernels.rolled_diagonal(operators[-few:], merged, 1 / scale)
     merged = _product(layers[:-1], scale)
     last = (layers[-1] * merged.mT).sum(-1)  # the diagonal of layers[-1] @ merged
     return importance(merged) + last / scale

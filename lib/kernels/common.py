@@ -12,7 +12,6 @@ import triton.language as tl
 from torch import Tensor
 
 _BLOCK = 64  # order of the tiles of a Gram matrix and of the pivot blocks of the sweep
-_TILE = 64  # tokens in one tile of an assignment
 _GRID = tl.constexpr(65536.0)
 _PART = tl.constexpr(tl.bfloat16)  # Triton's interpreter cannot multiply it: the tests take float32
 _MAGIC = tl.constexpr(12582912.0)  # 1.5 * 2^23: adding it rounds half to even, as torch.round does

@@ -5,9 +5,11 @@ import torch
 
 from lib.clustering import kmeans
 from lib.clustering.kmeans import clusters_of
+from lib.clustering.lloyd import membership
 from lib.entropy import entropy_operator, gram, leave_one_out, matrix_entropy
 from lib.entropy.quadrature import quadrature
 from lib.kernels import backend_for, use_kernels
+from lib.rollout import rolled_importance, rollout
 from lib.selection import (
     STRATEGIES,
     Worth,
@@ -101,6 +103,36 @@ def test_kmeans_of_tokens_as_they_are_on_a_gpu(kind, size, clusters, longest):
     assert (ours.labels == plain.labels).float().mean() > 0.99
     single = clusters_of(matrix[1], clusters, backend=backend_for(matrix), **options)
     assert all(torch.equal(a[1], b) for a, b in zip(ours, single))
+
+
+@needs_gpu
+@pytest.mark.parametrize("size, clusters", [(70, 20), (576, 144), (2304, 400), (4096, 32)])
+def test_centroids_and_their_rollout_on_a_gpu(size, clusters):
+    views = [make(kind, size, 64, items=2).cuda() for kind in ("themes", "biased", "gaussian")]
+    rows = torch.stack([*views, views[0] + views[2]])
+    matrix = rows @ rows.mT / rows.square().sum(-1).mean(-1)[..., None, None]
+    # most clusters are small, one is large, and the last is empty
+    labels = torch.rand(2, size, generator=torch.Generator().manual_seed(1)).pow(3)
+    labels = (labels * (clusters - 1)).long().cuda()
+    means = membership(labels, clusters, torch.float64)
+    means = means / means.sum(-1, keepdim=True).clamp_min(1)
+    inner = means @ matrix @ means.mT
+    length = inner.diagonal(dim1=-2, dim2=-1).sqrt()
+    weight = torch.where(length > 0, 1 / length, 0)
+    kernels = backend_for(matrix.float()).kernels
+    given = matrix.float(), labels
+    found = kernels.unit_centroids(*given, clusters, mass=False)
+    wanted = inner * weight.unsqueeze(-1) * weight.unsqueeze(-2)
+    assert torch.equal(found, found.mT)
+    torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=1e-5)
+    for _ in range(5):  # what one program writes for all is there when another reads it
+        assert torch.equal(kernels.unit_centroids(*given, clusters, mass=False), found)
+    operators = entropy_operator(found, gram=True, check=False)
+    for variant in ("literal", "scaled"):
+        wanted = rollout(operators.double(), variant).diagonal(dim1=-2, dim2=-1)
+        importance = rolled_importance(operators, variant)
+        torch.testing.assert_close(importance.double(), wanted, rtol=1e-5, atol=1e-7)
+        assert torch.equal(rolled_importance(operators[:, 1].contiguous(), variant), importance[1])
 
 
 @needs_gpu

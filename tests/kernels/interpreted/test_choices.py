@@ -153,6 +153,32 @@ def test_empty_clusters_are_never_core():
     assert torch.equal(ours.mask, plain.mask)
 
 
+@pytest.mark.parametrize("budget", [None, 3])
+def test_an_empty_cluster_of_the_best_score_is_not_core(budget):
+    from lib.kernels import operations
+
+    labels = torch.tensor([[0, 2, 3] * 6])
+    counts, scores = torch.tensor([[6, 0, 6, 6]]), torch.tensor([[1.0, 9.0, 3.0, 2.0]])
+    distances = torch.linspace(1, 2, 18).unsqueeze(0)
+    options = {"cores": 2, "per_cluster": 1, "budget": budget}
+    mask, core, filled = operations.choose(scores, counts, labels, distances, **options)
+    assert core.tolist() == [[False, False, True, True]]
+    assert filled.tolist() == [[1.0, -torch.inf, 3.0, 2.0]]
+    kept = [1, 2] if budget is None else [1, 2, 4]
+    assert mask[0].nonzero().flatten().tolist() == kept
+
+
+def test_rounding_does_not_rank_copies_of_their_centroid():
+    from lib.kernels import operations
+
+    # the last seven lie within half a step of the grid, 7.6e-6
+    distances = 1e-6 * torch.arange(18.0, 0, -1).unsqueeze(0)
+    labels, counts = torch.zeros(1, 18, dtype=torch.int64), torch.tensor([[18]])
+    options = {"cores": 1, "per_cluster": 2, "budget": None}
+    mask, *_ = operations.choose(torch.ones(1, 1), counts, labels, distances, **options)
+    assert mask[0].nonzero().flatten().tolist() == [11, 12]
+
+
 def test_a_program_that_begins_late_starts_where_the_others_did(monkeypatch):
     blocks = importlib.import_module("lib.kernels.blocks")
     monkeypatch.setattr(importlib.import_module("lib.kernels.common"), "_room", lambda *_: 2)
