@@ -299,9 +299,9 @@ def lloyd(
     programs = max(1, min(triton.cdiv(size, _ROWS), room // items))
     together = min(items, room // programs)
     options = {"device": matrix.device}
-    sums = torch.zeros(items, n_clusters, size, dtype=torch.int64, **options)
-    withins = torch.zeros(items, n_iter + 1, n_clusters, dtype=torch.int64, **options)
-    meetings = torch.zeros(items, dtype=torch.int32, **options)
+    parts = [items * n_clusters * size, items * (n_iter + 1) * n_clusters, items]
+    zeros = torch.zeros(sum(parts), dtype=torch.int64, **options)
+    sums, withins, meetings = zeros.split(parts)
     own = torch.empty(together, programs, size, dtype=torch.int32, **options)
     moves = torch.empty(together, programs, size, dtype=torch.int64, **options)
     vacant = torch.empty(items, n_clusters, dtype=torch.int32, **options)
