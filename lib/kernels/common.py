@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -14,6 +15,8 @@ from torch import Tensor
 _BLOCK = 64  # order of the tiles of a Gram matrix and of the pivot blocks of the sweep
 _GRID = tl.constexpr(65536.0)
 _MAGIC = tl.constexpr(12582912.0)  # 1.5 * 2^23: adding it rounds half to even, as torch.round does
+
+_FIRST = -3  # the highest priority that PyTorch gives a stream
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -34,6 +37,23 @@ def _room(warps: int, registers: int, shared: int, device: torch.device) -> int:
     cores = torch.cuda.get_device_properties(device)
     fit = cores.shared_memory_per_multiprocessor // (shared + 1024)  # of which CUDA takes 1024
     return cores.multi_processor_count * min(65536 // (registers * 32 * warps), fit)
+
+
+@contextmanager
+def _at_once(device: torch.device) -> Iterator[None]:
+    """Launch programs that wait for each other before what other streams of a captured graph hold.
+
+    While the last of them has no room yet, the others wait on their cores, and hold up whatever
+    else would run there.
+    """
+    if device.type != "cuda" or not torch.cuda.is_current_stream_capturing():
+        yield
+        return
+    current, first = torch.cuda.current_stream(), torch.cuda.Stream(priority=_FIRST)
+    first.wait_stream(current)
+    with torch.cuda.stream(first):
+        yield
+    current.wait_stream(first)
 
 
 @triton.jit

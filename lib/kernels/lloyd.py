@@ -309,11 +309,12 @@ def lloyd(
     counts = torch.empty(items, n_clusters, dtype=torch.int64, **options)
     distances = torch.empty(items, size, dtype=torch.float32, **options)
     columns = triton.next_power_of_2(n_clusters)
-    _lloyd_kernel[(programs, together)](
-        matrix, norms, keys, sums, withins, meetings, own, moves, vacant, labels, counts, distances,
-        items, size, n_clusters, n_iter, refill_every,
-        UNIT=unit, BLOCK=triton.next_power_of_2(size), BINS=2 * columns,
-        ROWS=_ROWS, COLS=max(16, min(_COLS, columns)), DEPTH=_DEPTH,
-        num_warps=_WARPS, maxnreg=_REGISTERS, launch_cooperative_grid=True,
-    )  # fmt: skip
+    with common._at_once(matrix.device):
+        _lloyd_kernel[(programs, together)](
+            matrix, norms, keys, sums, withins, meetings, own, moves, vacant,
+            labels, counts, distances, items, size, n_clusters, n_iter, refill_every,
+            UNIT=unit, BLOCK=triton.next_power_of_2(size), BINS=2 * columns,
+            ROWS=_ROWS, COLS=max(16, min(_COLS, columns)), DEPTH=_DEPTH,
+            num_warps=_WARPS, maxnreg=_REGISTERS, launch_cooperative_grid=True,
+        )  # fmt: skip
     return labels, counts, distances
