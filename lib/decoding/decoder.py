@@ -14,7 +14,14 @@ from transformers import PreTrainedModel
 from ..pruning.engine.release import cache_name, cache_of
 from ..pruning.families import Family, resolve
 from .buffers import BufferPool, Buffers, Slot
-from .llama import FusedLayers, llama_heads, llama_rest, llama_weights, unlike_llama
+from .llama import (
+    FusedLayers,
+    attention_by_products,
+    llama_heads,
+    llama_rest,
+    llama_weights,
+    unlike_llama,
+)
 from .options import plan
 from .prefill import CapturedPrefill, capture, prefill_key, refusal
 
@@ -62,7 +69,7 @@ class StaticDecoder:
         layers = self.family.layers
         self._cache_name = cache_name(layers[0])
         self._weights = [llama_weights(layer) for layer in layers] if compiled else None
-        self._heads, self._rest = llama_heads, llama_rest
+        self._heads, self._rest, self._products = llama_heads, llama_rest, attention_by_products
         self._fused: FusedLayers | None = None
         if compiled and self.device.type == "cuda":
             alike = {"options": {"deterministic": True}} if capture_prefill == "at once" else {}
@@ -70,6 +77,7 @@ class StaticDecoder:
             step = alike or {"options": {"coordinate_descent_tuning": True}}
             self._heads = torch.compile(llama_heads, dynamic=False, **step)
             self._rest = torch.compile(llama_rest, dynamic=False, **step)
+            self._products = torch.compile(attention_by_products, dynamic=False, **step)
             self._fused = FusedLayers(layers, functools.partial(torch.compile, **alike))
         self._pool = BufferPool()
         self._capture_prefill = capture_prefill
@@ -284,16 +292,30 @@ class StaticDecoder:
     ) -> Tensor:
         """One Llama layer, its small kernels fused on both sides of the attention."""
         layer, (first, second) = self.family.layers[index], self._weights[index]
-        query, key, value = self._heads(
-            states, first, *rotary, eps=layer.input_layernorm.variance_epsilon
-        )
-        keys, values = slot.update(key, value)
-        mixed = F.scaled_dot_product_attention(
-            query, keys, values, mask, scale=layer.self_attn.scaling,
-            enable_gqa=query.shape[1] != keys.shape[1],
-        )  # fmt: skip
+        caches = slot.keys, slot.values
+        if self._fused is not None:  # what is compiled serves every capacity
+            for tensor, dim in ((slot.keys, 2), (slot.values, 2), (mask, 3)):
+                torch._dynamo.maybe_mark_dynamic(tensor, dim)
+        eps = layer.input_layernorm.variance_epsilon
+        query = self._heads(states, first, *rotary, *caches, slot.place, eps=eps)
+        scale = layer.self_attn.scaling
+        if self._by_products():
+            mixed = self._products(query, *caches, mask, scale)
+        else:
+            grouped = query.shape[1] != slot.keys.shape[1]
+            mixed = F.scaled_dot_product_attention(
+                query, *caches, mask, scale=scale, enable_gqa=grouped
+            )
         eps = layer.post_attention_layernorm.variance_epsilon
         return self._rest(states, mixed, second, eps=eps)
+
+    def _by_products(self) -> bool:
+        """True where PyTorch would take its own kernels for a step's attention; cuDNN's, which it
+        prefers from Hopper on, are as fast as the products."""
+        if self._fused is None:
+            return False
+        hopper = torch.cuda.get_device_capability(self.device) >= (9, 0)
+        return not (hopper and torch.backends.cuda.cudnn_sdp_enabled())
 
 
 def _greedy(logits: Tensor) -> Tensor:

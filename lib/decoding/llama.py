@@ -88,11 +88,20 @@ def _both_rotated(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tuple
 
 
 def llama_heads(
-    states: Tensor, weights: tuple[Tensor, ...], cos: Tensor, sin: Tensor, *, eps: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Rotated queries and keys, and values, of one token: `(batch, heads, 1, head_dim)` each.
+    states: Tensor,
+    weights: tuple[Tensor, ...],
+    cos: Tensor,
+    sin: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    place: Tensor,
+    *,
+    eps: float,
+) -> Tensor:
+    """Rotated queries `(batch, heads, 1, head_dim)` of one token: the layer up to its attention.
 
-    states `(batch, 1, width)`, cos and sin `(batch, 1, head_dim)`: the layer up to its attention.
+    states `(batch, 1, width)`, cos and sin `(batch, 1, head_dim)`. The token's key and value go
+    into `keys` and `values` `(batch, kv_heads, capacity, head_dim)` at `place` `(1,)`.
     """
     norm, q, k, v = weights
     batch, width = states.shape[0], cos.shape[-1]
@@ -101,7 +110,29 @@ def llama_heads(
     def heads(weight: Tensor) -> Tensor:
         return F.linear(hidden, weight).view(batch, 1, -1, width).transpose(1, 2)
 
-    return _rotated(heads(q), cos, sin), _rotated(heads(k), cos, sin), heads(v)
+    keys.index_copy_(2, place, _rotated(heads(k), cos, sin))
+    values.index_copy_(2, place, heads(v))
+    return _rotated(heads(q), cos, sin)
+
+
+def attention_by_products(
+    query: Tensor, keys: Tensor, values: Tensor, mask: Tensor, scale: float
+) -> Tensor:
+    """Attention of one token as two products of matrices, `(batch, heads, 1, head_dim)`.
+
+    query of that shape; keys and values `(batch, kv_heads, length, head_dim)`; mask, 0 or -inf,
+    `(batch, 1, 1, length)`. The products read keys and values about as fast as memory gives them,
+    which PyTorch's own kernels for a single query under a mask do not. Scores are float32.
+    """
+    batch, heads, _, width = query.shape
+    kv_heads, shared = keys.shape[1], heads // keys.shape[1]
+    grouped, across = query.reshape(-1, shared, width), keys.flatten(0, 1).mT
+    if query.is_cuda:
+        scores = torch.bmm(grouped, across, out_dtype=torch.float32)
+    else:
+        scores = grouped.float() @ across.float()
+    scores = scores.view(batch, kv_heads, shared, -1) * scale + mask
+    return (scores.softmax(-1).to(values.dtype) @ values).view(batch, heads, 1, width)
 
 
 def llama_rest(states: Tensor, mixed: Tensor, weights: tuple[Tensor, ...], *, eps: float) -> Tensor:

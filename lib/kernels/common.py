@@ -1,4 +1,4 @@
-"""What the kernels share: launches, rounding, tiles, products of indicators."""
+"""What the kernels share: launches, rounding, tiles."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from torch import Tensor
 
 _BLOCK = 64  # order of the tiles of a Gram matrix and of the pivot blocks of the sweep
 _GRID = tl.constexpr(65536.0)
-_PART = tl.constexpr(tl.bfloat16)  # Triton's interpreter cannot multiply it: the tests take float32
 _MAGIC = tl.constexpr(12582912.0)  # 1.5 * 2^23: adding it rounds half to even, as torch.round does
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -41,21 +40,6 @@ def _room(warps: int, registers: int, shared: int, device: torch.device) -> int:
 def _round(x):
     """Round to the nearest integer, ties to even; |x| < 2^22."""
     return (x + _MAGIC) - _MAGIC
-
-
-@triton.jit
-def _plus_dot(total, values, member, UNIT: tl.constexpr):
-    """total + values @ member, of an indicator; UNIT: values of size one, for which float16 serves.
-
-    Two parts of it hold 22 bits of a number up to 65504, and what is below 2^-24 not at all.
-    """
-    kind: tl.constexpr = tl.float16 if UNIT else _PART
-    indicator = member.to(kind)
-    for _ in tl.static_range(2 if UNIT else 3):
-        part = values.to(kind)
-        values -= part.to(tl.float32)
-        total = tl.dot(part, indicator, total)
-    return total
 
 
 @triton.jit

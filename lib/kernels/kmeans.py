@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .common import _on_device
 from .lloyd import lloyd
-from .seeding import _pairs_kernel, _seed_kernel
+from .seeding import _nearest_kernel, _pairs_kernel, _seed_kernel
 
 
 @_on_device
@@ -36,21 +36,15 @@ def kmeans(
         matrix, norms, pairs, size, count, UNIT=unit, BLOCK=2048
     )
     kind = torch.int32 if unit else torch.int64
+    centres = torch.empty(items, n_clusters, dtype=torch.int32, device=matrix.device)
     keys = torch.empty(items, 2, size, dtype=kind, device=matrix.device)
     _seed_kernel[(items,)](
-        pairs,
-        uniforms,
-        keys,
-        size,
-        n_clusters,
-        steps * trials if len(uniforms) > 1 else 0,
-        2 * size,
-        UNIT=unit,
-        TRIALS=trials,
-        BLOCK=triton.next_power_of_2(size),
-        num_warps=8,
+        pairs, uniforms, centres, size, n_clusters, steps * trials if len(uniforms) > 1 else 0,
+        UNIT=unit, TRIALS=trials, BLOCK=triton.next_power_of_2(size), num_warps=8,
+    )  # fmt: skip
+    _nearest_kernel[(triton.cdiv(size, 32), items)](
+        pairs, centres, keys, size, n_clusters, 2 * size, UNIT=unit, ROWS=32, COLS=64
     )
-    sums = pairs.view(torch.float32)  # of no use once there are centres
     return lloyd(
-        matrix, norms, keys, sums, n_clusters, n_iter=n_iter, refill_every=refill_every, unit=unit
+        matrix, norms, keys, n_clusters, n_iter=n_iter, refill_every=refill_every, unit=unit
     )

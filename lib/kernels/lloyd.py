@@ -4,6 +4,9 @@ A model at work leaves little room for a launch, and two launches an iteration w
 every time. The programs of an item meet twice in every iteration: once the sums over the clusters
 are there, and once all tokens are assigned. That takes all of them at work at once, which a
 cooperative launch guarantees.
+
+Every program adds up its own tokens' entries over each cluster, as whole numbers, so that a token
+that moves is taken off one sum and put on another: what stays costs nothing.
 """
 
 from __future__ import annotations
@@ -14,15 +17,16 @@ import triton.language as tl
 from torch import Tensor
 
 from . import common
-from .common import _GRID, _plus_dot, _round
+from .common import _GRID, _round
 
 _LABEL_BITS = tl.constexpr(12)
 _LABEL_MASK = tl.constexpr(4095)
-#: squared lengths of sums are added up as whole numbers of 2^-32 of the mean squared length: none
-#: exceeds N^2 = 2^24 of it, and their sums know no order
+_NOWHERE = tl.constexpr(4096)  # the label of a token that is in no sum yet
+#: sums are whole numbers of 2^-32 of the mean squared length: none exceeds N^2 = 2^24 of it, and
+#: they know no order
 _PARTS = tl.constexpr(4294967296.0)
-#: tokens of a tile, clusters beside them at most, and tokens of one product
-_ROWS, _COLS, _DEPTH = 32, 256, 32
+#: tokens of a tile, clusters beside them, and tokens that move, at once
+_ROWS, _COLS, _DEPTH = 32, 128, 64
 #: warps of a program, registers of a thread, and bytes that a program's threads share
 _WARPS, _REGISTERS, _SHARED = 8, 128, 32 * 1024
 
@@ -62,28 +66,51 @@ def _shared(place, mask):
 
 
 @triton.jit
-def _add_up(
-    k, mine, sums, withins, rows, size, clusters, COLS: tl.constexpr, DEPTH: tl.constexpr
-):  # fmt: skip
-    """The sums of the rows' entries over every cluster's tokens, and the squared lengths of the
-    clusters' sums, of which every row is a part."""
+def _note_moves(now, mine, moves, size, BLOCK: tl.constexpr):
+    """Read all labels and list the tokens that are elsewhere than in `mine`, which follows; how
+    many there are, and the labels."""
+    at = tl.arange(0, BLOCK)
+    inside = at < size
+    label = (_shared(now + at, inside) & _LABEL_MASK).to(tl.int32)
+    before = tl.load(mine + at, mask=inside, other=0)
+    moved = inside & (before != label)
+    place = tl.cumsum(moved.to(tl.int32), axis=0) - 1
+    both = (before.to(tl.int64) << (2 * _LABEL_BITS)) | (label.to(tl.int64) << _LABEL_BITS)
+    tl.store(moves + place, both | at, mask=moved)
+    tl.debug_barrier()  # all have read what is overwritten here
+    tl.store(mine + at, label, mask=inside)
+    return tl.sum(moved.to(tl.int32), axis=0), label
+
+
+@triton.jit
+def _add_up(k, moves, moved, sums, rows, size, DEPTH: tl.constexpr):
+    """Take the rows' entries at tokens that moved off the sums over one cluster, to another."""
+    for start in range(0, moved, DEPTH):
+        number = start + tl.arange(0, DEPTH)
+        move = tl.load(moves + number, mask=number < moved, other=0)
+        token, to = move & _LABEL_MASK, (move >> _LABEL_BITS) & _LABEL_MASK
+        source = move >> (2 * _LABEL_BITS)
+        inside = (number < moved)[:, None] & (rows < size)[None, :]
+        value = tl.load(k + token[:, None] * size + rows[None, :], mask=inside, other=0.0)
+        part = (value * _PARTS).to(tl.int64)  # a power of two: exact, but for what is below 2^-32
+        tl.atomic_add(sums + to[:, None] * size + rows[None, :], part, mask=inside, sem="relaxed")
+        place = sums + source[:, None] * size + rows[None, :]
+        tl.atomic_add(place, -part, mask=inside & (source < _NOWHERE)[:, None], sem="relaxed")
+
+
+@triton.jit
+def _sum_at(sums, label, rows, size, inside):
+    """The rows' sums over clusters, past the core's own cache, which atomics do not reach."""
+    return tl.load(sums + label * size + rows, mask=inside, other=0, cache_modifier=".cg")
+
+
+@triton.jit
+def _add_lengths(mine, sums, withins, rows, size):
+    """Add to the squared lengths of the clusters' sums, of which every row is a part."""
     here = rows < size
-    for first in range(0, clusters, COLS):
-        cols = first + tl.arange(0, COLS)
-        total = tl.zeros((rows.shape[0], COLS), dtype=tl.float32)
-        for start in range(0, size, DEPTH):
-            tokens = start + tl.arange(0, DEPTH)
-            label = tl.load(mine + tokens, mask=tokens < size, other=-1)
-            inside = here[:, None] & (tokens < size)[None, :]
-            values = tl.load(k + rows[:, None] * size + tokens[None, :], mask=inside, other=0.0)
-            total = _plus_dot(total, values, label[:, None] == cols[None, :], True)
-        inside = here[:, None] & (cols < clusters)[None, :]
-        tl.store(sums + rows[:, None] * size + cols[None, :], total, mask=inside)
-    tl.debug_barrier()
     label = tl.load(mine + rows, mask=here, other=0)
-    own = tl.load(sums + rows * size + label, mask=here, other=0.0)
-    part = (own * _PARTS).to(tl.int64)  # a power of two: exact, but for what is below 2^-32
-    tl.atomic_add(withins + label, part, mask=here, sem="relaxed")
+    own = _sum_at(sums, label, rows, size, here)
+    tl.atomic_add(withins + label, own, mask=here, sem="relaxed")
 
 
 @triton.jit
@@ -105,16 +132,16 @@ def _assign(
     here = rows < size
     kind: tl.constexpr = following.dtype.element_ty
     nearest = tl.full(rows.shape, _largest(kind), kind)
-    norm = 1.0 if UNIT else tl.load(norms + rows, mask=here, other=1.0)[:, None]
+    norm = 1.0 if UNIT else tl.load(norms + rows, mask=here, other=1.0)[None, :]
     for first in tl.range(0, clusters, COLS, num_stages=1):
         cols = first + tl.arange(0, COLS)
         count, length = _lengths(withins, counts, cols, clusters)
-        inside = here[:, None] & (cols < clusters)[None, :]
-        product = tl.load(sums + rows[:, None] * size + cols[None, :], mask=inside, other=0.0)
-        distance = length[None, :] - 2.0 * (product / tl.maximum(count, 1.0)[None, :])
-        key = (_whole(distance + norm, kind) << _LABEL_BITS) | cols[None, :]
-        key = tl.where((count > 0)[None, :], key, _largest(kind))
-        nearest = tl.minimum(nearest, tl.min(key, axis=1))
+        inside = (cols < clusters)[:, None] & here[None, :]
+        product = _sum_at(sums, cols[:, None], rows[None, :], size, inside).to(tl.float32) / _PARTS
+        distance = length[:, None] - 2.0 * (product / tl.maximum(count, 1.0)[:, None])
+        key = (_whole(distance + norm, kind) << _LABEL_BITS) | cols[:, None]
+        key = tl.where((count > 0)[:, None], key, _largest(kind))
+        nearest = tl.minimum(nearest, tl.min(key, axis=0))
     tl.store(following + rows, nearest, mask=here)
 
 
@@ -162,7 +189,7 @@ def _finish(
     here = rows < size
     label = tl.load(mine + rows, mask=here, other=0)
     count, length = _lengths(withins, counts, label, clusters)
-    own = tl.load(sums + rows * size + label, mask=here, other=0.0)
+    own = _sum_at(sums, label, rows, size, here).to(tl.float32) / _PARTS
     norm = 1.0 if UNIT else tl.load(norms + rows, mask=here, other=1.0)
     distance = tl.maximum(norm - 2.0 * own / tl.maximum(count, 1.0) + length, 0.0)
     tl.store(labels + rows, label.to(tl.int64), mask=here)
@@ -171,44 +198,50 @@ def _finish(
 
 @triton.jit(do_not_specialize=["items", "clusters", "n_iter", "refill_every"])
 def _lloyd_kernel(
-    k, norms, keys, sums, withins, meetings, own, vacant, labels, counts, distances,
+    k, norms, keys, sums, withins, meetings, own, moves, vacant, labels, counts, distances,
     items, size, clusters, n_iter, refill_every,
     UNIT: tl.constexpr, BLOCK: tl.constexpr, BINS: tl.constexpr,
     ROWS: tl.constexpr, COLS: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
     """Every `num_programs(1)`-th item, from the assignments in keys (items, 2, size).
 
-    sums (items, size, size), of which `clusters` columns are used; withins (items, n_iter + 1,
-    clusters) and meetings (items,) are zero; own (programs of all items at work, size); vacant and
-    counts (items, clusters), into which every program of an item writes the same.
+    sums (items, clusters, size), withins (items, n_iter + 1, clusters) and meetings (items,) are
+    zero; own and moves (programs of all items at work, size); vacant and counts (items, clusters),
+    into which every program of an item writes the same.
     """
     at = tl.arange(0, BLOCK)
     inside = at < size
     bins = tl.arange(0, BINS)
     first, tiles, programs = tl.program_id(0), tl.cdiv(size, ROWS), tl.num_programs(0)
-    mine = own + (tl.program_id(1) * programs + first) * size
+    work = (tl.program_id(1) * programs + first) * size
+    mine = own + work
+    moving = moves + work
     item = tl.program_id(1).to(tl.int64)
     while item < items:
         matrix = k + item * size * size
-        sum_of = sums + item * size * size
+        sum_of = sums + item * clusters * size
         norm = norms + item * size
         empty_of = vacant + item * clusters
         count_of = counts + item * clusters
         within = withins + item * (n_iter + 1) * clusters
         now = keys + item * 2 * size
         then = now + size
+        tl.store(mine + at, _NOWHERE, mask=inside)
+        tl.debug_barrier()
         step = 0
         met = 0
         going = step <= n_iter
         while going:
-            label = (_shared(now + at, inside) & _LABEL_MASK).to(tl.int32)
-            tl.store(mine + at, label, mask=inside)
+            moved, label = _note_moves(now, mine, moving, size, BLOCK)
             found = tl.histogram(tl.where(inside, label, BINS - 1), BINS)
             tl.store(count_of + bins, found.to(tl.int64), mask=bins < clusters)
             tl.debug_barrier()
             for tile in range(first, tiles, programs):
                 rows = tile * ROWS + tl.arange(0, ROWS)
-                _add_up(matrix, mine, sum_of, within, rows, size, clusters, COLS, DEPTH)
+                _add_up(matrix, moving, moved, sum_of, rows, size, DEPTH)
+            tl.debug_barrier()
+            for tile in range(first, tiles, programs):
+                _add_lengths(mine, sum_of, within, tile * ROWS + tl.arange(0, ROWS), size)
             met = _meet(meetings + item, met, programs)
             going = step < n_iter
             if going:
@@ -251,7 +284,6 @@ def lloyd(
     matrix: Tensor,
     norms: Tensor,
     keys: Tensor,
-    sums: Tensor,
     n_clusters: int,
     *,
     n_iter: int,
@@ -260,24 +292,25 @@ def lloyd(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Labels (B, N) int64, counts (B, M) int64 and squared distances (B, N) after the iterations.
 
-    keys (B, 2, N) holds the first assignments in keys[:, 0], and is overwritten; so is sums
-    (B, N, N) float32.
+    keys (B, 2, N) holds the first assignments in keys[:, 0], and is overwritten.
     """
     items, size, _ = matrix.shape
     room = max(1, common._room(_WARPS, _REGISTERS, _SHARED, matrix.device))
     programs = max(1, min(triton.cdiv(size, _ROWS), room // items))
     together = min(items, room // programs)
     options = {"device": matrix.device}
-    withins = torch.zeros(items, n_iter + 1, n_clusters, dtype=torch.int64, **options)
-    meetings = torch.zeros(items, dtype=torch.int32, **options)
+    parts = [items * n_clusters * size, items * (n_iter + 1) * n_clusters, items]
+    zeros = torch.zeros(sum(parts), dtype=torch.int64, **options)
+    sums, withins, meetings = zeros.split(parts)
     own = torch.empty(together, programs, size, dtype=torch.int32, **options)
+    moves = torch.empty(together, programs, size, dtype=torch.int64, **options)
     vacant = torch.empty(items, n_clusters, dtype=torch.int32, **options)
     labels = torch.empty(items, size, dtype=torch.int64, **options)
     counts = torch.empty(items, n_clusters, dtype=torch.int64, **options)
     distances = torch.empty(items, size, dtype=torch.float32, **options)
     columns = triton.next_power_of_2(n_clusters)
     _lloyd_kernel[(programs, together)](
-        matrix, norms, keys, sums, withins, meetings, own, vacant, labels, counts, distances,
+        matrix, norms, keys, sums, withins, meetings, own, moves, vacant, labels, counts, distances,
         items, size, n_clusters, n_iter, refill_every,
         UNIT=unit, BLOCK=triton.next_power_of_2(size), BINS=2 * columns,
         ROWS=_ROWS, COLS=max(16, min(_COLS, columns)), DEPTH=_DEPTH,

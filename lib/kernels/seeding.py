@@ -1,4 +1,7 @@
-"""Greedy k-means++ of tokens from their Gram matrix, and the first assignment."""
+"""Greedy k-means++ of tokens from their Gram matrix, and the first assignment.
+
+One program adds centre after centre: what each step does not need waits until all are there.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import triton
 import triton.language as tl
 
 from .common import _GRID
-from .lloyd import _LABEL_BITS, _whole
+from .lloyd import _LABEL_BITS, _largest, _whole
 
 _SUM = tl.constexpr(2.0**30)
 _FEW = tl.constexpr(2**27)
@@ -36,25 +39,25 @@ def _scale(distance):
     return ((times.to(tl.int32, bitcast=True) >> 23) << 23).to(tl.float32, bitcast=True)
 
 
-@triton.jit(do_not_specialize=["clusters", "per_item", "apart"])
+@triton.jit(do_not_specialize=["clusters", "per_item"])
 def _seed_kernel(
-    pairs, uniforms, keys, size, clusters, per_item, apart,
+    pairs, uniforms, centres, size, clusters, per_item,
     UNIT: tl.constexpr, TRIALS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Greedy k-means++ of one item from its squared distances, and the first assignment; those of
-    two items are `apart`."""
+    """Greedy k-means++ of one item from its squared distances: the tokens that are the centres."""
     item = tl.program_id(0).to(tl.int64)
     pairs += item * size * size
     uniforms += item * per_item
+    centres += item * clusters
     at = tl.arange(0, BLOCK)
     inside = at < size
     trial = tl.arange(0, TRIALS)
     centre = tl.minimum((tl.load(uniforms) * size).to(tl.int32), size - 1)
+    tl.store(centres, centre)
     closest = tl.load(pairs + centre * size + at, mask=inside, other=0)
     scale = 1.0 if UNIT else _scale(closest)
     counts = _counted(closest, scale, UNIT)
     total = tl.sum(counts, axis=0)
-    label = tl.zeros((BLOCK,), dtype=tl.int32)
     share = tl.load(uniforms + TRIALS + trial, mask=trial < TRIALS * (clusters - 1), other=0.0)
     for step in range(1, clusters):
         target = (share * total.to(tl.float64)).to(tl.int32)
@@ -70,15 +73,34 @@ def _seed_kernel(
         sums = tl.sum(_counted(rows, scale, UNIT), axis=1)
         total = tl.min(sums, axis=0)
         best = tl.min(tl.where(sums == total, trial, TRIALS), axis=0)
-        chosen = tl.sum(tl.where(trial[:, None] == best, rows, 0), axis=0)
-        label = tl.where(_coarse(chosen, UNIT) < _coarse(closest, UNIT), step, label)
-        closest = chosen
+        tl.store(centres + step, tl.sum(tl.where(trial == best, tokens, 0), axis=0))
+        closest = tl.sum(tl.where(trial[:, None] == best, rows, 0), axis=0)
         if not UNIT and total < _FEW:
             scale = _scale(closest)
             total = tl.sum(_counted(closest, scale, UNIT), axis=0)
         counts = _counted(closest, scale, UNIT)
-    key = (_coarse(closest, UNIT) << _LABEL_BITS) | label
-    tl.store(keys + item * apart + at, key, mask=inside)
+
+
+@triton.jit(do_not_specialize=["clusters", "apart"])
+def _nearest_kernel(
+    pairs, centres, keys, size, clusters, apart,
+    UNIT: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
+):  # fmt: skip
+    """The first assignment of some tokens, to the nearest centres; those of two items are
+    `apart`."""
+    item = tl.program_id(1).to(tl.int64)
+    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    kind: tl.constexpr = keys.dtype.element_ty
+    nearest = tl.full((ROWS,), _largest(kind), kind)
+    for first in range(0, clusters, COLS):
+        cols = first + tl.arange(0, COLS)
+        centre = tl.load(centres + item * clusters + cols, mask=cols < clusters, other=0)
+        place = pairs + item * size * size + centre[:, None] * size + rows[None, :]
+        inside = (cols < clusters)[:, None] & (rows < size)[None, :]
+        distance = _coarse(tl.load(place, mask=inside, other=0), UNIT)
+        key = tl.where(inside, (distance << _LABEL_BITS) | cols[:, None], _largest(kind))
+        nearest = tl.minimum(nearest, tl.min(key, axis=0))
+    tl.store(keys + item * apart + rows, nearest, mask=rows < size)
 
 
 @triton.jit

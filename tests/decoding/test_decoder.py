@@ -48,8 +48,10 @@ def test_without_a_pruner_and_with_reused_buffers(model):
     assert torch.equal(decoder.generate(**inputs, max_new_tokens=7), expected)
 
 
+@pytest.mark.parametrize("products", [False, True])
 @pytest.mark.parametrize("name", [None, "random", "fastv"])
-def test_the_written_out_step_yields_the_same_tokens(model, name):
+def test_the_written_out_step_yields_the_same_tokens(model, monkeypatch, name, products):
+    monkeypatch.setattr(StaticDecoder, "_by_products", lambda _: products)
     inputs, decoder = ragged(), StaticDecoder(model, compiled=True)
     pruner = create(name) if name else FixedPrune(indices=[range(36)] * len(inputs["pixel_values"]))
     with pruner(model):

@@ -6,16 +6,76 @@ from contextlib import contextmanager, nullcontext
 import pytest
 import torch
 import torch._dynamo
+import torch.nn.functional as F
 from transformers.models.llama import modeling_llama
 from transformers.utils import import_utils
 
 from lib.decoding import StaticDecoder
-from lib.decoding.llama import FusedLayers
+from lib.decoding.llama import FusedLayers, attention_by_products
 from lib.pruning import create
 from lib.pruning.engine import release
 from lib.pruning.families import resolve
 from tests.decoding.test_decoder import Pretended, needs_gpu
 from tests.tiny import batch, one, prompt, ragged, tiny_llava
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2, 6])
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_gpu)])
+def test_attention_by_products(kv_heads, device):
+    generator = torch.Generator().manual_seed(kv_heads)
+
+    def normal(*shape):
+        return torch.randn(shape, generator=generator).to(device)
+
+    query = normal(2, 6, 1, 16)
+    keys, values = normal(2, kv_heads, 40, 16), normal(2, kv_heads, 40, 16)
+    mask = torch.zeros(2, 1, 1, 40, device=device)
+    mask[0, ..., 30:], mask[1, ..., :7] = float("-inf"), float("-inf")
+    found = attention_by_products(query, keys, values, mask, 0.3)
+    each = 6 // kv_heads
+    wide = (part.double().repeat_interleave(each, 1) for part in (keys, values))
+    want = F.scaled_dot_product_attention(query.double(), *wide, mask.double(), scale=0.3)
+    assert (found - want).abs().max() < 1e-5
+    halves = (part.bfloat16() for part in (query, keys, values, mask))
+    assert (attention_by_products(*halves, 0.3).double() - want).abs().max() < 0.03
+
+
+@pytest.mark.parametrize(
+    "capability, enabled, products",
+    [((8, 0), True, True), ((9, 0), True, False), ((9, 0), False, True), ((10, 0), True, False)],
+)
+def test_products_stand_where_cudnn_would_not(monkeypatch, capability, enabled, products):
+    decoder = StaticDecoder(tiny_llava(), compiled=True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: capability)
+    monkeypatch.setattr(torch.backends.cuda, "cudnn_sdp_enabled", lambda: enabled)
+    decoder._fused = None
+    assert not decoder._by_products()  # nothing is compiled
+    decoder._fused = FusedLayers(resolve(decoder.model).layers, uncompiled)
+    assert decoder._by_products() == products
+
+
+def test_one_compilation_serves_every_capacity_and_one_each_batch(monkeypatch):
+    model, compiled = tiny_llava(), []
+
+    def counting(module, _):
+        compiled.append(module)
+        return module.forward
+
+    torch._dynamo.reset()
+    decoder = StaticDecoder(model, compiled=True)
+    # as on a GPU that does without cuDNN's attention, but for the compiler
+    decoder._fused = FusedLayers(resolve(model).layers, uncompiled)
+    monkeypatch.setattr(decoder, "_by_products", lambda: True)
+    for name in ("_heads", "_products", "_rest"):
+        whole = torch.compile(getattr(decoder, name), dynamic=False, backend=counting)
+        monkeypatch.setattr(decoder, name, whole)
+    for rows in (2, 3):
+        for new in (3, 80, 150):  # capacities of 64, 128 and 256 positions
+            prompts = [prompt(before=3, after=4, seed=row) for row in range(rows)]
+            inputs = batch(prompts, rows)
+            want = model.generate(**inputs, do_sample=False, max_new_tokens=new)
+            assert torch.equal(decoder.generate(**inputs, max_new_tokens=new), want)
+        assert len(compiled) == 3 * (rows - 1)
 
 
 def uncompiled(function, *, dynamic):

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from ...pruning.engine.release import cache_of
+from ...pruning.engine.release import cache_name, cache_of
 from ...pruning.families import resolve
 from .analytic import Visual
 from .flops import counted_flops
@@ -54,6 +54,14 @@ class Probe:
     def prefill(self) -> Any:
         """One pass over the prompt, up to the first token."""
         return self.model(**self.inputs, use_cache=True, logits_to_keep=1)
+
+    def following(self) -> Callable[[], Any]:
+        """A step of decoding behind the prompt, which is read first, as `generate` makes it."""
+        read = self.prefill()
+        token, mask = read.logits[:, -1:].argmax(-1), self.inputs["attention_mask"]
+        mask = torch.cat([mask, torch.ones_like(token)], 1)
+        given = {"attention_mask": mask, cache_name(self.model): cache_of(read)}
+        return lambda: self.model(input_ids=token, use_cache=True, **given)
 
     def vision(self) -> Any:
         """The vision tower and the projector."""

@@ -1,4 +1,4 @@
-"""The time to the first token of two methods in turn, as a ratio with its interval.
+"""The time to the first token, or to the next, of two methods in turn: a ratio and its interval.
 
 Methods that were timed one after the other cannot be told apart by a per cent: the machine drifts.
 Here each round runs a baseline and a method, in changing order, and what counts is their ratio.
@@ -23,10 +23,12 @@ from .probe import Probe
 from .prompts import random_prompts
 from .timing import Stopwatch, Timing, free_peak, once, paired_ratio
 
-#: how a prompt is read: through the model as `generate` does, or captured with its vision tower
-WAYS: dict[str, Callable[[Probe], Any]] = {
-    "plain": lambda probe: probe.prefill(),
-    "captured": lambda probe: probe.static_prefill(),
+#: what is timed: a prompt read through the model as `generate` does, or captured with its vision
+#: tower, or a step of decoding behind a prompt, through the model, too
+WAYS: dict[str, Callable[[Probe], Callable[[], Any]]] = {
+    "plain": lambda probe: probe.prefill,
+    "captured": lambda probe: probe.static_prefill,
+    "step": lambda probe: probe.following(),
 }
 
 #: what tells a row of `first_token` from another
@@ -36,7 +38,7 @@ KEYS = ("way", "method", "against", "batch", "layer", "keep", "catalogue")
 def in_turn(
     baseline: Probe, probe: Probe, *, way: str, rounds: int, warmup: int = 3
 ) -> dict[str, Any]:
-    """Seconds to the first token of both, and the median of the rounds' ratios to the baseline.
+    """Seconds of both, and the median of the rounds' ratios to the baseline.
 
     way: of `WAYS`; a captured one needs decoders of their own. Returns `seconds` and `baseline` as
     `Timing` dictionaries and `ratio` with the bounds of its 95 % interval (None below six rounds).
@@ -59,7 +61,7 @@ def in_turn(
 def _seconds(probe: Probe, call: Callable[[Probe], Any]) -> float:
     watch = Stopwatch(probe.device)
     with probe.active():
-        once(lambda: call(probe), watch)
+        once(call(probe), watch)
     (seconds,) = watch.seconds()
     return seconds
 
@@ -111,7 +113,7 @@ def _compare(
     way = about["way"]
     captured = way == "captured"
     baseline = _with_decoder(probes[against], plan) if captured else probes[against]
-    for name, probe in tqdm(probes.items(), desc=f"first token, {way}", disable=None):
+    for name, probe in tqdm(probes.items(), desc=f"in turn, {way}", disable=None):
         if name == against:
             continue
         free_peak(probe.device)

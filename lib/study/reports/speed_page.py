@@ -35,6 +35,7 @@ def blocks() -> dict[str, str]:
     return {
         "speed": _speed(found),
         "first-token": _first_tokens(found),
+        "plainly": _plainly(found),
         "choices": _choices(_stored("shape", "choices.json")),
         "growth": _growth(found, _stored("shape", "choices.json")),
         "step": _step(found),
@@ -72,12 +73,23 @@ def _speed(found: Row) -> str:
 def _first_tokens(found: Row) -> str:
     keys = ("method", "batch", "against", "way", "layer")
     rows = {tuple(row.get(key) for key in keys): row["ratio"] for row in found["first_token"]}
-    places = [*((batch, "captured") for batch in (1, 8, 32)), (1, "plain")]
     lines = [
-        [label, *(_interval(rows[name, batch, "fastv", way, 2]) for batch, way in places)]
+        [label, *(_interval(rows[name, batch, "fastv", "captured", 2]) for batch in (1, 8, 32))]
         for name, label in IN_TURN.items()
     ]
-    return table(["before layer 2", "batch 1", "batch 8", "batch 32", "plain, batch 1"], lines)
+    return table(["before layer 2", "batch 1", "batch 8", "batch 32"], lines)
+
+
+def _plainly(found: Row) -> str:
+    keys = ("method", "way", "batch", "against", "layer")
+    rows = {tuple(row.get(key) for key in keys): row["ratio"] for row in found["first_token"]}
+    names = {"fastv": "FastV", **IN_TURN}
+    lines = [
+        [names[name], *(_interval(rows[name, way, 1, "unpruned", 2]) for way in ("plain", "step"))]
+        for name in names
+        if name != "unpruned"
+    ]
+    return table(["before layer 2, batch 1", "prompt", "a step"], lines)
 
 
 def _interval(ratio: Row) -> str:

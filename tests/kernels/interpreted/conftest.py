@@ -41,14 +41,10 @@ def patched_once():
 def on_the_processor(monkeypatch):
     if not INSIDE:
         return
-    import triton.language as tl
-
     from lib.kernels import blocks, common, operations
 
     monkeypatch.setattr(dispatch, "_devices", ("cuda", "cpu"))
     # programs run one after the other: one that waits for another needs it to be itself
     monkeypatch.setattr(common, "_room", lambda *_: 1)
     monkeypatch.setattr(blocks, "_ROWS", 64)
-    # the interpreter multiplies no bfloat16; what stands in for it holds more digits, not fewer
-    monkeypatch.setattr(common, "_PART", tl.constexpr(tl.float32))
     assert backend_for(torch.zeros(1, 16, 8)).kernels is operations

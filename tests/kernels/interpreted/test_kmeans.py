@@ -81,7 +81,7 @@ def iterated(matrix, labels, clusters, *, unit=True, n_iter=1, every=5):
     keys[:, 0] = labels
     norms = matrix.diagonal(dim1=-2, dim2=-1).contiguous()
     options = {"n_iter": n_iter, "refill_every": every, "unit": unit}
-    return module.lloyd(matrix, norms, keys, torch.empty_like(matrix), clusters, **options)
+    return module.lloyd(matrix, norms, keys, clusters, **options)
 
 
 def test_an_empty_cluster_attracts_no_token():

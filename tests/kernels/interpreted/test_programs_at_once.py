@@ -95,8 +95,6 @@ def test_programs_that_meet(monkeypatch, room):
     keys = torch.empty(3, 2, 40, dtype=torch.int32)
     keys[:, 0] = labels
     options = {"n_iter": 7, "unit": True}
-    found, *_ = lloyd.lloyd(
-        matrix, matrix, keys, torch.empty_like(matrix), 11, refill_every=5, **options
-    )
+    found, *_ = lloyd.lloyd(matrix, matrix, keys, 11, refill_every=5, **options)
     assert torch.equal(found, reference.lloyd(matrix.double(), labels, 11, **options))
     assert kernel.programs == room

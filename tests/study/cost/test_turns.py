@@ -1,8 +1,10 @@
 """First tokens of two methods in turn."""
 
 import json
+from dataclasses import replace
 
 import pytest
+import torch
 
 from lib.pruning import create
 from lib.study import cli
@@ -44,6 +46,23 @@ def test_a_drifting_machine_does_not_move_the_ratio(tiny, monkeypatch):
 def test_few_rounds_have_no_interval(tiny):
     row = turns.in_turn(*probes(tiny), way="plain", rounds=2)
     assert row["ratio"]["low"] is None and row["ratio"]["median"] > 0
+
+
+@pytest.mark.parametrize("name", [None, "random", "fastv", "entropy"])
+def test_a_step_behind_the_prompt_is_that_of_generate(tiny, name):
+    probe = replace(probes(tiny)[0], pruner=name and create(name), new_tokens=2)
+    with probe.active():
+        token = probe.following()().logits[:, -1].argmax(-1)
+        assert torch.equal(token, probe.generate()[:, 1])
+
+
+def test_one_prompt_is_read_in_every_way(tiny, tmp_path):
+    asked = ["benchmark", "--profile", "tiny", "--methods", "", "--batches", "1", "--repeats", "1"]
+    assert cli.main([*asked, "--layers", "1", "--against", "unpruned"]) == 0
+    path = tmp_path / "build/reproduce/tiny/results/benchmark.json"
+    rows = json.loads(path.read_text())["first_token"]
+    assert {r["way"] for r in rows} == {"plain", "captured", "step"}
+    assert {r["method"] for r in rows} == {"random", "fastv", "entropy", "selection", "weighted"}
 
 
 def test_methods_of_a_place_and_of_the_catalogue(tiny, tmp_path, capsys):
