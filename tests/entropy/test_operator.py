@@ -42,3 +42,10 @@ def test_a_batch_of_operators_is_that_of_its_items(solver):
     for i, j in ((0, 0), (1, 2)):
         wanted = reference.operator(reference.gram(tokens[i, j]))
         torch.testing.assert_close(together[i, j], wanted, rtol=0, atol=1e-9)
+
+
+def test_tokens_are_looked_at_by_default():
+    with pytest.raises(ValueError, match="must not be zero"):
+        entropy_operator(torch.zeros(3, 4))
+    with pytest.raises(ValueError, match="must be symmetric"):
+        entropy_operator(torch.ones(3, 3).tril(), gram=True)
