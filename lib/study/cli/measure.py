@@ -105,7 +105,9 @@ def benchmark(
     layers: Annotated[
         str, typer.Option(help="before these, time first tokens in turn, with commas")
     ] = "",
-    against: Annotated[str, typer.Option(help="whom they are compared with")] = "fastv,random",
+    against: Annotated[
+        str, typer.Option(help="whom they are compared with")
+    ] = "fastv,random,unpruned",
     step: Annotated[
         bool, typer.Option("--step", help="where the time of a decoding step goes")
     ] = False,

@@ -50,7 +50,7 @@ class Plan:
     agreement: bool = False
     definition: bool = False
     layers: Sequence[int] = ()
-    against: Sequence[str] = ("fastv", "random")
+    against: Sequence[str] = ("fastv", "random", "unpruned")
     catalogue: bool = False
     step: bool = False
 

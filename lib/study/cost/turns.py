@@ -69,7 +69,8 @@ def _seconds(probe: Probe, call: Callable[[Probe], Any]) -> float:
 def first_tokens(model: Any, record: Measurements, plan: Plan) -> None:
     """Every method of `plan.layers` against `plan.against` at its place; the catalogue's, too.
 
-    Batches above 1 and the catalogue are read in captured form alone: there the host is no brake.
+    Prompts are captured, so that the host is no brake. Against the unpruned model one prompt is
+    read plainly, and followed by a step: who calls it so wants to know that pruning is no slower.
     """
     for batch in plan.batches:
         inputs = random_prompts(model, batch)
@@ -83,9 +84,10 @@ def first_tokens(model: Any, record: Measurements, plan: Plan) -> None:
             probes = {name: replace(bare, pruner=pruner) for name, pruner in pruners.items()}
             about = {"batch": batch, "layer": layer, "keep": plan.keep[0]}
             for against in plan.against:
-                if against in probes:
-                    for way in WAYS if batch == 1 else ("captured",):
-                        _compare(record, probes, against, plan, {"way": way, **about})
+                plainly = ("plain", "step") if batch == 1 else ()
+                ways = plainly if against == "unpruned" else ("captured",)
+                for way in ways if against in probes else ():
+                    _compare(record, probes, against, plan, {"way": way, **about})
     if plan.catalogue:
         bare = Probe(model, random_prompts(model, 1), None, 1)
         probes = {"unpruned": bare} | {

@@ -56,13 +56,18 @@ def test_a_step_behind_the_prompt_is_that_of_generate(tiny, name):
         assert torch.equal(token, probe.generate()[:, 1])
 
 
-def test_one_prompt_is_read_in_every_way(tiny, tmp_path):
-    asked = ["benchmark", "--profile", "tiny", "--methods", "", "--batches", "1", "--repeats", "1"]
-    assert cli.main([*asked, "--layers", "1", "--against", "unpruned"]) == 0
+def test_plain_calls_are_compared_with_the_unpruned_model(tiny, tmp_path):
+    asked = ["benchmark", "--profile", "tiny", "--methods", "", "--batches", "1,2", "--repeats"]
+    assert cli.main([*asked, "1", "--layers", "1", "--against", "random,unpruned"]) == 0
     path = tmp_path / "build/reproduce/tiny/results/benchmark.json"
     rows = json.loads(path.read_text())["first_token"]
-    assert {r["way"] for r in rows} == {"plain", "captured", "step"}
-    assert {r["method"] for r in rows} == {"random", "fastv", "entropy", "selection", "weighted"}
+    found = {(r["against"], r["batch"], r["way"]) for r in rows}
+    assert found == {
+        ("random", 1, "captured"), ("random", 2, "captured"),
+        ("unpruned", 1, "plain"), ("unpruned", 1, "step"),
+    }  # fmt: skip
+    methods = {r["method"] for r in rows if r["against"] == "unpruned"}
+    assert methods == {"random", "fastv", "entropy", "selection", "weighted"}
 
 
 def test_methods_of_a_place_and_of_the_catalogue(tiny, tmp_path, capsys):
