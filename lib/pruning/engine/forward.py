@@ -148,6 +148,8 @@ class Forward:
                 if encoded.get(modality) is not None:
                     pass_.features.append((modality, encoded[modality]))
         read_masks(pass_, named.get("attention_mask"), current)
+        if state is not None:
+            pass_.cache, cache.in_pass = cache, True
         current.pass_ = pass_
 
     def _refuse_recomputation(self, module: nn.Module) -> None:
@@ -240,10 +242,10 @@ class Forward:
                 if index == self.layers[0]:
                     self._keep_all(pass_)
                 return None
-            given = self._given(pass_.stages[-1], hidden, kwargs)
-            if len(given) == 1 and given["attention_mask"] is kwargs.get("attention_mask"):
-                return None  # a step that decodes one row: nothing is different
-            return args, kwargs | given
+            stage = pass_.stages[-1]
+            if stage.plain and kwargs.get("attention_mask") is None:
+                return None  # as in most steps of decoding, which should cost nothing here
+            return args, kwargs | self._given(stage, hidden, kwargs)
 
         return hook
 
@@ -292,10 +294,11 @@ class Forward:
             pass_.cache = cache
             if pass_.groups:
                 stage.segment = segment_after(pass_, stage, before, hidden.device)
+        stage.plain = stage.mask is None and not _renumbered(stage)
         pass_.stages.append(stage)
         if stage.segment is not None:
             if type(cache) is DynamicCache:
-                cache.__class__ = PrunedCache
+                cache.__class__, cache.in_pass = PrunedCache, True
             made = [one.segment for one in pass_.stages]
             cache.visual = extend(pass_.state, made, weakref.ref(self.pruner))
         return hidden
@@ -343,6 +346,8 @@ class Forward:
                 if pass_.cache is not None and not self._checked:
                     self._check_cache(pass_)
         finally:
+            if isinstance(pass_.cache, PrunedCache):
+                pass_.cache.in_pass = False
             # images and pass know each other: the cache would wait for the garbage collector
             pass_.groups.clear()
             pass_.doubts.clear()
