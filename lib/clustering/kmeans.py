@@ -161,7 +161,7 @@ def kmeans(
         unit=not gram,
         backend=kernels,
     )
-    centroids = means_of_gram(matrix, labels, n_clusters, unit=not gram, backend=kernels)
+    centroids = means_of_gram(matrix, labels, n_clusters, backend=kernels)
     dtype = torch.float64 if tokens.dtype == torch.float64 else torch.float32
     distances = distances.to(dtype)
     return KMeans(labels, centroids.to(dtype), distances, members, distances.sum(-1))
@@ -190,20 +190,20 @@ def centroid_gram(
         )
     if gram:
         backend, matrix = backend_for(tokens), checked_gram(tokens, check=check)
-        return means_of_gram(matrix, labels, n_clusters, unit=False, backend=backend)
+        return means_of_gram(matrix, labels, n_clusters, backend=backend)
     return means_of_rows(unit_tokens(tokens, check=check), labels, n_clusters)
 
 
 def means_of_gram(
-    matrix: Tensor, labels: Tensor, n_clusters: int, *, unit: bool, backend: Backend = PLAIN
+    matrix: Tensor, labels: Tensor, n_clusters: int, *, backend: Backend = PLAIN
 ) -> Tensor:
-    """`centroid_gram` of validated Gram matrices (..., N, N), of entries up to one if `unit`.
+    """`centroid_gram` of validated Gram matrices (..., N, N).
 
-    >>> means_of_gram(torch.eye(3), torch.tensor([0, 0, 1]), 2, unit=True).tolist()
+    >>> means_of_gram(torch.eye(3), torch.tensor([0, 0, 1]), 2).tolist()
     [[0.5, 0.0], [0.0, 1.0]]
     """
     if backend:
-        return backend.kernels.centroid_gram(matrix, labels, n_clusters, unit=unit)
+        return backend.kernels.centroid_gram(matrix, labels, n_clusters)
     flat = labels.reshape(-1, labels.shape[-1])
     members = cluster_sizes(flat, n_clusters).clamp_min(1).unsqueeze(-1)
     half = row_sums(matrix.reshape(*flat.shape, matrix.shape[-1]), flat, n_clusters) / members

@@ -133,10 +133,10 @@ def _means(matrix: Tensor, labels: Tensor, clusters: int, *, scaled: bool, mass:
 
 
 @_on_device
-def centroid_gram(matrix: Tensor, labels: Tensor, n_clusters: int, *, unit: bool = False) -> Tensor:
+def centroid_gram(matrix: Tensor, labels: Tensor, n_clusters: int) -> Tensor:
     """`lib.clustering.centroid_gram` (..., M, M) of Gram matrices (..., N, N), labels (..., N).
 
-    Symmetric to the last bit. `unit`, that no entry exceeds one, makes no difference.
+    Symmetric to the last bit.
     """
     return _means(matrix, labels, n_clusters, scaled=False, mass=False)
 

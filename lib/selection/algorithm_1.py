@@ -203,9 +203,8 @@ def _centroids(views: Layers, clusters: Clusters, *, mass: bool, raw: bool) -> T
     if raw:
         means = [means_of_rows(rows, labels, n_clusters) for rows in views.raw]
     elif views.gram:
-        options = {"unit": False, "backend": views.backend}
         given = [views.gram_at(index) for index in range(len(views))]
-        means = [means_of_gram(matrix, labels, n_clusters, **options) for matrix in given]
+        means = [means_of_gram(one, labels, n_clusters, backend=views.backend) for one in given]
     else:
         means = [means_of_rows(rows, labels, n_clusters) for rows in views.rows]
     matrix = torch.stack(means)

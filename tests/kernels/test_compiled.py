@@ -87,7 +87,7 @@ def launched(monkeypatch, *, overlap: bool) -> dict:
         labels, counts, distances = kernels.kmeans(
             matrix, 144, numbers, n_iter=20, refill_every=5, unit=unit
         )
-        kernels.centroid_gram(matrix, labels, 144, unit=unit)
+        kernels.centroid_gram(matrix, labels, 144)
         kernels.unit_centroids(torch.zeros(4, 2, 576, 576), labels, 144, mass=unit)
         # what needs most shared memory: rows that are not aligned, and as many clusters as can be
         kernels.kmeans(torch.zeros(1, 729, 729), 364, numbers, n_iter=2, refill_every=5, unit=unit)
