@@ -70,6 +70,8 @@ class Forward:
         @functools.wraps(prepare)
         def preparing(*args: Any, **kwargs: Any) -> Any:
             self.current.generating = True
+            step = kwargs.get("next_sequence_length") == 1 and not kwargs.get("is_first_iteration")
+            self.current.appended = step
             return prepare(*args, **kwargs)
 
         @functools.wraps(prefill)
@@ -117,9 +119,10 @@ class Forward:
 
     # ---- the prompt ---------------------------------------------------------------------------
 
-    def _begin(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
+    def _begin(self, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
         current = self.current
         current.pass_, current.reached = None, True
+        appended, current.appended = current.appended, False
         self._refuse_recomputation(module)
         named = arguments(module, args, kwargs)
         cache = given_cache(named)
@@ -131,7 +134,7 @@ class Forward:
             )
         images = any(_given(named.get(name)) for name in IMAGE_INPUTS)
         if not images and state is None:
-            return
+            return None
         ids, embeds = named.get("input_ids"), named.get("inputs_embeds")
         batch, length = (ids if ids is not None else embeds).shape[:2]
         past = cache.get_seq_length() if cache is not None else 0
@@ -147,10 +150,14 @@ class Forward:
             for modality in self.family.modalities:
                 if encoded.get(modality) is not None:
                     pass_.features.append((modality, encoded[modality]))
-        read_masks(pass_, named.get("attention_mask"), current)
+        appended = appended and state is not None and length == 1 and cache.shown >= past
+        if not appended:
+            read_masks(pass_, named.get("attention_mask"), current)
         if state is not None:
             pass_.cache, cache.in_pass = cache, True
         current.pass_ = pass_
+        # a mask that hides nothing: to find that out the model would wait for the device
+        return (args, kwargs | {"attention_mask": None}) if appended else None
 
     def _refuse_recomputation(self, module: nn.Module) -> None:
         if not torch.is_grad_enabled() or not module.training:
@@ -343,6 +350,9 @@ class Forward:
                 stages.settle(pass_)
                 if pass_.stages and pass_.groups:
                     self.current.kept = stages.kept(pass_)
+                if isinstance(pass_.cache, PrunedCache):
+                    seen = pass_.past + pass_.length
+                    pass_.cache.shown = seen if pass_.whole is None else 0
                 if pass_.cache is not None and not self._checked:
                     self._check_cache(pass_)
         finally:

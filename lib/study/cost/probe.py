@@ -59,9 +59,15 @@ class Probe:
         """A step of decoding behind the prompt, which is read first, as `generate` makes it."""
         read = self.prefill()
         token, mask = read.logits[:, -1:].argmax(-1), self.inputs["attention_mask"]
-        mask = torch.cat([mask, torch.ones_like(token)], 1)
-        given = {"attention_mask": mask, cache_name(self.model): cache_of(read)}
-        return lambda: self.model(input_ids=token, use_cache=True, **given)
+        cache = {cache_name(self.model): cache_of(read)}
+        ids, mask = (
+            torch.cat([part, last], 1)
+            for part, last in ((self.inputs["input_ids"], token), (mask, torch.ones_like(token)))
+        )
+        given = self.model.prepare_inputs_for_generation(
+            ids, next_sequence_length=1, attention_mask=mask, use_cache=True, **cache
+        )
+        return lambda: self.model(**given)
 
     def vision(self) -> Any:
         """The vision tower and the projector."""
