@@ -11,6 +11,8 @@ from .entropy import full_precision
 from .kernels import backend_for
 
 VARIANTS = ("literal", "scaled", "scores")
+#: items up to which a kernel saves launches: what it does for a row grows with their number squared
+FEW = 256
 
 
 @full_precision
@@ -108,6 +110,7 @@ def rolled_importance(operators: Tensor | Iterable[Tensor], variant: str = "lite
     if (
         isinstance(operators, Tensor)
         and operators.dtype == torch.float32
+        and operators.shape[-1] <= FEW
         and (backend := backend_for(operators))
     ):
         few = min(3, len(layers) - 1)  # layers whose products the kernel does not store

@@ -81,8 +81,8 @@ def clusters_of(
 ) -> Clusters:
     """`kmeans` of validated Gram matrices (..., N, N), with a diagonal of ones if `unit`.
 
-    The plain route works in float64, and gives distances of that type. The kernels sum in float32,
-    and take tokens of any length if their diagonal has a mean of one.
+    The plain route works in float64, and gives distances of that type. The kernels take
+    float32, and tokens of any length if their diagonal has a mean of one; they sum whole numbers.
 
     >>> clusters_of(torch.eye(3), 3, random_state=0, n_iter=1, unit=True).counts.tolist()
     [1, 1, 1]

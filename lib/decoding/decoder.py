@@ -16,6 +16,7 @@ from ..pruning.families import Family, resolve
 from .buffers import BufferPool, Buffers, Slot
 from .llama import (
     FusedLayers,
+    any_number_of_shapes,
     attention_by_products,
     llama_heads,
     llama_rest,
@@ -243,7 +244,8 @@ class StaticDecoder:
             saved = [t.clone() for t in buffers.counters()]
             stream = torch.cuda.Stream()
             stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
+            shapes = nullcontext() if self._fused is None else any_number_of_shapes()
+            with torch.cuda.stream(stream), shapes:
                 for _ in range(2):  # warm-up: compilation and library handles, not to be captured
                     self._step(buffers)
                     for tensor, value in zip(buffers.counters(), saved):
@@ -311,11 +313,13 @@ class StaticDecoder:
 
     def _by_products(self) -> bool:
         """True where PyTorch would take its own kernels for a step's attention; cuDNN's, which it
-        prefers from Hopper on, are as fast as the products."""
+        prefers for half precision on Hopper and data-centre Blackwell, are as fast as products."""
         if self._fused is None:
             return False
-        hopper = torch.cuda.get_device_capability(self.device) >= (9, 0)
-        return not (hopper and torch.backends.cuda.cudnn_sdp_enabled())
+        half = self.model.dtype in (torch.float16, torch.bfloat16)
+        preferred = half and torch.cuda.get_device_capability(self.device)[0] in (9, 10)
+        cudnn = torch.backends.cudnn.is_available() and torch.backends.cuda.cudnn_sdp_enabled()
+        return not (preferred and cudnn)
 
 
 def _greedy(logits: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -173,13 +173,17 @@ class FusedLayers:
         Hooks on norms and MLPs are called as ever; an MLP with hooks inside is left as it is.
         """
         mlps = [one for one in self._mlps if not _hooked(one[0])]
-        # the limits are for code that no graph replays; counted for all decoders of the process
-        limits = {"recompile_limit": _SHAPES, "accumulated_recompile_limit": _SHAPES}
-        with (
-            replaced_here([*self._norms, *mlps, self._rotation]),
-            torch._dynamo.config.patch(limits),
-        ):
+        with replaced_here([*self._norms, *mlps, self._rotation]), any_number_of_shapes():
             yield
+
+
+def any_number_of_shapes() -> AbstractContextManager[None]:
+    """In the block torch.compile does not fall back to plain calls after a few shapes.
+
+    Its limits are for code that no graph replays, and count for all decoders of the process.
+    """
+    limits = {"recompile_limit": _SHAPES, "accumulated_recompile_limit": _SHAPES}
+    return torch._dynamo.config.patch(limits)
 
 
 def _hooked(module: Any) -> bool:

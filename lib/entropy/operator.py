@@ -73,8 +73,8 @@ def operator_of_gram(
     k_log_k = scaled.clone()
     k_log_k.diagonal(dim1=-2, dim2=-1).sub_(1)
     for t, w, solved in blocks(scaled, chosen, torch.ones_like(scaled[..., 0])):
-        root = (t * w).sqrt() / (1 + t)
-        tall = (solved * root[:, None, None]).flatten(-3, -2)  # (..., q · N, N)
-        k_log_k = k_log_k + tall.mT @ tall
+        tall = solved * (t.sqrt() / (1 + t))[:, None, None]
+        weighted = tall * w[:, None, None]  # a tail's correction can be negative
+        k_log_k = k_log_k + tall.flatten(-3, -2).mT @ weighted.flatten(-3, -2)
     operator = (scaled * math.log(size) - k_log_k) / size
     return (operator + operator.mT) / 2

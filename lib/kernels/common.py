@@ -51,9 +51,11 @@ def _at_once(device: torch.device) -> Iterator[None]:
         return
     current, first = torch.cuda.current_stream(), torch.cuda.Stream(priority=_FIRST)
     first.wait_stream(current)
-    with torch.cuda.stream(first):
-        yield
-    current.wait_stream(first)
+    try:
+        with torch.cuda.stream(first):
+            yield
+    finally:  # a stream that is not joined would hide why a launch failed
+        current.wait_stream(first)
 
 
 @triton.jit

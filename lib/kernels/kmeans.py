@@ -50,6 +50,7 @@ def kmeans(
         BLOCK=triton.next_power_of_2(size),
         num_warps=8,
     )
+    del pairs  # of no use once there are centres
     return lloyd(
         matrix, norms, keys, n_clusters, n_iter=n_iter, refill_every=refill_every, unit=unit
     )

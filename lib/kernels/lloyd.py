@@ -300,6 +300,7 @@ def lloyd(
     together = min(items, room // programs)
     options = {"device": matrix.device}
     parts = [items * n_clusters * size, items * (n_iter + 1) * n_clusters, items]
+    parts = [part + part % 2 for part in parts]  # each of them aligned to 16 bytes
     zeros = torch.zeros(sum(parts), dtype=torch.int64, **options)
     sums, withins, meetings = zeros.split(parts)
     own = torch.empty(together, programs, size, dtype=torch.int32, **options)

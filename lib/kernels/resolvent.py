@@ -188,7 +188,7 @@ def _operator_kernel(y, k, c, t, weights, out, size, padded, nodes, log_size, BL
     total = tl.zeros((BLOCK, BLOCK), dtype=tl.float32)
     for q in range(nodes):
         shift = tl.load(t + q)
-        swept = tl.load(here + q * padded * padded)
+        swept = tl.load(here + q.to(tl.int64) * padded * padded)
         across = (1.0 + shift) * tl.rsqrt(left + shift)[:, None]
         swept *= across * ((1.0 + shift) * tl.rsqrt(right + shift)[None, :])
         known = tl.where(own, (less / (left + shift))[:, None], value)

@@ -41,12 +41,18 @@ def test_attention_by_products(kv_heads, device):
 
 
 @pytest.mark.parametrize(
-    "capability, enabled, products",
-    [((8, 0), True, True), ((9, 0), True, False), ((9, 0), False, True), ((10, 0), True, False)],
-)
-def test_products_stand_where_cudnn_would_not(monkeypatch, capability, enabled, products):
-    decoder = StaticDecoder(tiny_llava(), compiled=True)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: capability)
+    "major, dtype, there, enabled, products",
+    [
+        (9, torch.bfloat16, True, True, False), (10, torch.float16, True, True, False),
+        (8, torch.bfloat16, True, True, True), (12, torch.bfloat16, True, True, True),
+        (9, torch.float32, True, True, True), (9, torch.bfloat16, False, True, True),
+        (9, torch.bfloat16, True, False, True),
+    ],
+)  # fmt: skip
+def test_products_stand_where_cudnn_would_not(monkeypatch, major, dtype, there, enabled, products):
+    decoder = StaticDecoder(tiny_llava().to(dtype), compiled=True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (major, 0))
+    monkeypatch.setattr(torch.backends.cudnn, "is_available", lambda: there)
     monkeypatch.setattr(torch.backends.cuda, "cudnn_sdp_enabled", lambda: enabled)
     decoder._fused = None
     assert not decoder._by_products()  # nothing is compiled

@@ -35,6 +35,16 @@ def test_entropy_operator_of_masses_and_empty_rows_in_float32():
         assert operator[0].abs().max() < 1e-6
 
 
+@pytest.mark.parametrize("nodes, most", [(12, 1e-3), (40, 1e-6), (200, 1e-6)])
+def test_any_number_of_nodes_in_float32(nodes, most):
+    """The corrections for the tails make weights negative where nodes are close."""
+    tokens = make_tokens("gaussian", 20, dtype=torch.float32)
+    wanted = reference.operator(gram(tokens.double()))
+    operator = entropy_operator(tokens, solver="cholesky", nodes=nodes)
+    torch.testing.assert_close(operator.double(), wanted, rtol=0, atol=most)
+    assert torch.equal(operator, operator.mT)
+
+
 @pytest.mark.parametrize("solver", ["eigh", "cholesky"])
 def test_a_batch_of_operators_is_that_of_its_items(solver):
     tokens = torch.stack([make_tokens("clustered", 12, s) for s in range(6)]).reshape(2, 3, 12, 64)

@@ -203,6 +203,32 @@ def test_a_size_to_crop_to_that_is_no_smaller_changes_nothing(monkeypatch):
             assert cache.get_seq_length() == left
 
 
+@pytest.mark.parametrize("layer", [0, 2])
+def test_an_empty_one_takes_a_prompt_with_an_image(layer):
+    with create("random", layer=layer)(MODEL):
+        want = MODEL(**one(), use_cache=True)
+        again, new = cache_of(MODEL(**one(seed=1), use_cache=True)), PrunedCache()
+        again.reset()
+        for cache in (again, new):
+            found = MODEL(**one(), past_key_values=cache, use_cache=True).logits
+            torch.testing.assert_close(found, want.logits, rtol=0, atol=0)
+
+
+def test_an_interrupt_leaves_no_cache_that_grows_behind_the_block():
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with create("random")(MODEL):
+        out = MODEL(**one(), use_cache=True)
+        cache, step = cache_of(out), {"input_ids": torch.tensor([[5]])}
+        handle = MODEL.model.language_model.layers[3].register_forward_pre_hook(interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            MODEL(**step, past_key_values=cache)
+        handle.remove()
+    with pytest.raises(RuntimeError, match="with-block that has ended"):
+        MODEL(**step, past_key_values=cache)
+
+
 def test_reset_makes_it_an_empty_cache():
     with create("random")(MODEL):
         cache = cache_of(MODEL(**one(), use_cache=True))

@@ -15,6 +15,7 @@ from lib.kernels import use_kernels
 from lib.pruning import create
 from lib.pruning.engine.passes import Current, Pass
 from lib.pruning.engine.prompt import captured, placeholders, read_masks
+from lib.pruning.engine.release import cache_name, cache_of
 from tests.tiny import one, tiny_llava
 
 PADDED, SHOWN = torch.tensor([[0, 1, 1, 1], [1, 1, 1, 1]]), torch.ones(2, 4, dtype=torch.int64)
@@ -142,3 +143,67 @@ def test_placeholders_are_counted_where_the_host_knows_them():
     named = {"inputs_embeds": embeddings, "image_features": image}
     assert len(asked) == 3 and asked[0] == asked[2] == ((PADDED,), named)
     assert asked[1][1]["image_features"] is other
+
+
+def steps_of(model, inputs, hidden=(), *, ones=4, **options):
+    """`generate` with text hidden by the caller's mask; the masks its steps gave the language
+    model, and the tokens."""
+    seen = []
+
+    def look(module, args, kwargs):
+        if kwargs.get("inputs_embeds").shape[1] == 1:
+            seen.append(kwargs["attention_mask"] is None)
+
+    mask = inputs["attention_mask"].clone()
+    mask[:, list(hidden)] = 0
+    handle = model.model.language_model.register_forward_pre_hook(look, with_kwargs=True)
+    try:
+        with torch.no_grad():
+            out = model.generate(**inputs | {"attention_mask": mask}, do_sample=False,
+                                 max_new_tokens=ones, **options)  # fmt: skip
+    finally:
+        handle.remove()
+    return seen, out
+
+
+@pytest.mark.parametrize("layer", [0, 2])
+def test_steps_of_generate_are_given_no_mask_where_nothing_is_hidden(layer):
+    model, inputs = tiny_llava(), one()
+    beside = int((inputs["input_ids"] != model.config.image_token_id).nonzero()[-2, 1])
+    with create("random", layer=layer)(model):
+        assert steps_of(model, inputs)[0] == [True] * 3
+        assert steps_of(model, inputs, num_beams=2)[0] == [True] * 3
+        found, hidden = steps_of(model, inputs, [beside])
+        assert found == [False] * 3
+        # as the same sequence read at once, without a step
+        whole = hidden[:, :-1]
+        mask = torch.ones_like(whole)
+        mask[:, beside] = 0
+        read = model(**inputs | {"input_ids": whole, "attention_mask": mask}).logits
+        assert torch.equal(read[:, -1].argmax(-1), hidden[:, -1])
+
+
+@pytest.mark.parametrize("hidden", [[], [0, 1]])
+def test_a_turn_of_one_token_may_hide_what_came_before(hidden):
+    """Only steps behind a prompt know what `generate` was given for it."""
+    model, answers = tiny_llava(), []
+    kept = {"do_sample": False, "return_dict_in_generate": True}
+
+    def again(ids, given):
+        new = {"max_new_tokens": 1, "output_logits": True}
+        return model.generate(input_ids=ids, **given, **kept, **new).logits[0]
+
+    def directly(ids, given):
+        places = given["attention_mask"].cumsum(1) - 1
+        return model(input_ids=ids[:, -1:], position_ids=places[:, -1:], **given).logits[:, -1]
+
+    with create("random")(model), torch.no_grad():
+        for call in (again, directly):
+            out = model.generate(**one(), max_new_tokens=2, **kept)
+            cache, mask = cache_of(out), torch.ones_like(out.sequences)
+            assert cache.shown == cache.get_seq_length()
+            mask[:, hidden] = 0
+            given = {"attention_mask": mask, cache_name(model): cache}
+            answers.append(call(out.sequences, given))
+            assert not hidden or cache.shown == 0
+    assert torch.allclose(*answers, atol=1e-5)

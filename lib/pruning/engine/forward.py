@@ -305,7 +305,8 @@ class Forward:
         pass_.stages.append(stage)
         if stage.segment is not None:
             if type(cache) is DynamicCache:
-                cache.__class__, cache.in_pass = PrunedCache, True
+                cache.__class__ = PrunedCache
+            cache.in_pass = True
             made = [one.segment for one in pass_.stages]
             cache.visual = extend(pass_.state, made, weakref.ref(self.pruner))
         return hidden

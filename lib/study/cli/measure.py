@@ -103,7 +103,7 @@ def benchmark(
         bool, typer.Option("--leave-one-out", help="time the scores against their definition")
     ] = False,
     layers: Annotated[
-        str, typer.Option(help="before these, time first tokens in turn, with commas")
+        str, typer.Option(help="before these, time prompts and steps in turn, with commas")
     ] = "",
     against: Annotated[
         str, typer.Option(help="whom they are compared with")

@@ -56,7 +56,8 @@ class Probe:
         return self.model(**self.inputs, use_cache=True, logits_to_keep=1)
 
     def following(self) -> Callable[[], Any]:
-        """A step of decoding behind the prompt, which is read first, as `generate` makes it."""
+        """A step of decoding behind the prompt, which is read first, prepared by `generate`'s own
+        means."""
         read = self.prefill()
         token, mask = read.logits[:, -1:].argmax(-1), self.inputs["attention_mask"]
         cache = {cache_name(self.model): cache_of(read)}
