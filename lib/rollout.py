@@ -11,8 +11,8 @@ from .entropy import full_precision
 from .kernels import backend_for
 
 VARIANTS = ("literal", "scaled", "scores")
-#: items up to which a kernel saves launches: what it does for a row grows with their number squared
-FEW = 256
+#: items up to which a kernel saves launches; what it does for a row grows with their number squared
+FEW = 576
 
 
 @full_precision

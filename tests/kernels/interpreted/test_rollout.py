@@ -37,3 +37,13 @@ def test_one_layer_and_scores_need_no_kernel():
     layers = torch.rand(3, 20, 20)
     assert torch.equal(rolled_importance(layers[:1]), layers[0].diagonal())
     assert torch.equal(rolled_importance(layers, "scores"), rollout(layers, "scores"))
+
+
+def test_many_items_are_multiplied_in_one_piece(monkeypatch):
+    from lib.kernels import operations
+
+    layers = torch.rand(4, 20, 20) / 20
+    found = rolled_importance(layers)
+    monkeypatch.setattr("lib.rollout.FEW", 19)
+    monkeypatch.setattr(operations, "rolled_diagonal", None)
+    torch.testing.assert_close(rolled_importance(layers), found)
