@@ -188,11 +188,12 @@ def _operator_kernel(y, k, c, t, weights, out, size, padded, nodes, log_size, BL
     total = tl.zeros((BLOCK, BLOCK), dtype=tl.float32)
     for q in range(nodes):
         shift = tl.load(t + q)
-        swept = tl.load(here + q.to(tl.int64) * padded * padded)
+        swept = tl.load(here)
         across = (1.0 + shift) * tl.rsqrt(left + shift)[:, None]
         swept *= across * ((1.0 + shift) * tl.rsqrt(right + shift)[None, :])
         known = tl.where(own, (less / (left + shift))[:, None], value)
         total += tl.load(weights + q) * (known - swept)
+        here += padded * padded
     total = value * (log_size - 1.0) + tl.where(own, 1.0, 0.0) - total
     total /= size
     if i == j:  # a product may be summed in another order on the other side
