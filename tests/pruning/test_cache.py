@@ -214,7 +214,8 @@ def test_an_empty_one_takes_a_prompt_with_an_image(layer):
             torch.testing.assert_close(found, want.logits, rtol=0, atol=0)
 
 
-def test_an_interrupt_leaves_no_cache_that_grows_behind_the_block():
+@pytest.mark.parametrize("further", [False, True])
+def test_an_interrupt_leaves_no_cache_that_grows_behind_the_block(further):
     def interrupt(*_):
         raise KeyboardInterrupt
 
@@ -225,6 +226,8 @@ def test_an_interrupt_leaves_no_cache_that_grows_behind_the_block():
         with pytest.raises(KeyboardInterrupt):
             MODEL(**step, past_key_values=cache)
         handle.remove()
+        if further:
+            MODEL(**one())
     with pytest.raises(RuntimeError, match="with-block that has ended"):
         MODEL(**step, past_key_values=cache)
 

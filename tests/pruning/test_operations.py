@@ -10,7 +10,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lib.pruning import create
 from lib.pruning.engine.pruner import VisualPruner
-from lib.pruning.engine.release import cache_name, cache_of
 from tests.tiny import one, tiny_llava
 
 
@@ -32,14 +31,13 @@ def operations(depth, name, options):
     found = []
     with torch.no_grad(), pruner:
         for _ in range(2):  # once a block, lengths are compared
+            inputs = one()
             with Counted() as prompt:
-                out = model(**one(), use_cache=True, logits_to_keep=1)
+                out = model(**inputs, use_cache=True, logits_to_keep=1)
             token = out.logits[:, -1].argmax(-1, keepdim=True)
-            ids, mask = (
-                torch.cat([one()[name], last], 1)
-                for name, last in (("input_ids", token), ("attention_mask", torch.ones_like(token)))
-            )
-            given = {"attention_mask": mask, cache_name(model): cache_of(out)}
+            given = {"attention_mask": inputs["attention_mask"]}
+            given = model._update_model_kwargs_for_generation(out, given)
+            ids = torch.cat([inputs["input_ids"], token], 1)
             given = model.prepare_inputs_for_generation(ids, next_sequence_length=1, **given)
             with Counted() as step:
                 model(**given, use_cache=True)

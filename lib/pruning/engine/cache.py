@@ -137,8 +137,6 @@ class PrunedCache(DynamicCache):
     visual: PrunedState | None = None
     #: a forward of its pruner's model is under way
     in_pass = False
-    #: how many of the first tokens are known to be visible in every row
-    shown = 0
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Tokens the model was given (layer 0, what `generate` asks for), else positions held."""
@@ -205,7 +203,7 @@ class PrunedCache(DynamicCache):
         for layer in self.layers:  # up to 5.17 upstream zeroes them, at the pruned length
             layer.keys = layer.values = None
             layer.is_initialized = False
-        self.visual, self.shown = None, 0
+        self.visual = None
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         super().reorder_cache(beam_idx)

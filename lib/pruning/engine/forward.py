@@ -17,7 +17,7 @@ from .attention import LayerAttention, layer_attention
 from .cache import PrunedCache, extend
 from .images import grouped, in_reading_order, locate
 from .passes import Ahead, Kept, Pass, Stage
-from .prompt import captured, placeholders, read_masks
+from .prompt import captured, hides_nothing, note_visible, placeholders, read_masks
 from .release import arguments, causal_mask, check_lengths, given_cache, inside_backward
 from .sequence import segment_after
 from .vision import VisionRecord, attach, record_of
@@ -70,8 +70,6 @@ class Forward:
         @functools.wraps(prepare)
         def preparing(*args: Any, **kwargs: Any) -> Any:
             self.current.generating = True
-            step = kwargs.get("next_sequence_length") == 1 and not kwargs.get("is_first_iteration")
-            self.current.appended = step
             return prepare(*args, **kwargs)
 
         @functools.wraps(prefill)
@@ -87,6 +85,19 @@ class Forward:
                 )
             return prefill(input_ids, generation_config, model_kwargs, *rest, **more)
 
+        update = model._update_model_kwargs_for_generation
+
+        @functools.wraps(update)
+        def updating(outputs: Any, model_kwargs: dict, *args: Any, **kwargs: Any) -> dict:
+            visible = hides_nothing(self.current, model_kwargs.get("attention_mask"))
+            after = update(outputs, model_kwargs, *args, **kwargs)
+            if visible:  # a one for every row was appended
+                note_visible(self.current, after.get("attention_mask"))
+            return after
+
+        name = "_update_model_kwargs_for_generation"
+        if getattr(type(model), name) is getattr(GenerationMixin, name):
+            self.pruner.hooks.replace(model, name, updating)
         self.pruner.hooks.replace(model, "prepare_inputs_for_generation", preparing)
         self.pruner.hooks.replace(model, "_prefill", prefilling)
 
@@ -121,8 +132,9 @@ class Forward:
 
     def _begin(self, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
         current = self.current
+        if current.pass_ is not None and isinstance(current.pass_.cache, PrunedCache):
+            current.pass_.cache.in_pass = False  # an interrupt runs no hook
         current.pass_, current.reached = None, True
-        appended, current.appended = current.appended, False
         self._refuse_recomputation(module)
         named = arguments(module, args, kwargs)
         cache = given_cache(named)
@@ -150,14 +162,16 @@ class Forward:
             for modality in self.family.modalities:
                 if encoded.get(modality) is not None:
                     pass_.features.append((modality, encoded[modality]))
-        appended = appended and state is not None and length == 1 and cache.shown >= past
-        if not appended:
-            read_masks(pass_, named.get("attention_mask"), current)
+        mask = named.get("attention_mask")
+        # to find out that a mask hides nothing the model would wait for the device at every step
+        spared = not images and hides_nothing(current, mask) and mask.shape[1] == past + length
+        if not spared:
+            read_masks(pass_, mask, current)
+            note_visible(current, mask if pass_.whole is None else None)
         if state is not None:
             pass_.cache, cache.in_pass = cache, True
         current.pass_ = pass_
-        # a mask that hides nothing: to find that out the model would wait for the device
-        return (args, kwargs | {"attention_mask": None}) if appended else None
+        return (args, kwargs | {"attention_mask": None}) if spared else None
 
     def _refuse_recomputation(self, module: nn.Module) -> None:
         if not torch.is_grad_enabled() or not module.training:
@@ -351,9 +365,6 @@ class Forward:
                 stages.settle(pass_)
                 if pass_.stages and pass_.groups:
                     self.current.kept = stages.kept(pass_)
-                if isinstance(pass_.cache, PrunedCache):
-                    seen = pass_.past + pass_.length
-                    pass_.cache.shown = seen if pass_.whole is None else 0
                 if pass_.cache is not None and not self._checked:
                     self._check_cache(pass_)
         finally:

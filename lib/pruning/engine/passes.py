@@ -265,7 +265,7 @@ class Current(threading.local):
         self.pass_: Pass | None = None
         self.record: VisionRecord | None = None
         self.generating = False  # the call comes from `generate`
-        self.appended = False  # its mask is that of the call before, with a one for each row
+        self.visible: tuple[Tensor, int | None] | None = None  # see `prompt.hides_nothing`
         self.drafts = 0
         self.reached = False  # the inner model's hook ran
         self.kept: Kept | None = None

@@ -37,6 +37,21 @@ def read_masks(pass_: Pass, mask: Any, current: Current) -> None:
         pass_.valid = shown[:, pass_.past :]
 
 
+def note_visible(current: Current, mask: Any) -> None:
+    """Remember a mask that hides nothing; None: forget what was remembered."""
+    current.visible = None if mask is None else (mask, _version(mask))
+
+
+def hides_nothing(current: Current, mask: Any) -> bool:
+    """True for the very tensor that was remembered, not written to since."""
+    known = current.visible
+    return known is not None and known[0] is mask and known[1] == _version(mask)
+
+
+def _version(mask: Tensor) -> int | None:
+    return None if mask.is_inference() else mask._version
+
+
 def captured(tensor: Tensor, current: Current) -> bool:
     """True while a graph is captured, and the host may not wait for the tensor's device."""
     return current.images_each is not None and tensor.device.type != "cpu"

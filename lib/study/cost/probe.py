@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ...pruning.engine.release import cache_name, cache_of
+from ...pruning.engine.release import cache_of
 from ...pruning.families import resolve
 from .analytic import Visual
 from .flops import counted_flops
@@ -59,16 +59,11 @@ class Probe:
         """A step of decoding behind the prompt, which is read first, prepared by `generate`'s own
         means."""
         read = self.prefill()
-        token, mask = read.logits[:, -1:].argmax(-1), self.inputs["attention_mask"]
-        cache = {cache_name(self.model): cache_of(read)}
-        ids, mask = (
-            torch.cat([part, last], 1)
-            for part, last in ((self.inputs["input_ids"], token), (mask, torch.ones_like(token)))
-        )
-        given = self.model.prepare_inputs_for_generation(
-            ids, next_sequence_length=1, attention_mask=mask, use_cache=True, **cache
-        )
-        return lambda: self.model(**given)
+        ids = torch.cat([self.inputs["input_ids"], read.logits[:, -1:].argmax(-1)], 1)
+        given = {"attention_mask": self.inputs["attention_mask"], "use_cache": True}
+        given = self.model._update_model_kwargs_for_generation(read, given)
+        step = self.model.prepare_inputs_for_generation(ids, next_sequence_length=1, **given)
+        return lambda: self.model(**step)
 
     def vision(self) -> Any:
         """The vision tower and the projector."""
