@@ -10,7 +10,7 @@ import dataclasses
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -135,8 +135,6 @@ class PrunedCache(DynamicCache):
     """
 
     visual: PrunedState | None = None
-    #: a forward of its pruner's model is under way
-    in_pass = False
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Tokens the model was given (layer 0, what `generate` asks for), else positions held."""
@@ -147,21 +145,19 @@ class PrunedCache(DynamicCache):
         return held
 
     def update(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        if not self.in_pass and self.visual is not None:
-            self._refuse()
+        if self.visual is not None:
+            owner = self.visual.owner()
+            if owner is None or not owner.active:
+                raise RuntimeError(
+                    "this cache was pruned inside a with-block that has ended; decode inside it, "
+                    "or start from a new prompt"
+                )
+            if not owner.in_pass:
+                raise RuntimeError(
+                    "a pruned cache needs the model's own forward; call the model (or its inner "
+                    "model) instead of its language model or a layer"
+                )
         return super().update(*args, **kwargs)
-
-    def _refuse(self) -> NoReturn:
-        owner = self.visual.owner()
-        if owner is None or not owner.active:
-            raise RuntimeError(
-                "this cache was pruned inside a with-block that has ended; decode inside it, "
-                "or start from a new prompt"
-            )
-        raise RuntimeError(
-            "a pruned cache needs the model's own forward; call the model (or its inner "
-            "model) instead of its language model or a layer"
-        )
 
     def crop(self, tokens_to_remove: int) -> None:
         """Take back the last tokens that the model was given (a negative number, as upstream).

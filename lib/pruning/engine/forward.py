@@ -17,7 +17,14 @@ from .attention import LayerAttention, layer_attention
 from .cache import PrunedCache, extend
 from .images import grouped, in_reading_order, locate
 from .passes import Ahead, Kept, Pass, Stage
-from .prompt import captured, hides_nothing, note_visible, placeholders, read_masks
+from .prompt import (
+    appending,
+    captured,
+    hides_nothing,
+    note_visible,
+    placeholders,
+    read_masks,
+)
 from .release import arguments, causal_mask, check_lengths, given_cache, inside_backward
 from .sequence import segment_after
 from .vision import VisionRecord, attach, record_of
@@ -85,19 +92,9 @@ class Forward:
                 )
             return prefill(input_ids, generation_config, model_kwargs, *rest, **more)
 
-        update = model._update_model_kwargs_for_generation
-
-        @functools.wraps(update)
-        def updating(outputs: Any, model_kwargs: dict, *args: Any, **kwargs: Any) -> dict:
-            visible = hides_nothing(self.current, model_kwargs.get("attention_mask"))
-            after = update(outputs, model_kwargs, *args, **kwargs)
-            if visible:  # a one for every row was appended
-                note_visible(self.current, after.get("attention_mask"))
-            return after
-
         name = "_update_model_kwargs_for_generation"
         if getattr(type(model), name) is getattr(GenerationMixin, name):
-            self.pruner.hooks.replace(model, name, updating)
+            self.pruner.hooks.replace(model, name, appending(self.current, getattr(model, name)))
         self.pruner.hooks.replace(model, "prepare_inputs_for_generation", preparing)
         self.pruner.hooks.replace(model, "_prefill", prefilling)
 
@@ -132,8 +129,6 @@ class Forward:
 
     def _begin(self, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
         current = self.current
-        if current.pass_ is not None and isinstance(current.pass_.cache, PrunedCache):
-            current.pass_.cache.in_pass = False  # an interrupt runs no hook
         current.pass_, current.reached = None, True
         self._refuse_recomputation(module)
         named = arguments(module, args, kwargs)
@@ -168,8 +163,6 @@ class Forward:
         if not spared:
             read_masks(pass_, mask, current)
             note_visible(current, mask if pass_.whole is None else None)
-        if state is not None:
-            pass_.cache, cache.in_pass = cache, True
         current.pass_ = pass_
         return (args, kwargs | {"attention_mask": None}) if spared else None
 
@@ -264,7 +257,8 @@ class Forward:
                     self._keep_all(pass_)
                 return None
             stage = pass_.stages[-1]
-            if stage.plain and kwargs.get("attention_mask") is None:
+            masked = stage.mask is not None or kwargs.get("attention_mask") is not None
+            if not masked and not _renumbered(stage):
                 return None  # as in most steps of decoding, which should cost nothing here
             return args, kwargs | self._given(stage, hidden, kwargs)
 
@@ -315,12 +309,10 @@ class Forward:
             pass_.cache = cache
             if pass_.groups:
                 stage.segment = segment_after(pass_, stage, before, hidden.device)
-        stage.plain = stage.mask is None and not _renumbered(stage)
         pass_.stages.append(stage)
         if stage.segment is not None:
             if type(cache) is DynamicCache:
                 cache.__class__ = PrunedCache
-            cache.in_pass = True
             made = [one.segment for one in pass_.stages]
             cache.visual = extend(pass_.state, made, weakref.ref(self.pruner))
         return hidden
@@ -368,8 +360,6 @@ class Forward:
                 if pass_.cache is not None and not self._checked:
                     self._check_cache(pass_)
         finally:
-            if isinstance(pass_.cache, PrunedCache):
-                pass_.cache.in_pass = False
             # images and pass know each other: the cache would wait for the garbage collector
             pass_.groups.clear()
             pass_.doubts.clear()

@@ -191,8 +191,7 @@ class Stage:
     held: keys of earlier passes that the layers hold.
     ids: position ids `(batch, positions)` if they were renumbered; shift: by how much the tokens
         behind have moved to the front, `(batch, 1)`.
-    mask: for the model's attention; plain: none, and the model's own positions. given: the
-        arguments that layers get instead of the model's.
+    mask: for the model's attention; given: the arguments that layers get instead of the model's.
     """
 
     layer: int
@@ -205,7 +204,6 @@ class Stage:
     shift: Tensor | None = None
     segment: Segment | None = None
     mask: Any = field(default=None, repr=False)
-    plain: bool = False
     given: dict[torch.device, dict[str, Any]] = field(default_factory=dict, repr=False)
 
 

@@ -48,6 +48,21 @@ def hides_nothing(current: Current, mask: Any) -> bool:
     return known is not None and known[0] is mask and known[1] == _version(mask)
 
 
+def appending(current: Current, update: Callable) -> Callable:
+    """transformers' `_update_model_kwargs_for_generation`, which appends a one to every row of the
+    mask: of one that hides nothing the next hides nothing either."""
+
+    @functools.wraps(update)
+    def updating(outputs: Any, model_kwargs: dict, *args: Any, **kwargs: Any) -> dict:
+        visible = hides_nothing(current, model_kwargs.get("attention_mask"))
+        after = update(outputs, model_kwargs, *args, **kwargs)
+        if visible:
+            note_visible(current, after.get("attention_mask"))
+        return after
+
+    return updating
+
+
 def _version(mask: Tensor) -> int | None:
     return None if mask.is_inference() else mask._version
 

@@ -18,7 +18,6 @@ from ... import geometry
 from .. import registry
 from ..families import Family, resolve
 from .averages import by_layer, check_average
-from .cache import PrunedCache
 from .forward import Forward
 from .hooks import Hooks, forget_compiled
 from .images import ImageTokens
@@ -356,8 +355,6 @@ class VisualPruner:
 
     def _leave(self, hooks: Hooks) -> None:
         self.hooks = self._forward = self.family = None
-        if (broken := self._current.pass_) is not None and isinstance(broken.cache, PrunedCache):
-            broken.cache.in_pass = False  # an interrupt runs no hook
         self._renew()
         hooks.close()
 
