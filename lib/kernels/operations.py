@@ -5,9 +5,10 @@ from .choice import choose
 from .gram import gram
 from .greedy import forward
 from .kmeans import kmeans
-from .picks import farthest, volume
+from .picks import farthest
 from .resolvent import entropy_operator, resolvent_diagonal
 from .rollout import rolled_diagonal
+from .volume import volume
 
 __all__ = [
     "centroid_gram",

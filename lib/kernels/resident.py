@@ -26,14 +26,21 @@ def _extremes(high, low, other_high, other_low):
 
 
 @triton.jit
+def _numbers(bits):
+    """What the bits of numbers of single or double precision stand for."""
+    return bits.to(tl.float64 if bits.dtype == tl.int64 else tl.float32, bitcast=True)
+
+
+@triton.jit
 def _pick(gains, free, inside, at, size):
     """As `lib.kernels.greedy._best`, once all gains are there."""
-    high = float("inf")
-    low = 0.0
-    gain = tl.zeros(at.shape, dtype=tl.float32)
+    bits = tl.zeros(at.shape, dtype=gains.dtype.element_ty)
+    gain = _numbers(bits)
+    low = tl.min(gain, axis=0)
+    high = low + float("inf")
     while high == float("inf"):  # what is published is finite
         bits = tl.load(gains + at, mask=inside, other=0, volatile=True)
-        gain = bits.to(tl.float32, bitcast=True)
+        gain = _numbers(bits)
         most = tl.where(bits == _ABSENT, float("inf"), tl.where(free, gain, -float("inf")))
         high, low = tl.reduce((most, tl.where(free, gain, float("inf"))), 0, _extremes)
     return _first_tie(gain, free, high, low, at, size)
@@ -45,12 +52,13 @@ def _read(place, mask):
     bits = tl.load(place, mask=mask, other=0, volatile=True)
     while tl.max((bits == _ABSENT).to(tl.int32)) > 0:
         bits = tl.load(place, mask=mask, other=0, volatile=True)
-    return bits.to(tl.float32, bitcast=True)
+    return _numbers(bits)
 
 
 @triton.jit
 def _publish(place, values, mask):
-    tl.store(place, values.to(tl.int32, bitcast=True), mask=mask, cache_modifier=".cg")
+    bits = values.to(tl.int64 if values.dtype == tl.float64 else tl.int32, bitcast=True)
+    tl.store(place, bits, mask=mask, cache_modifier=".cg")
 
 
 @triton.jit

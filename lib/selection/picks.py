@@ -137,8 +137,9 @@ def conditional_dpp(
     kernel = kernel * scale.unsqueeze(-1) * scale.unsqueeze(-2)
     whole = kernel.diagonal(dim1=-2, dim2=-1)
     least = whole * floor
-    if backend:
-        return backend.kernels.volume(kernel, least, k).reshape(*matrix.shape[:-2], k)
+    picks = backend.kernels.volume(kernel, least, k) if backend else None
+    if picks is not None:
+        return picks.reshape(*matrix.shape[:-2], k)
     left = whole.clone()
     factor = kernel.new_zeros(len(kernel), k, size)
     tiny = torch.finfo(kernel.dtype).tiny

@@ -103,13 +103,15 @@ def launched(monkeypatch, *, overlap: bool) -> dict:
     kernels.forward(gains, 2, cover=(table, None))
     kernels.forward(gains, 2, spectral=(matrix, eight, eight), cover=(wide, None))
     kernels.forward(torch.zeros(1, 4096), 2, cover=(torch.zeros(1, 4096, 4200), None))
+    kernels.volume(matrix.double(), gains.double(), 2)
+    kernels.volume(torch.zeros(1, 4096, 4096, dtype=torch.float64), gains.double(), 2)
+    kernels.forward(gains, 300, spectral=(matrix, eight[:1], eight[:1]))
     monkeypatch.setattr(common, "_room", lambda *_: 0)  # pick by pick
     kernels.forward(gains, 2, spectral=(matrix, eight, eight), cover=(table, None))
     kernels.forward(gains, 2, spectral=(matrix, many, many))
     kernels.forward(gains, 2, cover=(wide, None))
     kernels.forward(torch.zeros(1, 4096), 2, cover=(torch.zeros(1, 4096, 4200), None))
     kernels.farthest(matrix, gains, 2)
-    kernels.volume(matrix.double(), gains.double(), 2)
     assert {key[0] for key in launches} == every
     return launches
 
@@ -122,7 +124,7 @@ def test_the_kernels_compile_and_fit(monkeypatch, tmp_path, capability, shared_k
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from lib.kernels import blocks, lloyd
+    from lib.kernels import blocks, lloyd, volume
 
     for (name, signature, constants, aligned, warps, registers), kernel in launched(
         monkeypatch, overlap=capability >= 90
@@ -139,5 +141,6 @@ def test_the_kernels_compile_and_fit(monkeypatch, tmp_path, capability, shared_k
         # copies made ahead go through a core's own cache, which does not see what others write
         copies = [line for line in compiled.asm["ttgir"].splitlines() if "async_copy_" in line]
         assert not [line for line in copies if "isVolatile" in line], name
-        needed = {"_lloyd_kernel": lloyd._SHARED, "_resident_kernel": blocks._SHARED}
+        needed = {"_lloyd_kernel": lloyd._SHARED, "_resident_kernel": blocks._SHARED,
+                  "_volume_kernel": volume._SHARED}  # fmt: skip
         assert compiled.metadata.shared <= needed.get(name, 1024 * shared_kib), name

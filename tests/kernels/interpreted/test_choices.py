@@ -143,6 +143,11 @@ def test_what_is_no_number_is_not_waited_for():
     priority = torch.full((2, 20), -torch.nan)
     order = weighted(tokens, 6, priority=priority, first=2, check=False)
     assert all(len(set(row)) == 6 and 0 <= min(row) <= max(row) < 20 for row in order.tolist())
+    quality = torch.rand(2, 20)
+    quality[0, 1], quality[1, 2] = torch.nan, torch.inf
+    for given in (tokens, make("gaussian", 20)):
+        order = conditional_dpp(given, quality, 6, check=False)
+        assert all(len(set(row)) == 6 for row in order.tolist())
 
 
 def test_empty_clusters_are_never_core():

@@ -16,7 +16,7 @@ import torch
 
 from lib.clustering import lloyd as reference
 from lib.entropy import gram
-from lib.selection import Worth, weighted
+from lib.selection import Worth, conditional_dpp, weighted
 from tests.kernels.interpreted.kit import interpreted, make, plainly
 
 pytestmark = interpreted
@@ -79,6 +79,22 @@ def test_programs_that_wait_for_each_other(monkeypatch, cover, entropy, first, h
         return weighted(tokens, 18, weights, worth=worth, first=first)
 
     assert torch.equal(order(), plainly(order)) and kernel.programs == 6
+
+
+@pytest.mark.parametrize("room", [3, 6])  # one item after the other, two at once
+def test_determinants_by_programs_that_wait_for_each_other(monkeypatch, room):
+    volume, common = (importlib.import_module(f"lib.kernels.{n}") for n in ("volume", "common"))
+    kernel = AtOnce(volume._volume_kernel)
+    monkeypatch.setattr(common, "_room", lambda *_: room)
+    for name, value in {"_volume_kernel": kernel, "_ROWS": (16,), "_AT_ONCE": 128}.items():
+        monkeypatch.setattr(volume, name, value)
+    tokens = make("gaussian", 40, items=3)
+    quality = torch.rand(3, 40, generator=torch.Generator().manual_seed(1))
+
+    def order():
+        return conditional_dpp(tokens, quality, 20)
+
+    assert torch.equal(order(), plainly(order)) and kernel.programs == room
 
 
 @pytest.mark.parametrize("room", [9, 6, 2])  # three programs an item, two, one that takes turns
