@@ -51,14 +51,16 @@ def quadrature(
     return t.to(device, working), (step * factor * t).to(device, working)
 
 
-def kernel_quadrature(nodes: int | None, matrix: Tensor) -> tuple[Tensor, Tensor]:
+def kernel_quadrature(
+    nodes: int | None, matrix: Tensor, default: int = 18, reach: float = 6.5
+) -> tuple[Tensor, Tensor]:
     """Nodes and weights for the kernels: by default 18, which err by about 1e-5 / N in S.
 
     >>> [len(part) for part in kernel_quadrature(None, torch.eye(16))]
     [18, 18]
     """
     size, dtype, device = matrix.shape[-1], matrix.dtype, matrix.device
-    return quadrature(nodes or 18, size, dtype, device, 8.5 if nodes else 6.5)
+    return quadrature(nodes or default, size, dtype, device, 8.5 if nodes else reach)
 
 
 @constants

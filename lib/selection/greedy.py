@@ -7,9 +7,12 @@ from torch import Tensor
 
 from ..entropy import full_precision
 from ..entropy.gram import as_gram
-from ..entropy.quadrature import node_count, quadrature
+from ..entropy.quadrature import kernel_quadrature, node_count, quadrature
 from ..kernels import Backend, backend_for
 from .ranking import best, check_k, mask_of
+
+#: nodes of the kernels, a power of two: gains err by less than 1e-4 of their spread
+_FEW = {"default": 16, "reach": 5.5}
 
 
 def _forward(
@@ -89,7 +92,8 @@ def greedy(
 
     Among sets of one size the entropy is log k - F / k, and -F is submodular. Each step evaluates
     the exact increase of F for every token by the integral of `lib.entropy`; the first token, where
-    all are equal, is the least redundant (smallest Σ_j K_ij²). `random_state` is not used.
+    all are equal, is the least redundant (smallest Σ_j K_ij²). By default the integral has as many
+    `nodes` as the type takes, 16 in the kernels. `random_state` is not used.
 
     Raises:
         ValueError: k outside 1..N, bad tokens.
@@ -100,8 +104,11 @@ def greedy(
     del random_state
     backend = backend_for(tokens)
     matrix, shape = _batched(tokens, k, backend, gram, check)
-    nodes = node_count(nodes, matrix.dtype)
-    t, w = quadrature(nodes, shape[-1], matrix.dtype, matrix.device)
+    if backend and nodes is None:
+        t, w = kernel_quadrature(None, matrix, **_FEW)
+    else:
+        nodes = node_count(nodes, matrix.dtype)
+        t, w = quadrature(nodes, shape[-1], matrix.dtype, matrix.device)
     return mask_of(_forward(matrix, k, t, w, None, backend), shape[-1]).reshape(shape)
 
 

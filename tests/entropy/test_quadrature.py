@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from lib.entropy import entropy_operator, gram
-from lib.entropy.quadrature import blocks, fitted
+from lib.entropy.quadrature import blocks, fitted, kernel_quadrature, quadrature
+from lib.selection.greedy import _FEW
 from tests.kernels.kinds import KINDS, make
 
 
@@ -43,3 +44,24 @@ def test_the_fit_is_as_good_as_it_says(size):
     value = torch.special.xlogy(x, x) - x + 1
     fit = (x - 1).square() * (weights / (x[:, None] + t)).sum(-1)
     assert ((fit - value).abs() / (1 + torch.special.xlogy(x, x).abs())).max() < 1e-4
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "biased", "themes"])
+@pytest.mark.parametrize("size", [64, 576])
+def test_the_few_nodes_of_greedy_kernels_rank_as_many_do(kind, size):
+    matrix = gram(make(kind, size).double())[0]
+    picked, others = matrix[: size // 4, : size // 4], matrix[: size // 4, size // 4 :]
+    values, vectors = torch.linalg.eigh(picked)
+    parts = (vectors.T @ others).square()
+
+    def gains(nodes):
+        """log of the share of each token that the picked ones do not explain, integrated."""
+        t, w = (x.double() for x in nodes)
+        explained = (parts / (values.clamp_min(0)[:, None] + t[:, None, None])).sum(1)
+        share = torch.maximum(1 + t[:, None] - explained, t[:, None]) / (1 + t[:, None])
+        return (w[:, None] * share.log()).sum(0)
+
+    many = gains(quadrature(120, size, torch.float64, matrix.device))
+    few = gains(kernel_quadrature(None, matrix.float(), **_FEW))
+    wrong = few - many
+    assert (wrong - wrong.mean()).abs().max() < 1e-4 * (many.max() - many.min())

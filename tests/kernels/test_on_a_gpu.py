@@ -184,10 +184,13 @@ def test_greedy_selection_on_a_gpu(strategy, kind, size, k):
         finite = one.isfinite() & other.isfinite()  # all 70 of 70 tokens may be singular
         torch.testing.assert_close(one[finite], other[finite], rtol=0.02, atol=0.1)
     else:
-        assert (ours != plain).float().mean() < 0.02  # swaps where two gains nearly tie
-        for ours_, plain_, kept in zip(ours, plain, matrix):
+        if strategy == "adaptive":
+            assert (ours != plain).float().mean() < 0.02  # swaps where two gains nearly tie
+        # the kernels integrate the entropy with fewer nodes: where many gains tie, others are taken
+        within = 1e-4 if strategy == "greedy" else 1e-3
+        for ours_, plain_, kept in zip(ours, plain, matrix.double()):
             values = [matrix_entropy(kept[m][:, m], gram=True) for m in (ours_, plain_)]
-            assert (values[0] - values[1]).abs() < 1e-3
+            assert (values[0] - values[1]).abs() < within
     assert torch.equal(STRATEGIES[strategy](tokens[1], k), ours[1])
 
 
@@ -354,6 +357,10 @@ def test_what_is_no_number_is_not_waited_for_on_a_gpu():
     tokens[0, 3], tokens[1, 5] = torch.nan, torch.inf
     priority = torch.full((2, 100), -torch.nan, device="cuda")
     order = weighted(tokens, 30, priority=priority, first=2, check=False)
+    assert all(len(row.unique()) == 30 for row in order)
+    quality = torch.rand(2, 100).cuda()
+    quality[0, 1], quality[1, 2] = torch.nan, torch.inf
+    order = conditional_dpp(tokens, quality, 30, check=False)
     assert all(len(row.unique()) == 30 for row in order)
 
 
