@@ -139,6 +139,7 @@ def run(
     records = read_records(method / RECORDS)
     middle = statistics.median(record["seconds"] for record in records)  # an image, by its batch
     row = {
+        "method": options.method,
         "processes": processes,
         "batch_size": batch_size,
         "fast": fast,
@@ -152,13 +153,17 @@ def run(
 def measure(options: Scaling, path: Path) -> dict[str, Any]:
     """Every batch size and count in turn; the document at `path`, written after each.
 
-    Other batch sizes that this machine measured with that model before stay in it.
+    Other methods and batch sizes that this machine measured with that model before stay in it.
     """
     about = {"model": options.model, "machine": machine()}
-    about |= {"new_tokens": options.new_tokens, "method": options.method}
+    about["new_tokens"] = options.new_tokens
     document = Measurements(path, about).document
     rows = document.setdefault("rows", [])
-    rows[:] = [row for row in rows if row["batch_size"] not in options.batch_size]
+    rows[:] = [
+        row
+        for row in rows
+        if row["method"] != options.method or row["batch_size"] not in options.batch_size
+    ]
     folder = paths.ROOT / "build" / "scaling"
     for batch_size in options.batch_size:
         baseline = None
@@ -186,7 +191,7 @@ def line(row: Mapping[str, Any]) -> str:
         row["same_records"], f"{row['different_records']} OTHER captions"
     )
     return (
-        f"{row['processes']} processes, batch {row['batch_size']}"
+        f"{row['method']}, {row['processes']} processes, batch {row['batch_size']}"
         f"{', fast path' if row['fast'] else ''}: "
         f"{row['images_per_second']:.2f} images/s, {row['gain']:.2f} times the first, "
         f"{row['middle_images_per_second']:.2f} in the middle, "

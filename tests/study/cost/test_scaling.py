@@ -69,7 +69,7 @@ def test_other_records_are_counted(root, monkeypatch, capsys):
     def run(processes, batch_size, options, folder, *, fast):
         captions = ["a", "b", "c" if processes == 1 or fast else "d"]
         records = [{"image_id": i, "caption": text} for i, text in enumerate(captions)]
-        row = {"processes": processes, "batch_size": batch_size,
+        row = {"method": options.method, "processes": processes, "batch_size": batch_size,
                "images_per_second": 1.0 * processes * batch_size * (3 if fast else 1), "fast": fast,
                "middle_images_per_second": 1.0, "waiting_share": 0.0}  # fmt: skip
         return row, records
@@ -90,6 +90,9 @@ def test_other_records_are_counted(root, monkeypatch, capsys):
     assert [(row["batch_size"], row["gain"]) for row in kept] == [
         *((2, gain) for gain in gains), (4, 1), (4, 3),
     ]  # fmt: skip
+    pruned = ["--processes", "1", "--batch-size", "4", "--fast", "--method", "random"]
+    assert cli.main([*SMALL, *pruned]) == 0
+    assert json.loads(stored.read_text())["rows"][:-2] == kept, "of another method"
     assert not (root / STORED).exists()
     assert "2 processes, batch 4: 8.00 images/s, 2.00 times" in (out := capsys.readouterr().out)
     assert "2 processes, batch 4, fast path: 24.00 images/s, 6.00 times" in out

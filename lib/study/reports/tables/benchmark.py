@@ -172,13 +172,14 @@ def swept(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def scaling(profile: str) -> pd.DataFrame:
-    """Images a second by batch size and processes (`lib.study.cost.scaling`), if measured."""
+    """Images a second by method, batch and processes (`lib.study.cost.scaling`), if measured."""
     path = paths.measured(profile, "scaling.json")
     if not path.is_file():
         return pd.DataFrame()
     found = json.loads(path.read_text(encoding="utf-8"))["rows"]
     frame = pd.DataFrame(
         {
+            "method": [LABELS.get(row["method"], row["method"]) for row in found],
             "batch": [row["batch_size"] for row in found],
             "processes": [row["processes"] for row in found],
             "images/s": [row["images_per_second"] for row in found],
@@ -189,7 +190,7 @@ def scaling(profile: str) -> pd.DataFrame:
             ],
         }
     )
-    return frame.set_index(["batch", "processes"]).round(2)
+    return frame.set_index(["method", "batch", "processes"]).round(2)
 
 
 # ---------------------------------------------------------------------------- as tables

@@ -102,14 +102,14 @@ def test_scaling_has_a_row_a_batch_size_and_number_of_processes(tmp_path, monkey
     monkeypatch.setattr(paths, "ROOT", tmp_path)
     assert benchmark.scaling("p").empty
     rows = [
-        {"processes": n, "batch_size": 16, "images_per_second": 8.0 * n, "gain": float(n),
-         "waiting_share": 0.01 * n, "same_records": n < 4}
+        {"method": "random", "processes": n, "batch_size": 16, "images_per_second": 8.0 * n,
+         "gain": float(n), "waiting_share": 0.01 * n, "same_records": n < 4}
         for n in (1, 2, 4)
     ]  # fmt: skip
     path = tmp_path / "data" / "results" / "p" / "scaling.json"
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps({"rows": rows}))
     frame = benchmark.scaling("p")
-    assert frame.index.tolist() == [(16, 1), (16, 2), (16, 4)]
-    assert frame.loc[16, 2].tolist() == [16.0, 2.0, 2.0, True]
-    assert not frame.loc[(16, 4), "same captions"]
+    assert frame.index.tolist() == [("RandomPrune", 16, n) for n in (1, 2, 4)]
+    assert frame.loc["RandomPrune", 16, 2].tolist() == [16.0, 2.0, 2.0, True]
+    assert not frame.loc[("RandomPrune", 16, 4), "same captions"]
