@@ -13,6 +13,22 @@ by a few 1e-6, which the tensor cores' own sums cause.
 Importing this package does not import Triton; `lib.kernels.operations` does.
 """
 
-from .dispatch import MAX_TOKENS, MIN_TOKENS, PLAIN, Backend, backend_for, use_kernels
+from .dispatch import (
+    MAX_CLUSTERED,
+    MAX_TOKENS,
+    MIN_TOKENS,
+    PLAIN,
+    Backend,
+    backend_for,
+    use_kernels,
+)
 
-__all__ = ["MAX_TOKENS", "MIN_TOKENS", "PLAIN", "Backend", "backend_for", "use_kernels"]
+__all__ = [
+    "MAX_CLUSTERED",
+    "MAX_TOKENS",
+    "MIN_TOKENS",
+    "PLAIN",
+    "Backend",
+    "backend_for",
+    "use_kernels",
+]

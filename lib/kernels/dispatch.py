@@ -14,6 +14,8 @@ from torch import Tensor
 MIN_TOKENS = 16
 #: labels and distances share 32 bits, and integer sums stay below 2^31
 MAX_TOKENS = 4096
+#: of what k-means of tokens as they are takes, into MAX_TOKENS clusters: its sums stay below 2^63
+MAX_CLUSTERED = 16384
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _devices = ("cuda",)  # the tests add "cpu" under Triton's interpreter
@@ -60,31 +62,31 @@ def use_kernels(wanted: bool) -> Iterator[None]:
         _wanted = before
 
 
-def backend_for(*tensors: Tensor) -> Backend:
+def backend_for(*tensors: Tensor, most: int = MAX_TOKENS) -> Backend:
     """The backend that serves all of `tensors` (..., N, any); to be asked once in a call.
 
     The kernels need CUDA of compute capability 8.0 or more, Triton, at most float32,
-    16 <= N <= 4096 and no gradient. What is no such tensor is left to the plain route, which says
+    16 <= N <= `most` and no gradient. What is no such tensor is left to the plain route, which says
     what is wrong with it.
 
     >>> bool(backend_for(torch.eye(32)))  # not on a CUDA device
     False
     """
-    if not _wanted or not all(map(_suits, tensors)):
+    if not _wanted or not all(_suits(tensor, most) for tensor in tensors):
         return PLAIN
     if not all(_capable(tensor.device) for tensor in tensors):
         return PLAIN
     return Backend(_operations())
 
 
-def _suits(tensor: Tensor) -> bool:
+def _suits(tensor: Tensor, most: int) -> bool:
     if not isinstance(tensor, Tensor) or tensor.device.type not in _devices:
         return False
     if tensor.ndim < 2 or tensor.dtype not in _DTYPES or not tensor.numel():
         return False
     if torch.is_grad_enabled() and tensor.requires_grad:
         return False
-    return MIN_TOKENS <= tensor.shape[-2] <= MAX_TOKENS
+    return MIN_TOKENS <= tensor.shape[-2] <= most
 
 
 @functools.cache

@@ -8,6 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .common import _BLOCK, _on_device, _tile
+from .dispatch import MAX_TOKENS
 
 
 @triton.jit
@@ -41,8 +42,11 @@ def _rows_kernel(
 @triton.jit
 def _lengths(squares, rows, size, TOKENS: tl.constexpr):
     """Lengths of an item's rows, in the scale in which the mean of all squared ones is one."""
-    at = tl.arange(0, TOKENS)
-    mean = tl.sum(tl.load(squares + at, mask=at < size, other=0.0), axis=0) / size
+    total = tl.zeros((TOKENS,), dtype=tl.float64)
+    for start in range(0, size, TOKENS):
+        at = start + tl.arange(0, TOKENS)
+        total += tl.load(squares + at, mask=at < size, other=0.0)
+    mean = tl.sum(total, axis=0) / size
     square = tl.load(squares + rows, mask=rows < size, other=0.0)
     return tl.sqrt(square / tl.where(mean > 0, mean, 1.0)).to(tl.float32)
 
@@ -116,6 +120,7 @@ def gram(tokens: Tensor, *, raw: bool = False) -> Tensor:
     depth = 32 if unit else 64
     _gram_kernel[grid](
         scaled, scale, squares, out, size, width,
-        TOKENS=triton.next_power_of_2(size), BLOCK=_BLOCK, DEPTH=depth, num_warps=4, **launch,
+        TOKENS=min(triton.next_power_of_2(size), MAX_TOKENS), BLOCK=_BLOCK, DEPTH=depth,
+        num_warps=4, **launch,
     )  # fmt: skip
     return out

@@ -7,6 +7,7 @@ import triton
 from torch import Tensor
 
 from .common import _on_device
+from .dispatch import MAX_TOKENS
 from .lloyd import lloyd
 from .seeding import _pairs_kernel, _seed_kernel
 
@@ -23,8 +24,8 @@ def kmeans(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Labels (B, N) int64, counts (B, M) int64 and squared distances (B, N) of `lib.clustering`.
 
-    `matrix` (B, N, N) float32 has a diagonal of ones, or, if not `unit`, one of mean one, so that
-    no entry exceeds N; `uniforms` (B or 1, M, trials) is float64.
+    `matrix` (B, N, N) float32 has a diagonal of ones, and N is `MAX_TOKENS` at most, or, if not
+    `unit`, one of mean one, so that no entry exceeds N. `uniforms` (B or 1, M, trials) is float64.
     """
     items, size, _ = matrix.shape
     matrix, uniforms = matrix.contiguous(), uniforms.contiguous()
@@ -48,7 +49,7 @@ def kmeans(
         UNIT=unit,
         TRIALS=trials,
         BLOCK=triton.next_power_of_2(size),
-        num_warps=8,
+        num_warps=8 if size <= MAX_TOKENS else 16,
     )
     del pairs  # of no use once there are centres
     return lloyd(

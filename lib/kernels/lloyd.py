@@ -22,7 +22,10 @@ from .common import _GRID, _round
 _LABEL_BITS = tl.constexpr(12)
 _LABEL_MASK = tl.constexpr(4095)
 _NOWHERE = tl.constexpr(4096)  # the label of a token that is in no sum yet
-#: sums are whole numbers of 2^-32 of the mean squared length: none exceeds N^2 = 2^24 of it, and
+#: of a token and of each of two labels in what is noted of a move
+_MOVE_BITS = tl.constexpr(16)
+_MOVE_MASK = tl.constexpr(65535)
+#: sums are whole numbers of 2^-32 of the mean squared length: none exceeds N^2 <= 2^28 of it, and
 #: they know no order
 _PARTS = tl.constexpr(4294967296.0)
 #: tokens of a tile, clusters beside them, and tokens that move, at once
@@ -75,7 +78,7 @@ def _note_moves(now, mine, moves, size, BLOCK: tl.constexpr):
     before = tl.load(mine + at, mask=inside, other=0)
     moved = inside & (before != label)
     place = tl.cumsum(moved.to(tl.int32), axis=0) - 1
-    both = (before.to(tl.int64) << (2 * _LABEL_BITS)) | (label.to(tl.int64) << _LABEL_BITS)
+    both = (before.to(tl.int64) << (2 * _MOVE_BITS)) | (label.to(tl.int64) << _MOVE_BITS)
     tl.store(moves + place, both | at, mask=moved)
     tl.debug_barrier()  # all have read what is overwritten here
     tl.store(mine + at, label, mask=inside)
@@ -88,8 +91,8 @@ def _add_up(k, moves, moved, sums, rows, size, DEPTH: tl.constexpr):
     for start in range(0, moved, DEPTH):
         number = start + tl.arange(0, DEPTH)
         move = tl.load(moves + number, mask=number < moved, other=0)
-        token, to = move & _LABEL_MASK, (move >> _LABEL_BITS) & _LABEL_MASK
-        source = move >> (2 * _LABEL_BITS)
+        token, to = move & _MOVE_MASK, (move >> _MOVE_BITS) & _MOVE_MASK
+        source = move >> (2 * _MOVE_BITS)
         inside = (number < moved)[:, None] & (rows < size)[None, :]
         value = tl.load(k + token[:, None] * size + rows[None, :], mask=inside, other=0.0)
         part = (value * _PARTS).to(tl.int64)  # a power of two: exact, but for what is below 2^-32

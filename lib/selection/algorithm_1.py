@@ -19,7 +19,7 @@ from ..clustering.lloyd import GRID
 from ..entropy import full_precision
 from ..entropy.leave_one_out import scores_of_gram
 from ..entropy.operator import operator_of_gram
-from ..kernels import PLAIN, Backend
+from ..kernels import MAX_TOKENS, PLAIN, Backend
 from ..rollout import VARIANTS, rolled_importance
 from .layers import Layers, as_layers
 from .ranking import check_k, mask_of, order_of, rank_of
@@ -112,9 +112,10 @@ def hierarchical(
     if check:
         views.check()
     raw = cluster_on == "raw" and not gram
-    matrix = views.clustered(raw=raw)
+    many = views.clustering if raw and n_clusters <= MAX_TOKENS else PLAIN
+    matrix = many.kernels.gram(views.views[-1], raw=True) if many else views.clustered(raw=raw)
     # a given matrix, and tokens as they are of layers of several shapes, are clustered in float64
-    backend = PLAIN if gram or (raw and not views.alike) else views.backend
+    backend = many if gram or (raw and not views.alike) else views.backend
     clusters = clusters_of(
         matrix,
         n_clusters,
@@ -129,7 +130,7 @@ def hierarchical(
         scores = _token_sums(views, clusters, solver)
     else:
         centroids = _centroids(views, clusters, mass=weighting == "mass", raw=raw)
-        scores = _scores(centroids, rollout, solver, views.backend)
+        scores = _scores(centroids, rollout, solver, many or views.backend)
     mask, core, scores = _choice(
         clusters,
         scores,

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..entropy import unit_tokens
 from ..entropy.gram import as_gram, checked_gram, inner_products, require_tokens, unit_gram
-from ..kernels import Backend, backend_for
+from ..kernels import MAX_CLUSTERED, MAX_TOKENS, PLAIN, Backend, backend_for
 
 
 @dataclass(eq=False)
@@ -38,6 +38,14 @@ class Layers:
     def backend(self) -> Backend:
         """The backend that serves every layer."""
         return backend_for(*self.views)
+
+    @functools.cached_property
+    def clustering(self) -> Backend:
+        """The backend that clusters more tokens, as they are, than the others take."""
+        size = self.views[-1].shape[-2]
+        if self.gram or size <= MAX_TOKENS:
+            return PLAIN
+        return backend_for(self.views[-1], most=MAX_CLUSTERED)
 
     @functools.cached_property
     def alike(self) -> bool:

@@ -93,6 +93,10 @@ def launched(monkeypatch, *, overlap: bool) -> dict:
         kernels.kmeans(torch.zeros(1, 729, 729), 364, numbers, n_iter=2, refill_every=5, unit=unit)
         most = torch.zeros(1, 4096, 4096)
         kernels.kmeans(most, 4096, numbers, n_iter=2, refill_every=5, unit=unit)
+    # as many tokens as k-means takes
+    kernels.gram(torch.zeros(1, 16384, 1024, dtype=torch.bfloat16), raw=True)
+    many = torch.empty(1, 16384, 16384)
+    kernels.kmeans(many, 144, numbers, n_iter=2, refill_every=5, unit=False)
     for budget in (288, None):
         kernels.choose(torch.zeros(2, 144), counts, labels, distances, cores=72, per_cluster=4,
                        budget=budget)  # fmt: skip

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lib.kernels import Backend, backend_for, dispatch, use_kernels
+from lib.kernels import MAX_CLUSTERED, Backend, backend_for, dispatch, use_kernels
 
 
 def test_a_cpu_tensor_takes_the_plain_route():
@@ -41,6 +41,8 @@ def test_what_the_kernels_do_not_serve(monkeypatch, name):
     monkeypatch.setattr(dispatch, "_devices", ("cpu",))
     monkeypatch.setattr(dispatch, "_operations", SimpleNamespace)
     assert backend_for(torch.eye(16)) and backend_for(torch.ones(4096, 2))
+    assert backend_for(torch.ones(MAX_CLUSTERED, 2), most=MAX_CLUSTERED)
+    assert not backend_for(torch.ones(MAX_CLUSTERED + 1, 2), most=MAX_CLUSTERED)
     assert not backend_for(UNSUITABLE[name])
     assert not backend_for(torch.eye(32), UNSUITABLE[name])  # the kernels serve all or none
 

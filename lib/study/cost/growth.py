@@ -17,6 +17,8 @@ from .prompts import has_grids, random_prompts, square
 
 #: the methods whose cost against the number of tokens is measured; "adaptive": entropy + coverage
 GROWING = ("unpruned", "random", "fastv", "entropy", "adaptive")
+#: tokens beyond which greedy picks would take longer than anything else
+_GREEDY = 4096
 
 
 @contextmanager
@@ -47,7 +49,13 @@ def resized(model: Any, tokens: int) -> Iterator[None]:
 def growth(model: Any, record: Measurements, plan: Plan) -> None:
     """Scorer and time to the first token against the number of visual tokens."""
     decoder = StaticDecoder(model, compiled=plan.compiled)
-    work = [(n, b, m) for n in plan.growth for b in plan.batches[:2] for m in GROWING]
+    work = [
+        (tokens, batch, name)
+        for tokens in plan.growth
+        for batch in plan.batches[:2]
+        for name in GROWING
+        if name != "adaptive" or tokens <= _GREEDY
+    ]
     for tokens, batch, name in tqdm(work, desc="growth", disable=None):
         with resized(model, tokens):
             inputs = random_prompts(model, batch, tokens=tokens)

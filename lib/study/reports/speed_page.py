@@ -168,16 +168,16 @@ def _scaling(found: Row) -> str:
 
 
 def _captioning(found: Row) -> str:
-    rows: dict[tuple[int, bool], Row] = {}
+    rows: dict[tuple[str, int, bool], Row] = {}
     for row in found["rows"]:
         if row["processes"] == 1:
-            rows.setdefault((row["batch_size"], row["fast"]), row)
+            rows.setdefault((row["method"], row["batch_size"], row["fast"]), row)
     lines = []
-    for size in dict.fromkeys(size for size, _ in rows):
-        plain, fast = rows[size, False], rows[size, True]
-        cells = [f"{size}"]
+    for method, size in dict.fromkeys((method, size) for method, size, _ in rows):
+        plain, fast = rows[method, size, False], rows[method, size, True]
+        cells = [LABELS[method], f"{size}"]
         for pace in ("images_per_second", "middle_images_per_second"):
             cells += [f"{plain[pace]:.2f}", f"{fast[pace]:.2f}", f"{fast[pace] / plain[pace]:.2f}"]
         lines.append(cells)
-    head = ["batch", "`generate`: images a second", "fast path", "times"]
+    head = ["", "batch", "`generate`: images a second", "fast path", "times"]
     return table([*head, "`generate`: median batch", "fast path", "times"], lines)

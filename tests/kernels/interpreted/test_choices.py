@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from lib.entropy import gram
+from lib.kernels import backend_for
 from lib.selection import (
     STRATEGIES,
     Worth,
@@ -36,6 +37,32 @@ def test_algorithm_1(budget, weighting, cluster_on):
     plain = plainly(lambda: hierarchical(None, 20, 10, 2, **options, cluster_on=cluster_on))
     assert torch.equal(ours.mask, plain.mask)
     assert torch.equal(ours.core, plain.core)
+    torch.testing.assert_close(ours.cluster_scores, plain.cluster_scores, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("widths", [(32, 32), (16, 32)])
+@pytest.mark.parametrize(
+    "budget, weighting", [("adaptive", "unit"), (20, "mass"), (20, "token-sum")]
+)
+def test_algorithm_1_of_more_tokens_than_other_kernels_take(monkeypatch, widths, budget, weighting):
+    module = importlib.import_module("lib.selection.layers")
+    monkeypatch.setattr(module, "MAX_TOKENS", 32)
+    monkeypatch.setattr(
+        module, "backend_for", lambda *given, most=32: backend_for(*given, most=most)
+    )
+    clustered = []
+    operations = importlib.import_module("lib.kernels.operations")
+    kmeans = operations.kmeans
+    monkeypatch.setattr(
+        operations, "kmeans", lambda *given, **named: clustered.append(1) or kmeans(*given, **named)
+    )
+    lengths = torch.linspace(1, 3, 44)[:, None]
+    layers = [lengths * make("themes", 44, width=width) for width in widths]
+    options = {"layers": layers, "budget": budget, "weighting": weighting}
+    ours = hierarchical(None, 20, 10, 2, **options)
+    plain = plainly(lambda: hierarchical(None, 20, 10, 2, **options))
+    assert clustered == [1] and torch.equal(ours.labels, plain.labels)
+    assert torch.equal(ours.mask, plain.mask) and torch.equal(ours.core, plain.core)
     torch.testing.assert_close(ours.cluster_scores, plain.cluster_scores, rtol=1e-3, atol=1e-5)
 
 
