@@ -10,6 +10,7 @@ import torch
 from tqdm.auto import tqdm
 
 from ...decoding import StaticDecoder
+from ...kernels import MAX_TOKENS
 from .latency import latency
 from .plan import Measurements, Plan, pruner_of
 from .probe import Probe
@@ -17,8 +18,6 @@ from .prompts import has_grids, random_prompts, square
 
 #: the methods whose cost against the number of tokens is measured; "adaptive": entropy + coverage
 GROWING = ("unpruned", "random", "fastv", "entropy", "adaptive")
-#: tokens beyond which greedy picks would take longer than anything else
-_GREEDY = 4096
 
 
 @contextmanager
@@ -54,7 +53,7 @@ def growth(model: Any, record: Measurements, plan: Plan) -> None:
         for tokens in plan.growth
         for batch in plan.batches[:2]
         for name in GROWING
-        if name != "adaptive" or tokens <= _GREEDY
+        if name != "adaptive" or tokens <= MAX_TOKENS  # greedy kernels take no more
     ]
     for tokens, batch, name in tqdm(work, desc="growth", disable=None):
         with resized(model, tokens):
