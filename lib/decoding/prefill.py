@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..pruning.engine.beside import spare
 from ..pruning.engine.hooks import Hooks
 from ..pruning.engine.release import CACHE_NAMES, causal_without_mask
 from ..pruning.families import Family
@@ -107,6 +108,7 @@ def capture(
         kept = None if pruner is None else pruner._current.kept
         return CapturedPrefill(graph, inputs, output, kept)
     finally:
+        spare(0)  # also where a capture is given up
         hooks.close()
         if pruner is not None:
             pruner._current.images_each, pruner.image_keys = None, keys

@@ -9,7 +9,10 @@ from torch import Tensor
 from .common import _on_device
 from .dispatch import MAX_TOKENS
 from .lloyd import lloyd
-from .seeding import _pairs_kernel, _seed_kernel
+from .seeding import _pairs_kernel, _seed_kernel, _seed_many_kernel
+
+#: distances that the seeding of many tokens looks at together
+_COLS = 4096
 
 
 @_on_device
@@ -38,19 +41,17 @@ def kmeans(
     )
     kind = torch.int32 if unit else torch.int64
     keys = torch.empty(items, 2, size, dtype=kind, device=matrix.device)
-    _seed_kernel[(items,)](
-        pairs,
-        uniforms,
-        keys,
-        size,
-        n_clusters,
-        steps * trials if len(uniforms) > 1 else 0,
-        2 * size,
-        UNIT=unit,
-        TRIALS=trials,
-        BLOCK=triton.next_power_of_2(size),
-        num_warps=8 if size <= MAX_TOKENS else 16,
-    )
+    numbers = size, n_clusters, steps * trials if len(uniforms) > 1 else 0, 2 * size
+    if size <= MAX_TOKENS:
+        _seed_kernel[(items,)](
+            pairs, uniforms, keys, *numbers,
+            UNIT=unit, TRIALS=trials, BLOCK=triton.next_power_of_2(size), num_warps=8,
+        )  # fmt: skip
+    else:
+        closest = matrix.new_empty(items, size)
+        _seed_many_kernel[(items,)](
+            pairs, uniforms, keys, closest, *numbers, TRIALS=trials, COLS=_COLS, num_warps=16
+        )
     del pairs  # of no use once there are centres
     return lloyd(
         matrix, norms, keys, n_clusters, n_iter=n_iter, refill_every=refill_every, unit=unit

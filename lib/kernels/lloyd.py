@@ -30,6 +30,8 @@ _MOVE_MASK = tl.constexpr(65535)
 _PARTS = tl.constexpr(4294967296.0)
 #: tokens of a tile, clusters beside them, and tokens that move, at once
 _ROWS, _COLS, _DEPTH = 32, 128, 64
+#: labels read at once
+_BLOCK = 4096
 #: warps of a program, registers of a thread, and bytes that a program's threads share
 _WARPS, _REGISTERS, _SHARED = 8, 128, 32 * 1024
 
@@ -69,20 +71,40 @@ def _shared(place, mask):
 
 
 @triton.jit
-def _note_moves(now, mine, moves, size, BLOCK: tl.constexpr):
+def _note_moves(now, mine, moves, size, BLOCK: tl.constexpr, BINS: tl.constexpr):
     """Read all labels and list the tokens that are elsewhere than in `mine`, which follows; how
-    many there are, and the labels."""
-    at = tl.arange(0, BLOCK)
-    inside = at < size
-    label = (_shared(now + at, inside) & _LABEL_MASK).to(tl.int32)
-    before = tl.load(mine + at, mask=inside, other=0)
-    moved = inside & (before != label)
-    place = tl.cumsum(moved.to(tl.int32), axis=0) - 1
-    both = (before.to(tl.int64) << (2 * _MOVE_BITS)) | (label.to(tl.int64) << _MOVE_BITS)
-    tl.store(moves + place, both | at, mask=moved)
-    tl.debug_barrier()  # all have read what is overwritten here
-    tl.store(mine + at, label, mask=inside)
-    return tl.sum(moved.to(tl.int32), axis=0), label
+    many there are, and how many tokens every cluster has (but for the last of the bins)."""
+    found = tl.zeros((BINS,), dtype=tl.int32)
+    count = 0
+    for start in tl.range(0, size, BLOCK, num_stages=1):
+        at = start + tl.arange(0, BLOCK)
+        inside = at < size
+        label = (_shared(now + at, inside) & _LABEL_MASK).to(tl.int32)
+        before = tl.load(mine + at, mask=inside, other=0)
+        moved = inside & (before != label)
+        place = count + tl.cumsum(moved.to(tl.int32), axis=0) - 1
+        both = (before.to(tl.int64) << (2 * _MOVE_BITS)) | (label.to(tl.int64) << _MOVE_BITS)
+        tl.store(moves + place, both | at, mask=moved)
+        tl.debug_barrier()  # all have read what is overwritten here
+        tl.store(mine + at, label, mask=inside)
+        count += tl.sum(moved.to(tl.int32), axis=0)
+        found += tl.histogram(tl.where(inside, label, BINS - 1), BINS)
+    return count, found
+
+
+@triton.jit
+def _look(then, mine, size, BLOCK: tl.constexpr, BINS: tl.constexpr):
+    """How many labels differ from those in `mine`, and how many tokens every cluster has."""
+    found = tl.zeros((BINS,), dtype=tl.int32)
+    count = 0
+    for start in tl.range(0, size, BLOCK, num_stages=1):
+        at = start + tl.arange(0, BLOCK)
+        inside = at < size
+        label = (_shared(then + at, inside) & _LABEL_MASK).to(tl.int32)
+        before = tl.load(mine + at, mask=inside, other=0)
+        count += tl.sum(((before != label) & inside).to(tl.int32), axis=0)
+        found += tl.histogram(tl.where(inside, label, BINS - 1), BINS)
+    return count, found
 
 
 @triton.jit
@@ -212,8 +234,6 @@ def _lloyd_kernel(
     zero; own and moves (programs of all items at work, size); vacant and counts (items, clusters),
     into which every program of an item writes the same.
     """
-    at = tl.arange(0, BLOCK)
-    inside = at < size
     bins = tl.arange(0, BINS)
     first, tiles, programs = tl.program_id(0), tl.cdiv(size, ROWS), tl.num_programs(0)
     work = (tl.program_id(1) * programs + first) * size
@@ -229,14 +249,15 @@ def _lloyd_kernel(
         within = withins + item * (n_iter + 1) * clusters
         now = keys + item * 2 * size
         then = now + size
-        tl.store(mine + at, _NOWHERE, mask=inside)
+        for start in range(0, size, BLOCK):
+            at = start + tl.arange(0, BLOCK)
+            tl.store(mine + at, _NOWHERE, mask=at < size)
         tl.debug_barrier()
         step = 0
         met = 0
         going = step <= n_iter
         while going:
-            moved, label = _note_moves(now, mine, moving, size, BLOCK)
-            found = tl.histogram(tl.where(inside, label, BINS - 1), BINS)
+            moved, found = _note_moves(now, mine, moving, size, BLOCK, BINS)
             tl.store(count_of + bins, found.to(tl.int64), mask=bins < clusters)
             tl.debug_barrier()
             for tile in range(first, tiles, programs):
@@ -252,10 +273,7 @@ def _lloyd_kernel(
                     rows = tile * ROWS + tl.arange(0, ROWS)
                     _assign(norm, sum_of, within, count_of, then, rows, size, clusters, UNIT, COLS)
                 met = _meet(meetings + item, met, programs)
-                label = (_shared(then + at, inside) & _LABEL_MASK).to(tl.int32)
-                before = tl.load(mine + at, mask=inside, other=0)
-                changed = tl.sum(((before != label) & inside).to(tl.int32), axis=0)
-                found = tl.histogram(tl.where(inside, label, BINS - 1), BINS)
+                changed, found = _look(then, mine, size, BLOCK, BINS)
                 empty = (found == 0) & (bins < clusters)
                 missing = tl.sum(empty.to(tl.int32), axis=0)
                 if (missing > 0) & ((step % refill_every == 0) | (step == n_iter - 1)):
@@ -317,7 +335,7 @@ def lloyd(
         _lloyd_kernel[(programs, together)](
             matrix, norms, keys, sums, withins, meetings, own, moves, vacant,
             labels, counts, distances, items, size, n_clusters, n_iter, refill_every,
-            UNIT=unit, BLOCK=triton.next_power_of_2(size), BINS=2 * columns,
+            UNIT=unit, BLOCK=min(triton.next_power_of_2(size), _BLOCK), BINS=2 * columns,
             ROWS=_ROWS, COLS=max(16, min(_COLS, columns)), DEPTH=_DEPTH,
             num_warps=_WARPS, maxnreg=_REGISTERS, launch_cooperative_grid=True,
         )  # fmt: skip

@@ -29,9 +29,8 @@ def _counted(distance, scale, UNIT: tl.constexpr):
 
 
 @triton.jit
-def _scale(distance):
-    """The power of two, for equal sums to stay equal, that makes distances add up to some 2^30."""
-    total = tl.sum(distance, axis=0)
+def _scale(total):
+    """The power of two, for equal sums to stay equal, that makes a sum of distances some 2^30."""
     times = _SUM / tl.where(total > 0, total, _SUM)
     return ((times.to(tl.int32, bitcast=True) >> 23) << 23).to(tl.float32, bitcast=True)
 
@@ -51,7 +50,7 @@ def _seed_kernel(
     trial = tl.arange(0, TRIALS)
     centre = tl.minimum((tl.load(uniforms) * size).to(tl.int32), size - 1)
     closest = tl.load(pairs + centre * size + at, mask=inside, other=0)
-    scale = 1.0 if UNIT else _scale(closest)
+    scale = 1.0 if UNIT else _scale(tl.sum(closest, axis=0))
     counts = _counted(closest, scale, UNIT)
     total = tl.sum(counts, axis=0)
     label = tl.zeros((BLOCK,), dtype=tl.int32)
@@ -74,11 +73,92 @@ def _seed_kernel(
         label = tl.where(_coarse(chosen, UNIT) < _coarse(closest, UNIT), step, label)
         closest = chosen
         if not UNIT and total < _FEW:
-            scale = _scale(closest)
+            scale = _scale(tl.sum(closest, axis=0))
             total = tl.sum(_counted(closest, scale, UNIT), axis=0)
         counts = _counted(closest, scale, UNIT)
     key = (_coarse(closest, UNIT) << _LABEL_BITS) | label
     tl.store(keys + item * apart + at, key, mask=inside)
+
+
+@triton.jit
+def _total(closest, scale, size, COLS: tl.constexpr):
+    """The sum of an item's counted distances."""
+    total = tl.zeros((COLS,), dtype=tl.int32)
+    for start in range(0, size, COLS):
+        at = start + tl.arange(0, COLS)
+        total += _counted(tl.load(closest + at, mask=at < size, other=0.0), scale, False)
+    return tl.sum(total, axis=0)
+
+
+@triton.jit(do_not_specialize=["clusters", "per_item", "apart"])
+def _seed_many_kernel(
+    pairs, uniforms, keys, closest, size, clusters, per_item, apart,
+    TRIALS: tl.constexpr, COLS: tl.constexpr,
+):  # fmt: skip
+    """As `_seed_kernel`, of more tokens as they are than registers hold: COLS at a time.
+
+    closest (items, size), float32, is written.
+    """
+    item = tl.program_id(0).to(tl.int64)
+    pairs += item * size * size
+    uniforms += item * per_item
+    closest += item * size
+    keys += item * apart
+    trial = tl.arange(0, TRIALS)
+    centre = tl.minimum((tl.load(uniforms) * size).to(tl.int32), size - 1)
+    whole = tl.zeros((COLS,), dtype=tl.float32)
+    for start in range(0, size, COLS):
+        at = start + tl.arange(0, COLS)
+        distance = tl.load(pairs + centre * size + at, mask=at < size, other=0.0)
+        tl.store(closest + at, distance, mask=at < size)
+        tl.store(keys + at, tl.zeros((COLS,), dtype=tl.int64), mask=at < size)
+        whole += distance
+    tl.debug_barrier()
+    scale = _scale(tl.sum(whole, axis=0))
+    total = _total(closest, scale, size, COLS)
+    for step in range(1, clusters):
+        share = tl.load(uniforms + step * TRIALS + trial)
+        target = (share * total.to(tl.float64)).to(tl.int32)
+        tokens = tl.zeros((TRIALS,), dtype=tl.int32)
+        before = total * 0
+        for start in range(0, size, COLS):
+            at = start + tl.arange(0, COLS)
+            counts = _counted(tl.load(closest + at, mask=at < size, other=0.0), scale, False)
+            # beyond the last token the sum stays at the total, which no target reaches
+            below = (before + tl.cumsum(counts, axis=0))[None, :] <= target[:, None]
+            tokens += tl.sum(below.to(tl.int32), axis=1)
+            before += tl.sum(counts, axis=0)
+        tokens = tl.minimum(tokens, size - 1)
+        sums = tl.zeros((TRIALS,), dtype=tl.int32)
+        for start in range(0, size, COLS):
+            at = start + tl.arange(0, COLS)
+            inside = (at < size)[None, :]
+            rows = tl.load(pairs + tokens[:, None] * size + at[None, :], mask=inside, other=0.0)
+            near = tl.load(closest + at, mask=at < size, other=0.0)
+            sums += tl.sum(_counted(tl.minimum(rows, near[None, :]), scale, False), axis=1)
+        total = tl.min(sums, axis=0)
+        best = tl.min(tl.where(sums == total, trial, TRIALS), axis=0)
+        token = tl.sum(tl.where(trial == best, tokens, 0), axis=0)
+        tl.debug_barrier()  # all have read what is overwritten here
+        whole = tl.zeros((COLS,), dtype=tl.float32)
+        for start in range(0, size, COLS):
+            at = start + tl.arange(0, COLS)
+            near = tl.load(closest + at, mask=at < size, other=0.0)
+            chosen = tl.load(pairs + token * size + at, mask=at < size, other=0.0)
+            chosen = tl.minimum(chosen, near)
+            moved = (at < size) & (_coarse(chosen, False) < _coarse(near, False))
+            tl.store(keys + at, tl.zeros((COLS,), dtype=tl.int64) + step, mask=moved)
+            tl.store(closest + at, chosen, mask=at < size)
+            whole += chosen
+        tl.debug_barrier()
+        if total < _FEW:
+            scale = _scale(tl.sum(whole, axis=0))
+            total = _total(closest, scale, size, COLS)
+    for start in range(0, size, COLS):
+        at = start + tl.arange(0, COLS)
+        near = tl.load(closest + at, mask=at < size, other=0.0)
+        label = tl.load(keys + at, mask=at < size, other=0)
+        tl.store(keys + at, (_coarse(near, False) << _LABEL_BITS) | label, mask=at < size)
 
 
 @triton.jit

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from .engine import tower
+from .engine import beside, tower
 from .engine.images import ImageTokens
 from .engine.pruner import VisualPruner
 from .engine.vision import VisionRecord
@@ -49,7 +49,7 @@ class StatePruner(VisualPruner):
     def select(self, images: ImageTokens) -> Tensor:
         if self.source == "language":
             return self.rank(self.layer_states(images))
-        if (ready := tower.chosen_ahead(images)) is not None:
+        if (ready := beside.chosen_ahead(images)) is not None:
             return ready
         apart = tower.separators(images, self.family)
         if apart is None:
@@ -88,7 +88,7 @@ class StatePruner(VisualPruner):
         self._wanted = self._range(len(family.blocks()) + 1, default)
         tower.watch_hidden(self, self._wanted)
         if self.tower_alone and family.model_type == "llava":
-            tower.ahead(self, self._rank_record)
+            beside.ahead(self, self._rank_record)
 
     def _rank_record(self, record: VisionRecord) -> Tensor:
         rows = [tower.patch_rows(self.family, record.hidden[layer]) for layer in self._wanted]

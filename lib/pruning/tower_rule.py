@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from .engine import tower
+from .engine import beside, tower
 from .engine.graphs import graphs
 from .engine.images import ImageTokens
 from .engine.picked import Picked, joined
@@ -76,7 +76,7 @@ class TowerRule(VisualPruner):
         tower.watch_hidden(self, tower.feature_layers(self.family))
         self.watch()
         if self.from_record:
-            tower.ahead(self, self._ahead)
+            beside.ahead(self, self._ahead)
 
     def _ahead(self, record: VisionRecord) -> Tensor | None:
         if tower.layouts_of(self.family, record) is not None:
@@ -87,7 +87,7 @@ class TowerRule(VisualPruner):
         return mask.scatter_(1, index, True)
 
     def select(self, images: ImageTokens) -> Tensor | Chosen:
-        if (ready := tower.chosen_ahead(images)) is not None:
+        if (ready := beside.chosen_ahead(images)) is not None:
             return ready
         quota = self.budget(images.tokens) if self.exact else None
         parts, whole = split(images, self.family, quota, by_tile=self.tiles == "each")

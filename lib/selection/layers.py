@@ -78,11 +78,10 @@ class Layers:
     @functools.cached_property
     def raw(self) -> list[Tensor]:
         """Tokens (..., N, D_l) of each layer as they are, in float64, of mean square length one."""
-        rows = [view.double() for view in self.views]
-        tiny = torch.finfo(torch.float64).tiny
-        largest = [row.abs().amax((-2, -1), keepdim=True).clamp_min(tiny) for row in rows]
-        rows = [row / most for row, most in zip(rows, largest)]  # squares stay in range
-        return [row / row.square().sum(-1).mean(-1).sqrt()[..., None, None] for row in rows]
+        rows = [_in_range(view) for view in self.views]
+        lengths = [torch.linalg.vector_norm(row, dim=-1) for row in rows]
+        return [row / one.square().mean(-1).sqrt()[..., None, None]
+                for row, one in zip(rows, lengths)]  # fmt: skip
 
     def gram_at(self, index: int) -> Tensor:
         """The Gram matrix (..., N, N) of one layer: of its unit tokens, or the given one."""
@@ -113,6 +112,14 @@ class Layers:
                 checked_gram(view, check=True)
         else:
             self.rows = [unit_tokens(view) for view in self.views]
+
+
+def _in_range(view: Tensor) -> Tensor:
+    """A layer's tokens in float64, so scaled that their squares have room."""
+    if view.dtype != torch.float64:  # squares of shorter types have
+        return view.double()
+    largest = view.abs().amax((-2, -1), keepdim=True)
+    return view / largest.clamp_min(torch.finfo(torch.float64).tiny)
 
 
 def as_layers(tokens: Tensor | None, layers: Sequence[Tensor] | None, *, gram: bool) -> Layers:

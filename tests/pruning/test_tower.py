@@ -1,7 +1,6 @@
 """What is read of a vision tower, against plain loops over a toy one and over patches."""
 
 import math
-from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -90,86 +89,6 @@ def images_of(record, count, encoded, tokens, **options):
     pass_.features = [("image", features)]
     rows, columns = torch.arange(count), torch.arange(tokens).expand(count, -1)
     return ImageTokens(rows, columns, [*range(count)], pass_, **options)
-
-
-class Stream:
-    waited = ()
-
-    def wait_stream(self, other):
-        self.waited = (*self.waited, other)
-
-
-def test_what_was_chosen_ahead_is_for_exactly_the_images_that_were_encoded(monkeypatch):
-    chosen, mine, other = object(), Stream(), Stream()
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda: mine)
-    record = VisionRecord()
-    assert tower.chosen_ahead(images_of(record, 2, 2, 3)) is None
-    record.extra["ahead"] = other, chosen
-    whole = images_of(record, 2, 2, 3)
-    assert tower.chosen_ahead(whole) is chosen and mine.waited == (other,)
-    assert tower.chosen_ahead(images_of(record, 4, 2, 3)) is None  # copies for beams
-    whole.ordinals, whole.columns = [0], whole.columns[:1]  # a part of the pass's images
-    assert tower.chosen_ahead(whole) is None
-    whole.prefill.lengths, whole.prefill.row_of = [3], [0]  # fewer than the tower encoded
-    assert tower.chosen_ahead(whole) is None
-    assert mine.waited == (other,)
-
-
-class Noting(nn.Module):
-    """Notes that it ran."""
-
-    def __init__(self, said):
-        super().__init__()
-        self.said = said
-
-    def forward(self, hidden_states):
-        self.said.append("projector")
-        return hidden_states
-
-
-def ahead_of(said, record, projector=True):
-    """A pruner that chooses once the projector is done."""
-    pruner = pruner_of(SimpleNamespace(blocks=[]), record)
-    pruner.family.projector = Noting(said) if projector else None
-    tower.ahead(pruner, lambda given: said.append("chosen") or ("choice", given))
-    return pruner
-
-
-@pytest.mark.parametrize("known", [False, True])
-def test_nothing_is_chosen_ahead_without_a_capture(known):
-    said, record = [], VisionRecord() if known else None
-    states = torch.zeros(1, 2, 3)
-    assert ahead_of(said, record).family.projector(states) is states
-    assert said == ["projector"] and not (known and record.extra)
-    ahead_of(said, record, projector=False)  # a family whose projector is no module of its own
-
-
-@pytest.mark.parametrize("device, capturing, known", [
-    (True, True, True), (True, False, True), (False, True, True), (True, True, False),
-])  # fmt: skip
-def test_in_a_capture_the_choice_is_made_on_a_stream_of_its_own_behind_the_projector(
-    device, capturing, known, monkeypatch
-):
-    main, made, used, said = Stream(), Stream(), [], []
-    record = VisionRecord() if known else None
-    monkeypatch.setattr(torch.cuda, "Stream", lambda: made)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda: main)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: device)
-    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: capturing)
-    monkeypatch.setattr(torch.cuda, "stream", lambda one: used.append(one) or nullcontext())
-    pruner = ahead_of(said, record)
-    projector = pruner.family.projector
-    projector(torch.zeros(1, 2, 3))
-    if device and capturing and known:
-        assert said == ["projector", "chosen"]
-        assert record.extra["ahead"] == (made, ("choice", record))
-        assert used == [made] and made.waited == (main,)
-    else:
-        assert said == ["projector"] and not used and not (known and record.extra)
-    pruner.hooks.close()
-    said.clear()
-    projector(torch.zeros(1, 2, 3))
-    assert said == ["projector"]
 
 
 @pytest.mark.parametrize("more", [(), (5,), (2, 3)])

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from . import sequence
+from . import beside, sequence
 from .cache import Segment
 from .images import ImageTokens
 from .passes import Doubt, Kept, Pass, Stage
+from .prompt import captured
 from .sequence import Chosen
 
 if TYPE_CHECKING:
@@ -25,28 +26,29 @@ def choose(pruner: VisualPruner, pass_: Pass, stage: Stage, hidden: Tensor) -> T
     Fills in the stage's columns, hidden keys and key mask, and the pass's images for later stages.
     """
     pass_.entering = hidden
-    choices = [_asked(pruner, images) for images in pass_.groups]
+    groups, length, index = pass_.groups, hidden.shape[1], None
+    with beside.following(groups, stage.layer):
+        choices = [_asked(pruner, images) for images in groups]
+        counts = [_counts(pruner, pass_, images, choice) for images, choice in zip(groups, choices)]
+        pass_.masks.append({})
+        for images, choice in zip(groups, choices):
+            _note(pass_, images, sequence.as_mask(choice, images))
+        stay, keys = sequence.staying(groups, choices, pass_.batch, length, hidden.device)
+        lengths = _lengths(pass_, groups, counts, length)
+        if pruner.mode == "inplace":
+            index = sequence.shortened(stay, keys, max(lengths))
     pass_.entering = None
-    groups, counts = pass_.groups, [
-        _counts(pruner, pass_, images, choice) for images, choice in zip(pass_.groups, choices)
-    ]  # fmt: skip
-    pass_.masks.append({})
-    for images, choice in zip(groups, choices):
-        _note(pass_, images, sequence.as_mask(choice, images))
-    stay, keys = sequence.staying(groups, choices, pass_.batch, hidden.shape[1], hidden.device)
     before = pass_.stage
     where, last = None, stage.layer == pruner.stages()[-1]
-    if pruner.mode == "mask":
+    if index is None:
         hidden = sequence.replace_states(hidden, groups, choices, None)
         stage.hidden = ~stay if before is None else ~stay | before.hidden
         stage.key_mask = stay if before is None else stay & before.key_mask
         if before is None and pass_.valid is not None:
             stage.key_mask = stay & pass_.valid.to(stay.device)
     else:
-        lengths = _lengths(pass_, groups, counts, hidden.shape[1])
-        index = sequence.shortened(stay, keys, max(lengths))
         if not last or sequence.merges(choices):  # somebody asks where positions went
-            where = sequence.inverse(index, hidden.shape[1])
+            where = sequence.inverse(index, length)
         hidden = sequence.replace_states(sequence.take(hidden, index), groups, choices, where)
         _shorten(pass_, stage, stay, index, ragged=min(lengths) < max(lengths) or
                  _counts_are_bounds(pruner, pass_))  # fmt: skip
@@ -126,6 +128,8 @@ def _counts(
                 f"{who}.select keeps nothing of image {images.ordinals[counts.index(0)]}"
             )
         return counts
+    if captured(images.columns, pruner._current):  # a replay's counts nobody would look at
+        return [promised] * images.count
     # as what `check_finite` finds, which travels with it
     found = (
         choice.counts.float() if isinstance(choice, Chosen) else choice.sum(1, dtype=torch.float)

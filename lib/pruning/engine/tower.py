@@ -84,41 +84,6 @@ def watch_projections(pruner: Any, block: int, names: str = "qk") -> TowerAttent
     return attention
 
 
-def ahead(pruner: Any, compute: Callable[[VisionRecord], Any]) -> None:
-    """In a captured prefill, choose on another stream once the tower and the projector are done.
-
-    The language layers before the choice is needed do not wait for it. The projector goes first,
-    since its products fill a GPU at batch 1 and what runs beside them holds them up. Without a
-    capture the host is the bottleneck and nothing is gained.
-    """
-    current: Current = pruner._current
-
-    def done(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
-        record = current.record
-        if record is None or not torch.cuda.is_available():
-            return
-        if not torch.cuda.is_current_stream_capturing():
-            return
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            record.extra["ahead"] = stream, compute(record)
-
-    if pruner.family.projector is not None:
-        pruner.hooks.add(pruner.family.projector, done, before=False)
-
-
-def chosen_ahead(images: ImageTokens) -> Any:
-    """What `ahead` chose for exactly these images, None if it did not."""
-    found = images.vision.extra.get("ahead")
-    asked = images.prefill
-    if found is None or not images.count == asked.images == asked.encoded_images:
-        return None
-    stream, choice = found
-    torch.cuda.current_stream().wait_stream(stream)
-    return choice
-
-
 def layouts_of(family: Family, record: VisionRecord) -> list[Layout] | None:
     """The layouts of a record's images, worked out once."""
     if "layouts" not in record.extra:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 import pytest
 import torch
 
@@ -157,6 +159,27 @@ def test_items_and_tiles_that_take_turns(monkeypatch):
         assert torch.equal(found.labels, many[0].labels)
         assert torch.equal(found.labels[2], one.labels)
         torch.testing.assert_close(found.distances, many[0].distances)
+
+
+@pytest.mark.parametrize("kind", ["themes", "duplicates", "gaussian"])
+def test_more_tokens_than_are_looked_at_together(kind, monkeypatch):
+    """In parts, the first centres and all that follows are those of one look."""
+    import triton.language as tl
+
+    names = "kmeans", "lloyd", "seeding"
+    whole, lloyd, seeding = (importlib.import_module(f"lib.kernels.{name}") for name in names)
+    if kind == "gaussian":  # so coarse that what is left of the distances is counted anew
+        monkeypatch.setattr(seeding, "_SUM", tl.constexpr(2.0**9))
+        monkeypatch.setattr(seeding, "_FEW", tl.constexpr(2**8))
+    matrix = of_mean_one(make(kind, 70, items=2)).float()
+    backend, found = backend_for(matrix), []
+    assert backend
+    for most in (4096, 64):
+        monkeypatch.setattr(whole, "MAX_TOKENS", most)
+        found.append(clusters_of(matrix, 40, random_state=0, n_iter=5, unit=False, backend=backend))
+        monkeypatch.setattr(whole, "_COLS", 32)
+        monkeypatch.setattr(lloyd, "_BLOCK", 32)
+    assert all(torch.equal(one, other) for one, other in zip(*found))
 
 
 @pytest.mark.parametrize("mass", [False, True])

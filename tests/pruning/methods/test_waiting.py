@@ -76,7 +76,7 @@ def test_what_the_tower_alone_decides_is_begun_beside_the_language_model(model, 
     begun = []
     for module in ("tower_rule", "states"):
         monkeypatch.setattr(
-            f"lib.pruning.{module}.tower.ahead", lambda pruner, compute: begun.append(name)
+            f"lib.pruning.{module}.beside.ahead", lambda pruner, compute: begun.append(name)
         )
     with create(name)(model):
         pass
