@@ -9,8 +9,12 @@ from itertools import accumulate
 import torch
 from torch import Tensor, nn
 
+from .engine.graphs import graphs
 from .engine.images import ImageTokens
 from .engine.pruner import VisualPruner
+
+#: numbers of a batch that is hashed by replaying a graph: it would hold those of a larger one
+_REPLAYED = 1 << 20
 
 
 @dataclass(eq=False, kw_only=True)
@@ -52,9 +56,16 @@ def watch_pixels(pruner: VisualPruner) -> None:
 
 def random_mask(pruner: VisualPruner, images: ImageTokens, seed: int) -> Tensor:
     """A uniform draw of `budget(N)` tokens for each image, bool `(n, N)`."""
-    place = torch.arange(images.tokens, device=images.columns.device)
-    scores = draws(pruner, images, seed, place)
-    top = scores.topk(pruner.budget(images.tokens), dim=1).indices
+    keys, tokens = _keys(pruner, images, images.columns.device), images.tokens
+    options = {"seed": seed, "tokens": tokens, "k": pruner.budget(tokens)}
+    return graphs(("random", *options.values()), functools.partial(_drawn, **options), [keys])
+
+
+def _drawn(tensors: list[Tensor], *, seed: int, tokens: int, k: int) -> Tensor:
+    """`k` of the `tokens` of each image with one of the keys `(n,)`, bool `(n, tokens)`."""
+    (keys,) = tensors
+    scores = _draws(keys, seed, torch.arange(tokens, device=keys.device))
+    top = scores.topk(k, dim=1).indices
     return torch.zeros_like(scores, dtype=torch.bool).scatter_(1, top, True)
 
 
@@ -63,11 +74,19 @@ def draws(pruner: VisualPruner, images: ImageTokens, seed: int, place: Tensor) -
 
     Needs `watch_pixels`.
     """
+    return _draws(_keys(pruner, images, place.device), seed, place)
+
+
+def _draws(keys: Tensor, seed: int, place: Tensor) -> Tensor:
+    return mix(mix(keys + seed)[:, None] + place)
+
+
+def _keys(pruner: VisualPruner, images: ImageTokens, device: torch.device) -> Tensor:
+    """One key a part with a budget, `(n,)`."""
     keys = pruner.image_keys
     if keys is None:
         keys = _keys_of_images(pruner, images)
-    keys = _of_parts(images, keys.to(place.device))
-    return mix(mix(keys + seed)[:, None] + place)
+    return _of_parts(images, keys.to(device))
 
 
 def _of_parts(images: ImageTokens, keys: Tensor) -> Tensor:
@@ -104,6 +123,13 @@ def content_key(tensor: Tensor) -> Tensor:
     >>> bool(key[0] == key[2]), bool(key[0] == key[1])
     (True, False)
     """
+    if tensor.is_cuda and tensor.numel() <= _REPLAYED:
+        return graphs("content", _content_key, [tensor])
+    return _content_key([tensor])
+
+
+def _content_key(tensors: list[Tensor]) -> Tensor:
+    (tensor,) = tensors
     flat = tensor.flatten(1).contiguous()
     bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}[flat.element_size()]
     # on a CPU they are worked out once; a graph of a GPU may outlive what is remembered

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 
 from ...selection.ranking import top_mask
+from .graphs import graphs
 
 
 def best(scores: Tensor, count: int) -> Tensor:
@@ -14,7 +17,11 @@ def best(scores: Tensor, count: int) -> Tensor:
     >>> best(torch.tensor([[0.1, 0.9, 0.5]]), 2).tolist()
     [[False, True, True]]
     """
-    return top_mask(scores, count, check=False)
+    return graphs(("best", count), functools.partial(_best, count=count), [scores])
+
+
+def _best(tensors: list[Tensor], *, count: int) -> Tensor:
+    return top_mask(tensors[0], count, check=False)
 
 
 def ranks(scores: Tensor) -> Tensor:
