@@ -8,6 +8,7 @@ import torch
 from lib.decoding import StaticDecoder
 from lib.decoding.prefill import CapturedPrefill
 from lib.pruning import FixedPrune, available, create
+from lib.pruning.engine import beside
 from tests.tiny import batch, one, prompt, ragged, tiny_llava
 
 
@@ -217,6 +218,25 @@ def test_a_captured_prefill_yields_the_same_tokens(name, padded):
             captured = name is not None and pruner.captures
             assert len(decoder._prefills) == (seed > 0 and captured)
             assert None not in decoder._prefills.values(), "refused by the device"
+
+
+@needs_gpu
+@pytest.mark.parametrize("name", ["entropy", "selection", "scope", "vispruner"])
+@pytest.mark.parametrize("padded", [False, True])
+def test_a_choice_made_beside_the_first_layers_is_the_same(name, padded, monkeypatch):
+    spare, spared = beside.spare, []
+    monkeypatch.setattr(beside, "spare", lambda cores: spared.append(cores) or spare(cores))
+    model = tiny_llava().cuda()
+    decoder = StaticDecoder(model, capture_prefill="at once")
+    with create(name, layer=2)(model) as pruner:
+        for seed in range(4):
+            first, second = (prompt(before=3, after=4, seed=s + seed) for s in range(2))
+            inputs = on_gpu(batch([first, second[2 * padded :]], 2, seed=seed))
+            expected = model.generate(**inputs, do_sample=False, max_new_tokens=9)
+            kept = pruner.kept
+            assert torch.equal(decoder.generate(**inputs, max_new_tokens=9), expected)
+            assert all(torch.equal(a, b) for a, b in zip(kept, pruner.kept))
+    assert spared == [beside.SPARED, 0] and decoder.captured
 
 
 @needs_gpu

@@ -51,6 +51,16 @@ def ahead(pruner: Any, compute: Callable[[VisionRecord], Any]) -> None:
         if record is not None and _capturing():
             begin(record)
 
+    def sparing(cores: int) -> Callable:
+        def hook(module: nn.Module, args: tuple, kwargs: dict) -> None:
+            states: Tensor = args[0] if args else kwargs["hidden_states"]
+            record = _record(current.pass_)  # a captured step has none
+            begun = record is not None and "ahead" in record.extra
+            if begun and states.shape[:-1].numel() <= _POSITIONS:
+                spare(cores)
+
+        return hook
+
     family, hooks = pruner.family, pruner.hooks
     if pruner.stages()[0] > 0:
         hooks.add(family.language, embedded, before=True)
@@ -58,8 +68,8 @@ def ahead(pruner: Any, compute: Callable[[VisionRecord], Any]) -> None:
         hooks.add(family.projector, projected, before=False)
     mlps = [getattr(layer, "mlp", None) for layer in family.layers[:2]]
     if pruner.stages()[0] > 1 and None not in mlps:
-        hooks.add(mlps[0], _sparing, before=True)
-        hooks.add(mlps[1], _sparing_none, before=True)
+        hooks.add(mlps[0], sparing(SPARED), before=True)
+        hooks.add(mlps[1], sparing(0), before=True)
 
 
 def chosen_ahead(images: ImageTokens) -> Any:
@@ -107,17 +117,6 @@ def _record(pass_: Pass | None) -> VisionRecord | None:
 
 def _capturing() -> bool:
     return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
-
-
-def _sparing(module: nn.Module, args: tuple, kwargs: dict) -> None:
-    states: Tensor = args[0] if args else kwargs["hidden_states"]
-    if _capturing() and states.shape[:-1].numel() <= _POSITIONS:
-        spare(SPARED)
-
-
-def _sparing_none(module: nn.Module, args: tuple, kwargs: dict) -> None:
-    if _capturing():
-        spare(0)
 
 
 def spare(cores: int) -> None:
