@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from .passes import Current, Pass
 
 #: cores of the GPU that products leave to the choice, and with how many positions at most: those
-#: of more are many rounds of blocks, which a few held cores do not double
+#: of more are many rounds of blocks, which a few held cores do not double. Both for an H200, which
+#: alone they were measured on (docs/speed.md)
 SPARED, _POSITIONS = 16, 1024
 
 
