@@ -71,40 +71,46 @@ def _shared(place, mask):
 
 
 @triton.jit
+def _labels(now, mine, at, size, BINS: tl.constexpr):
+    """Of some tokens the labels before, those now, which of them differ, and how many tokens every
+    cluster has (the last of the bins is of what is no token)."""
+    inside = at < size
+    label = (_shared(now + at, inside) & _LABEL_MASK).to(tl.int32)
+    before = tl.load(mine + at, mask=inside, other=0)
+    found = tl.histogram(tl.where(inside, label, BINS - 1), BINS)
+    return before, label, inside & (before != label), found
+
+
+@triton.jit
 def _note_moves(now, mine, moves, size, BLOCK: tl.constexpr, BINS: tl.constexpr):
     """Read all labels and list the tokens that are elsewhere than in `mine`, which follows; how
-    many there are, and how many tokens every cluster has (but for the last of the bins)."""
-    found = tl.zeros((BINS,), dtype=tl.int32)
+    many there are, and how many tokens every cluster has."""
+    total = tl.zeros((BINS,), dtype=tl.int32)
     count = 0
     for start in tl.range(0, size, BLOCK, num_stages=1):
         at = start + tl.arange(0, BLOCK)
-        inside = at < size
-        label = (_shared(now + at, inside) & _LABEL_MASK).to(tl.int32)
-        before = tl.load(mine + at, mask=inside, other=0)
-        moved = inside & (before != label)
+        before, label, moved, found = _labels(now, mine, at, size, BINS)
         place = count + tl.cumsum(moved.to(tl.int32), axis=0) - 1
         both = (before.to(tl.int64) << (2 * _MOVE_BITS)) | (label.to(tl.int64) << _MOVE_BITS)
         tl.store(moves + place, both | at, mask=moved)
         tl.debug_barrier()  # all have read what is overwritten here
-        tl.store(mine + at, label, mask=inside)
+        tl.store(mine + at, label, mask=at < size)
         count += tl.sum(moved.to(tl.int32), axis=0)
-        found += tl.histogram(tl.where(inside, label, BINS - 1), BINS)
-    return count, found
+        total += found
+    return count, total
 
 
 @triton.jit
 def _look(then, mine, size, BLOCK: tl.constexpr, BINS: tl.constexpr):
     """How many labels differ from those in `mine`, and how many tokens every cluster has."""
-    found = tl.zeros((BINS,), dtype=tl.int32)
+    total = tl.zeros((BINS,), dtype=tl.int32)
     count = 0
     for start in tl.range(0, size, BLOCK, num_stages=1):
         at = start + tl.arange(0, BLOCK)
-        inside = at < size
-        label = (_shared(then + at, inside) & _LABEL_MASK).to(tl.int32)
-        before = tl.load(mine + at, mask=inside, other=0)
-        count += tl.sum(((before != label) & inside).to(tl.int32), axis=0)
-        found += tl.histogram(tl.where(inside, label, BINS - 1), BINS)
-    return count, found
+        _, _, moved, found = _labels(then, mine, at, size, BINS)
+        count += tl.sum(moved.to(tl.int32), axis=0)
+        total += found
+    return count, total
 
 
 @triton.jit
