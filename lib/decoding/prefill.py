@@ -108,7 +108,7 @@ def capture(
         kept = None if pruner is None else pruner._current.kept
         return CapturedPrefill(graph, inputs, output, kept)
     finally:
-        spare(0)  # also where a capture is given up
         hooks.close()
         if pruner is not None:
             pruner._current.images_each, pruner.image_keys = None, keys
+            spare(0)  # also where a capture is given up

@@ -65,7 +65,7 @@ def test_what_was_chosen_ahead_is_for_exactly_the_images_that_were_encoded(monke
     assert mine.waited == (other,)
 
 
-def model_of(said, record, layer, *, projector=True, mlps=2):
+def model_of(said, record, layer, *, projector=True, mlps=2, keeps_all=False):
     """A pruner before a layer, and what runs its model: a record of the tower, or none."""
     family = SimpleNamespace(
         projector=Noting(said, "projector") if projector else None,
@@ -74,7 +74,7 @@ def model_of(said, record, layer, *, projector=True, mlps=2):
     )
     current = SimpleNamespace(record=record, pass_=None)
     pruner = SimpleNamespace(
-        family=family, hooks=Hooks(), _current=current, stages=lambda: (layer,)
+        family=family, hooks=Hooks(), _current=current, stages=lambda: (layer,), keeps_all=keeps_all
     )
     beside.ahead(pruner, lambda given: said.append("chosen") or ("choice", given))
 
@@ -160,6 +160,14 @@ def test_else_nothing_is_chosen_ahead(layer, absent, captured, monkeypatch):
     assert record is None or not record.extra
     if name is not None:
         assert not captured.spared
+
+
+@pytest.mark.parametrize("layer", [0, 2])
+def test_where_nothing_is_dropped_nothing_is_chosen_ahead(layer, captured):
+    said = []
+    _, run = model_of(said, VisionRecord(), layer, keeps_all=True)
+    run()  # a choice that nobody waits for would spoil the capture
+    assert "chosen" not in said and not captured.used and not captured.spared
 
 
 def test_features_of_several_calls_are_not_chosen_ahead(captured):

@@ -127,6 +127,31 @@ def test_a_key_is_remembered_until_many_others_came(cache):
     assert graphs_after(16 * cache.size) == 0  # forgotten: seen for the first time
 
 
+def test_more_keys_than_there_is_room_for_mostly_run_plainly(cache):
+    captures = []
+    cache._capture = lambda *given: captures.append(1) or pretend(*given)
+    for _ in range(40):
+        for key in "abc":  # each takes the room of one that comes again
+            assert cache(key, double, [torch.ones(1)]).item() == 2
+    assert len(captures) == 6  # at the second call of each, and eight calls later
+
+
+def test_replays_on_another_stream_wait_for_the_last_one(monkeypatch):
+    class Stream:
+        waited = ()
+
+        def wait_stream(self, other):
+            self.waited = (*self.waited, other)
+
+    cache, first, second = GraphCache(), Stream(), Stream()
+    for stream in (first, first, second, second, first):
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda device, now=stream: now)
+        cache._follow(torch.device("cuda", 0))
+    assert second.waited == (first,) and first.waited == (second,)
+    cache._follow(torch.device("cuda", 1))  # whose graphs are others
+    assert first.waited == (second,)
+
+
 def test_eight_graphs_are_kept_unless_another_number_is_asked_for():
     assert GraphCache().size == 8 and GraphCache(3).size == 3
 

@@ -35,6 +35,8 @@ def ahead(pruner: Any, compute: Callable[[VisionRecord], Any]) -> None:
     a GPU at batch 1; else once the images are found in the prompt, whose small kernels it would
     hold up. From the first layer's MLP to the second's, products leave it some cores.
     """
+    if pruner.keeps_all:  # nobody would wait for it
+        return
     current: Current = pruner._current
 
     def begin(record: VisionRecord) -> None:
@@ -44,12 +46,12 @@ def ahead(pruner: Any, compute: Callable[[VisionRecord], Any]) -> None:
             record.extra["ahead"] = stream, compute(record)
 
     def projected(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
-        if current.record is not None and _capturing():
+        if current.record is not None and capturing():
             begin(current.record)
 
     def embedded(module: nn.Module, args: tuple, kwargs: dict) -> None:
         record = _record(current.pass_)
-        if record is not None and _capturing():
+        if record is not None and capturing():
             begin(record)
 
     def sparing(cores: int) -> Callable:
@@ -116,7 +118,8 @@ def _record(pass_: Pass | None) -> VisionRecord | None:
     return record_of(features[0][1]) if len(features) == 1 else None
 
 
-def _capturing() -> bool:
+def capturing() -> bool:
+    """True while the current stream is captured, so that nothing is computed yet."""
     return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
 
 

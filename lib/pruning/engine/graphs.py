@@ -58,8 +58,10 @@ class GraphCache:
     """Runs functions of CUDA tensors as captured graphs, at most `size` of them at a time.
 
     The first call of a key runs plainly: most keys (the rest of a data set, say) come once. The
-    second captures, later ones replay. What cannot be captured runs plainly ever after. All graphs
-    share one memory pool, since none runs beside another and no output outlives its call.
+    second captures, later ones replay. A key whose graph had to go for others is captured again
+    after four times as many calls, and so on: of more keys than there is room for most run plainly.
+    What cannot be captured runs plainly ever after. All graphs share one memory pool, since none
+    runs beside another, on whatever streams they are called, and no output outlives its call.
     """
 
     def __init__(self, size: int = 8, capture: Callable[..., Captured] = capture) -> None:
@@ -67,8 +69,10 @@ class GraphCache:
         self.enabled = True
         self._capture = capture
         self._graphs: OrderedDict[Hashable, Captured | None] = OrderedDict()
-        self._seen: OrderedDict[Hashable, int] = OrderedDict()
+        #: calls since a key was first seen or captured, and at which of them it is captured
+        self._seen: OrderedDict[Hashable, tuple[int, int]] = OrderedDict()
         self._pools: dict[torch.device, Any] = {}
+        self._streams: dict[torch.device, Any] = {}  # of the last replays
         self._lock = threading.Lock()
 
     def __call__(self, key: Hashable, function: Function, tensors: Sequence[Tensor]) -> Tensor:
@@ -80,11 +84,11 @@ class GraphCache:
             if key in self._graphs:
                 self._graphs.move_to_end(key)
                 captured = self._graphs[key]
-                return captured(tensors) if captured is not None else function(list(tensors))
-            if key not in self._seen:
-                self._seen[key] = 1
-                while len(self._seen) > 16 * self.size:
-                    self._seen.popitem(last=False)
+                if captured is None:
+                    return function(list(tensors))
+                self._follow(tensors[0].device)
+                return captured(tensors)
+            if not self._due(key):
                 return function(list(tensors))
             while len(self._graphs) >= self.size:
                 self._graphs.popitem(last=False)
@@ -95,7 +99,28 @@ class GraphCache:
                 self._graphs[key] = None
                 return function(list(tensors))
             self._graphs[key] = captured
+            self._follow(tensors[0].device)
             return captured(tensors)
+
+    def _due(self, key: Hashable) -> bool:
+        """Count a call of a key without a graph; True if it is captured now."""
+        calls, due = self._seen.get(key, (0, 2))
+        now = calls + 1 >= due
+        self._seen[key] = (0, 4 * due) if now else (calls + 1, due)
+        self._seen.move_to_end(key)
+        while len(self._seen) > 16 * self.size:
+            self._seen.popitem(last=False)
+        return now
+
+    def _follow(self, device: torch.device) -> None:
+        """Begin behind the last replay: graphs share what they read and their memory."""
+        if device.type != "cuda":
+            return
+        current = torch.cuda.current_stream(device)
+        last = self._streams.get(device)
+        if last is not None and last != current:
+            current.wait_stream(last)
+        self._streams[device] = current
 
     @staticmethod
     def _suits(tensors: Sequence[Tensor]) -> bool:
@@ -117,6 +142,7 @@ class GraphCache:
             self._graphs.clear()
             self._seen.clear()
             self._pools.clear()
+            self._streams.clear()
 
     def __len__(self) -> int:
         """Graphs held."""

@@ -12,7 +12,6 @@ from . import beside, sequence
 from .cache import Segment
 from .images import ImageTokens
 from .passes import Doubt, Kept, Pass, Stage
-from .prompt import captured
 from .sequence import Chosen
 
 if TYPE_CHECKING:
@@ -128,7 +127,7 @@ def _counts(
                 f"{who}.select keeps nothing of image {images.ordinals[counts.index(0)]}"
             )
         return counts
-    if captured(images.columns, pruner._current):  # a replay's counts nobody would look at
+    if beside.capturing():  # a replay's counts nobody would look at
         return [promised] * images.count
     # as what `check_finite` finds, which travels with it
     found = (

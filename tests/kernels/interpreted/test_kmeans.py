@@ -171,15 +171,19 @@ def test_more_tokens_than_are_looked_at_together(kind, monkeypatch):
     if kind == "gaussian":  # so coarse that what is left of the distances is counted anew
         monkeypatch.setattr(seeding, "_SUM", tl.constexpr(2.0**9))
         monkeypatch.setattr(seeding, "_FEW", tl.constexpr(2**8))
-    matrix = of_mean_one(make(kind, 70, items=2)).float()
+    tokens = make(kind, 70, items=2)
+    tokens[:, 64:] = 5 * tokens[:, 64:65]  # the last part rests while the others move
+    matrix = of_mean_one(tokens).float()
     backend, found = backend_for(matrix), []
     assert backend
     for most in (4096, 64):
         monkeypatch.setattr(whole, "MAX_TOKENS", most)
-        found.append(clusters_of(matrix, 40, random_state=0, n_iter=5, unit=False, backend=backend))
+        options = {"random_state": 0, "n_iter": 20, "unit": False, "backend": backend}
+        found.append([clusters_of(matrix, count, **options) for count in (40, 7)])
         monkeypatch.setattr(whole, "_COLS", 32)
         monkeypatch.setattr(lloyd, "_BLOCK", 32)
-    assert all(torch.equal(one, other) for one, other in zip(*found))
+    for one, other in zip(*found, strict=True):
+        assert all(torch.equal(mine, theirs) for mine, theirs in zip(one, other))
 
 
 @pytest.mark.parametrize("mass", [False, True])
