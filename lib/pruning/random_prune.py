@@ -64,7 +64,7 @@ def random_mask(pruner: VisualPruner, images: ImageTokens, seed: int) -> Tensor:
 def _drawn(tensors: list[Tensor], *, seed: int, tokens: int, k: int) -> Tensor:
     """`k` of the `tokens` of each image with one of the keys `(n,)`, bool `(n, tokens)`."""
     (keys,) = tensors
-    scores = _draws(keys, seed, torch.arange(tokens, device=keys.device))
+    scores = _numbers(keys, seed, torch.arange(tokens, device=keys.device))
     top = scores.topk(k, dim=1).indices
     return torch.zeros_like(scores, dtype=torch.bool).scatter_(1, top, True)
 
@@ -74,10 +74,10 @@ def draws(pruner: VisualPruner, images: ImageTokens, seed: int, place: Tensor) -
 
     Needs `watch_pixels`.
     """
-    return _draws(_keys(pruner, images, place.device), seed, place)
+    return _numbers(_keys(pruner, images, place.device), seed, place)
 
 
-def _draws(keys: Tensor, seed: int, place: Tensor) -> Tensor:
+def _numbers(keys: Tensor, seed: int, place: Tensor) -> Tensor:
     return mix(mix(keys + seed)[:, None] + place)
 
 

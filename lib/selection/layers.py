@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -78,10 +79,7 @@ class Layers:
     @functools.cached_property
     def raw(self) -> list[Tensor]:
         """Tokens (..., N, D_l) of each layer as they are, in float64, of mean square length one."""
-        rows = [_in_range(view) for view in self.views]
-        lengths = [torch.linalg.vector_norm(row, dim=-1) for row in rows]
-        return [row / one.square().mean(-1).sqrt()[..., None, None]
-                for row, one in zip(rows, lengths)]  # fmt: skip
+        return [_of_mean_one(view) for view in self.views]
 
     def gram_at(self, index: int) -> Tensor:
         """The Gram matrix (..., N, N) of one layer: of its unit tokens, or the given one."""
@@ -114,12 +112,14 @@ class Layers:
             self.rows = [unit_tokens(view) for view in self.views]
 
 
-def _in_range(view: Tensor) -> Tensor:
-    """A layer's tokens in float64, so scaled that their squares have room."""
-    if view.dtype != torch.float64:  # squares of shorter types have
-        return view.double()
-    largest = view.abs().amax((-2, -1), keepdim=True)
-    return view / largest.clamp_min(torch.finfo(torch.float64).tiny)
+def _of_mean_one(view: Tensor) -> Tensor:
+    """A layer's tokens in float64, their squared lengths of mean one."""
+    rows = view.double()
+    if view.dtype == torch.float64:  # squares of shorter types have room
+        largest = rows.abs().amax((-2, -1), keepdim=True)
+        rows = rows / largest.clamp_min(torch.finfo(torch.float64).tiny)
+    whole = torch.linalg.vector_norm(rows, dim=(-2, -1), keepdim=True)
+    return rows / (whole / math.sqrt(view.shape[-2]))
 
 
 def as_layers(tokens: Tensor | None, layers: Sequence[Tensor] | None, *, gram: bool) -> Layers:
