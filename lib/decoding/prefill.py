@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.cache_utils import DynamicLayer
 
 from ..pruning.engine.beside import spare
-from ..pruning.engine.hooks import Hooks
+from ..pruning.engine.hooks import Hooks, replaced_here
 from ..pruning.engine.release import CACHE_NAMES, causal_without_mask
 from ..pruning.families import Family
 
@@ -73,6 +74,21 @@ def _known(pruner: Any) -> bool:
     return pruner.captures and (pruner.exact or pruner.bounded)
 
 
+_update = DynamicLayer.update
+
+
+def _first_as_given(
+    layer: DynamicLayer, keys: Tensor, values: Tensor, *args: Any, **kwargs: Any
+) -> tuple[Tensor, Tensor]:
+    """`DynamicLayer.update` without a copy of a prompt's first keys and values, added to none."""
+    if layer.get_seq_length():
+        return _update(layer, keys, values, *args, **kwargs)
+    if not layer.is_initialized:
+        layer.lazy_initialization(keys, values)
+    layer.keys, layer.values = keys, values
+    return keys, values
+
+
 def capture(
     first: Callable[..., tuple[Tensor, Any, Tensor]],
     family: Family,
@@ -100,11 +116,12 @@ def capture(
         stream = torch.cuda.Stream(priority=-1)
         stream.wait_stream(torch.cuda.current_stream())
         names = [name for name in inputs if name != "image_keys"]
-        with torch.cuda.stream(stream):  # warm-up: library handles, not to be captured
-            first(**{name: inputs[name] for name in names})
-        torch.cuda.current_stream().wait_stream(stream)
-        with causal_without_mask(), torch.cuda.graph(graph, stream=stream):
-            output = first(**{name: inputs[name] for name in names})
+        with replaced_here([(DynamicLayer, "update", _first_as_given)]):
+            with torch.cuda.stream(stream):  # warm-up: library handles, not to be captured
+                first(**{name: inputs[name] for name in names})
+            torch.cuda.current_stream().wait_stream(stream)
+            with causal_without_mask(), torch.cuda.graph(graph, stream=stream):
+                output = first(**{name: inputs[name] for name in names})
         kept = None if pruner is None else pruner._current.kept
         return CapturedPrefill(graph, inputs, output, kept)
     finally:

@@ -17,18 +17,20 @@ from torch import Tensor
 from . import common
 from .resident import _ABSENT, _LARGEST, _left_kernel, _resident_kernel
 
-#: rows of a program; like all that follows the same for every batch: sums are taken in one order
+#: rows of a program
 _ROWS = 16
-#: warps of a program, and registers of a thread, without the entropy and with it
-_WARPS = 8, 4
-#: registers of a thread where all items are at work at once, and else: they change no number
-_REGISTERS = (128, 255), (128, 168)
+#: warps of a program and registers of a thread, without the entropy and with it: the first with
+#: which all items are at work at once, else the last. No token's sums depend on them, nor on rows
+_SHAPES = ((8, 128),), ((8, 255), (4, 255), (4, 168))
 #: bytes that the threads of a program share
 _SHARED = 4096
-#: columns of a table whose rows fit into them, and how many of a wider one are read at once
-_HOLDS, _AT_ONCE = 1024, 512
+#: columns of a table whose rows fit into them, how many of a wider one are read at once, and how
+#: many a warp's threads take, four each
+_HOLDS, _AT_ONCE, _COLS = 1024, 512, 128
 #: picks of a block: of an item with that many tokens at most, and of a larger one
 _PICKS = 16, 32
+#: nodes and picks of which a warp's threads take one and four each
+_LANES, _DEPTH = 8, 16
 #: the order of the tiles that are brought up to date after a block
 _TILE = 64
 #: numbers of gains and of what is left of matrices that are held at once: more items take turns
@@ -40,19 +42,20 @@ class Layout(NamedTuple):
 
     programs: int  # an item
     items: int  # at work at once
-    columns: tuple[int, int]  # two parts of them, or what is read at once and 0
+    columns: tuple[int, int]  # two numbers of parts of them, or what is read at once and 0
     warps: int  # a program
     registers: int  # a thread
 
 
-def _parts(count: int) -> tuple[int, int]:
-    """One or two powers of two that hold `count` columns; the second may be 0.
+def _parts(columns: int) -> tuple[int, int]:
+    """One or two powers of two that hold so many columns, in parts; the second may be 0.
 
     >>> _parts(576), _parts(500), _parts(64)
-    ((512, 64), (512, 0), (64, 0))
+    ((4, 1), (4, 0), (1, 0))
     """
-    whole = triton.next_power_of_2(count)
-    rest = triton.next_power_of_2(max(count - whole // 2, 1))
+    parts = triton.cdiv(columns, _COLS)
+    whole = triton.next_power_of_2(parts)
+    rest = triton.next_power_of_2(parts - whole // 2)
     return (whole // 2, rest) if rest < whole // 2 else (whole, 0)
 
 
@@ -60,9 +63,9 @@ def layout_of(
     items: int, size: int, width: int, device: torch.device, *, spectral: bool
 ) -> Layout | None:
     """The layout for items of so many tokens and columns, or None if they do not fit."""
-    programs, warps, layout = triton.cdiv(size, _ROWS), _WARPS[spectral], None
-    columns = _parts(width) if width <= _HOLDS else (_AT_ONCE, 0)
-    for registers in (registers[spectral] for registers in _REGISTERS):
+    programs, layout = triton.cdiv(size, _ROWS), None
+    columns = _parts(width) if width <= _HOLDS else (_AT_ONCE // _COLS, 0)
+    for warps, registers in _SHAPES[spectral]:
         together = common._room(warps, registers, _SHARED, device) // programs
         if together:
             layout = Layout(programs, min(items, together), columns, warps, registers)
@@ -133,7 +136,7 @@ def _in_blocks(choice: Choice, k: int, layout: Layout, order: Tensor) -> None:
         pivots = [start.contiguous(), torch.empty(items, nodes, size, device=first.device)]
         if k > block:
             left = first.new_empty(items, nodes, size, size)
-    far, across = 0, triton.cdiv(size, _TILE)
+    far, across, depth = 0, triton.cdiv(size, _TILE), min(block, _DEPTH) if nodes_ else 1
     for number, begin in enumerate(range(0, k, block)):
         end, old, new = min(begin + block, k), number % 2, 1 - number % 2
         _resident_kernel[(layout.programs, layout.items)](
@@ -143,8 +146,10 @@ def _in_blocks(choice: Choice, k: int, layout: Layout, order: Tensor) -> None:
             covered, own, gains, taken[old], taken[new], order,
             items, size, width, nodes, begin, end, k, ahead,
             SPECTRAL=matrix is not None, COVER=table is not None, WIDE=width > _HOLDS,
-            BLOCK=triton.next_power_of_2(size), ROWS=_ROWS, NODES=triton.next_power_of_2(nodes),
-            DEPTH=block if nodes_ else 1, COLS=layout.columns[0], MORE=layout.columns[1],
+            BLOCK=triton.next_power_of_2(size), WARPS=layout.warps, EACH=_ROWS // layout.warps,
+            LANES=_LANES, TURNS=triton.cdiv(triton.next_power_of_2(nodes), _LANES),
+            DEPTH=depth, DEEP=block // depth if nodes_ else 1,
+            PARTS=layout.columns[0], MORE=layout.columns[1], COLS=_COLS,
             num_warps=layout.warps, maxnreg=layout.registers, launch_cooperative_grid=True,
         )  # fmt: skip
         if end < k:

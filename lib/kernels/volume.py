@@ -14,7 +14,7 @@ from torch import Tensor
 
 from . import common
 from .common import _on_device
-from .resident import _ABSENT, _numbers, _pick, _publish, _read
+from .resident import _ABSENT, _numbers, _pick, _publish
 
 #: rows of a program: the fewest with which all programs of an item find room
 _ROWS = 16, 32, 64
@@ -57,13 +57,20 @@ def _volume_kernel(
                 row = tl.load(kernel + pick * size + rows, mask=here, other=0.0)
                 pivot = _numbers(tl.load(published + step * size + pick, volatile=True))
                 product = tl.zeros((ROWS,), dtype=tl.float64)
-                for start in range(0, step, DEPTH):
-                    done = start + depth
-                    known = done < step
-                    place = mine[:, None] + done[None, :]  # on its way while others are waited for
-                    own = tl.load(place, mask=here[:, None] & known[None, :], other=0)
-                    theirs = _read(factors + pick * picks + done, known)
-                    product += tl.sum(_numbers(own) * theirs[None, :], axis=1)
+                waiting = step > 0
+                while waiting:  # all of it again: what is not there yet is the last number at most
+                    product = tl.zeros((ROWS,), dtype=tl.float64)
+                    absent = tl.zeros((DEPTH,), dtype=tl.int32)
+                    for start in range(0, step, DEPTH):
+                        done = start + depth
+                        known = done < step
+                        place = mine[:, None] + done[None, :]
+                        own = tl.load(place, mask=here[:, None] & known[None, :], other=0)
+                        bits = factors + pick * picks + done
+                        bits = tl.load(bits, mask=known, other=0, volatile=True)
+                        absent |= (bits == _ABSENT).to(tl.int32)
+                        product += tl.sum(_numbers(own) * _numbers(bits)[None, :], axis=1)
+                    waiting = tl.max(absent) > 0
                 # a token of no quality has nothing left, and nothing in common with others
                 some = pivot > 0
                 new = tl.where(some, (row - product) / tl.sqrt(tl.where(some, pivot, 1.0)), 0.0)

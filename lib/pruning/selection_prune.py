@@ -25,6 +25,8 @@ class SelectionPrune(StatePruner, name="selection"):
     cover: float = 1.0
     random_state: int = 0
 
+    long = True  # picks come one after the other
+
     def __post_init__(self) -> None:
         super().__post_init__()
         self.one_of(strategy=tuple(STRATEGIES))

@@ -31,6 +31,8 @@ class StatePruner(VisualPruner):
     depth = 1
     #: True: the tower's states are all it takes, so that it can choose before the tower is done
     tower_alone = True
+    #: True: the choice takes about as long as two language layers (`beside.ahead`)
+    long = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -88,7 +90,7 @@ class StatePruner(VisualPruner):
         self._wanted = self._range(len(family.blocks()) + 1, default)
         tower.watch_hidden(self, self._wanted)
         if self.tower_alone and family.model_type == "llava":
-            beside.ahead(self, self._rank_record)
+            beside.ahead(self, self._rank_record, long=self.long)
 
     def _rank_record(self, record: VisionRecord) -> Tensor:
         rows = [tower.patch_rows(self.family, record.hidden[layer]) for layer in self._wanted]

@@ -65,7 +65,7 @@ def test_what_was_chosen_ahead_is_for_exactly_the_images_that_were_encoded(monke
     assert mine.waited == (other,)
 
 
-def model_of(said, record, layer, *, projector=True, mlps=2, keeps_all=False):
+def model_of(said, record, layer, *, projector=True, mlps=2, keeps_all=False, long=False):
     """A pruner before a layer, and what runs its model: a record of the tower, or none."""
     family = SimpleNamespace(
         projector=Noting(said, "projector") if projector else None,
@@ -76,7 +76,7 @@ def model_of(said, record, layer, *, projector=True, mlps=2, keeps_all=False):
     pruner = SimpleNamespace(
         family=family, hooks=Hooks(), _current=current, stages=lambda: (layer,), keeps_all=keeps_all
     )
-    beside.ahead(pruner, lambda given: said.append("chosen") or ("choice", given))
+    beside.ahead(pruner, lambda given: said.append("chosen") or ("choice", given), long=long)
 
     def run(rows=600, records=(record,)):
         states = torch.zeros(1, rows, 3)
@@ -128,6 +128,21 @@ def test_where_layers_do_not_wait_the_choice_begins_once_the_images_are_found(ca
     beside.ahead(pruner, lambda given: said.append("chosen"))
     run()
     assert said[:3] == ["located", "chosen", "language"]
+
+
+def test_a_long_choice_begins_behind_the_projector_and_what_follows_knows_the_places(captured):
+    said, record = [], VisionRecord()
+    pruner, run = model_of(said, record, 2, long=True)
+    located = []
+    pruner.family.language.register_forward_pre_hook(
+        lambda *_: located.append(captured.made.waited), prepend=True
+    )
+    run()
+    assert said[:3] == ["projector", "chosen", "language"]
+    assert record.extra["ahead"] == (captured.made, ("choice", record))
+    assert located == [(captured.main,)], "begun before the images are found"
+    assert captured.made.waited == (captured.main,) * 2
+    assert captured.spared == [beside._SPARED_LONG, 0]
 
 
 def test_what_follows_from_a_choice_made_ahead_is_worked_out_beside_it(captured):

@@ -22,18 +22,19 @@ from .vision import VisionRecord, record_of
 if TYPE_CHECKING:
     from .passes import Current, Pass
 
-#: cores of the GPU that products leave to the choice, and with how many positions at most: those
-#: of more are many rounds of blocks, which a few held cores do not double. Both for an H200, which
-#: alone they were measured on (docs/speed.md)
-SPARED, _POSITIONS = 16, 1024
+#: cores of the GPU that products leave to the choice, a long one's, and with how many positions at
+#: most: those of more are many rounds of blocks, which a few held cores do not double. All for an
+#: H200, which alone they were measured on (docs/speed.md)
+SPARED, _SPARED_LONG, _POSITIONS = 16, 36, 1024
 
 
-def ahead(pruner: Any, compute: Callable[[VisionRecord], Any]) -> None:
+def ahead(pruner: Any, compute: Callable[[VisionRecord], Any], *, long: bool = False) -> None:
     """In a captured prefill, choose on another stream once the tower has said all that it takes.
 
-    Where the first layer waits for the choice, it begins behind the projector, whose products fill
-    a GPU at batch 1; else once the images are found in the prompt, whose small kernels it would
-    hold up. From the first layer's MLP to the second's, products leave it some cores.
+    Where the first layer waits for the choice, or it is long, it begins behind the projector, whose
+    products fill a GPU at batch 1; else once the images are found in the prompt, whose small
+    kernels it would hold up. From the first layer's MLP to the second's, products leave it some
+    cores. long: the choice takes about as long as two layers.
     """
     if pruner.keeps_all:  # nobody would wait for it
         return
@@ -51,7 +52,11 @@ def ahead(pruner: Any, compute: Callable[[VisionRecord], Any]) -> None:
 
     def embedded(module: nn.Module, args: tuple, kwargs: dict) -> None:
         record = _record(current.pass_)
-        if record is not None and capturing():
+        if record is None or not capturing():
+            return
+        if "ahead" in record.extra:  # what follows looks at the places of the images, found by now
+            record.extra["ahead"][0].wait_stream(torch.cuda.current_stream())
+        else:
             begin(record)
 
     def sparing(cores: int) -> Callable:
@@ -65,13 +70,14 @@ def ahead(pruner: Any, compute: Callable[[VisionRecord], Any]) -> None:
         return hook
 
     family, hooks = pruner.family, pruner.hooks
-    if pruner.stages()[0] > 0:
-        hooks.add(family.language, embedded, before=True)
-    elif family.projector is not None:
+    waits = pruner.stages()[0] == 0
+    if (waits or long) and family.projector is not None:
         hooks.add(family.projector, projected, before=False)
+    if not waits:
+        hooks.add(family.language, embedded, before=True)
     mlps = [getattr(layer, "mlp", None) for layer in family.layers[:2]]
     if pruner.stages()[0] > 1 and None not in mlps:
-        hooks.add(mlps[0], sparing(SPARED), before=True)
+        hooks.add(mlps[0], sparing(_SPARED_LONG if long else SPARED), before=True)
         hooks.add(mlps[1], sparing(0), before=True)
 
 

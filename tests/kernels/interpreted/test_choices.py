@@ -153,6 +153,7 @@ def test_choices_are_the_same_in_blocks_of_picks_and_pick_by_pick(monkeypatch, f
     monkeypatch.setattr(blocks, "_HELD", one_item)
     assert torch.equal(order(), in_blocks) and turns == [1, 1]
     monkeypatch.setattr(blocks, "_HOLDS", 15)  # the table does not fit into registers
+    monkeypatch.setattr(blocks, "_COLS", 4)
     monkeypatch.setattr(blocks, "_AT_ONCE", 8)
     assert torch.equal(order(), in_blocks) and turns
     monkeypatch.setattr(common, "_room", lambda *given: 0)

@@ -68,7 +68,7 @@ def test_programs_that_wait_for_each_other(monkeypatch, cover, entropy, first, h
     kernel = AtOnce(blocks._resident_kernel)
     monkeypatch.setattr(common, "_room", lambda *_: 6)
     patches = {"_resident_kernel": kernel, "_ROWS": 16, "_PICKS": (4, 4)}
-    for name, value in {**patches, "_HOLDS": holds, "_AT_ONCE": 16}.items():
+    for name, value in {**patches, "_HOLDS": holds, "_AT_ONCE": 16, "_COLS": 8}.items():
         monkeypatch.setattr(blocks, name, value)
     # the programs of two items are at work, and one of the items is followed by a third
     tokens = make("gaussian", 40, items=3)
