@@ -174,7 +174,9 @@ def _captioning(found: Row) -> str:
         if row["processes"] == 1:
             rows.setdefault((row["method"], row["batch_size"], row["fast"]), row)
     lines = []
-    for method, size in dict.fromkeys((method, size) for method, size, _ in rows):
+    # what was measured again stands last in the record
+    order = [*LABELS]
+    for method, size in sorted({row[:2] for row in rows}, key=lambda r: (order.index(r[0]), r[1])):
         plain, fast = rows[method, size, False], rows[method, size, True]
         cells = [LABELS[method], f"{size}"]
         for pace in ("images_per_second", "middle_images_per_second"):
