@@ -153,7 +153,7 @@ kernels: $(READY) $(TRITON) ## The kernel tests: compiled, and interpreted with 
 
 .PHONY: mutants
 mutants: $(READY) ## Change the library line by line and list what no test notices (hours)
-	$(BIN)/python tests/mutants.py
+	$(BIN)/python -m tests.mutants
 
 # ---- the study ---------------------------------------------------------------------------------
 

@@ -1,8 +1,8 @@
 """Change one operator or constant at a time, and see whether a test notices.
 
-    python tests/mutants.py --sample 8
-    python tests/mutants.py lib/pruning --sample 8
-    python tests/mutants.py lib/pruning --again
+    python -m tests.mutants --sample 8
+    python -m tests.mutants lib/pruning --sample 8
+    python -m tests.mutants lib/pruning --again
 
 Each mutant lives in a temporary copy of the library. It meets the examples in its own docstrings
 and the runs of tests that hold its module, the quickest first: its mirror in tests/ or what `TESTS`
@@ -35,6 +35,8 @@ import hypothesis
 import pytest
 import sklearn.cluster
 import torch
+
+from lib.study.files import write_json
 
 ROOT = Path(__file__).parents[1]
 RECORD = Path(__file__).with_suffix(".json")
@@ -330,7 +332,7 @@ def main() -> int:
             entry = examine(folder, path, options, record.get(path.as_posix(), {}), passed)
             record = json.loads(RECORD.read_text())  # another run may have written meanwhile
             record[path.as_posix()] = entry
-            RECORD.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+            write_json(RECORD, record)
             print(
                 f"{path}: {entry['killed']} of {entry['tried']} killed, {entry['sites']} sites, "
                 f"{time.monotonic() - start:.0f} s",

@@ -74,19 +74,20 @@ def _known(pruner: Any) -> bool:
     return pruner.captures and (pruner.exact or pruner.bounded)
 
 
-_update = DynamicLayer.update
+def _keeping_first(update: Callable) -> Callable:
+    """`DynamicLayer.update` without a copy of a prompt's first keys and values onto none."""
 
+    def updating(
+        layer: DynamicLayer, keys: Tensor, values: Tensor, *args: Any, **kwargs: Any
+    ) -> Any:
+        if layer.get_seq_length():
+            return update(layer, keys, values, *args, **kwargs)
+        if not layer.is_initialized:
+            layer.lazy_initialization(keys, values)
+        layer.keys, layer.values = keys, values
+        return keys, values
 
-def _first_as_given(
-    layer: DynamicLayer, keys: Tensor, values: Tensor, *args: Any, **kwargs: Any
-) -> tuple[Tensor, Tensor]:
-    """`DynamicLayer.update` without a copy of a prompt's first keys and values, added to none."""
-    if layer.get_seq_length():
-        return _update(layer, keys, values, *args, **kwargs)
-    if not layer.is_initialized:
-        layer.lazy_initialization(keys, values)
-    layer.keys, layer.values = keys, values
-    return keys, values
+    return updating
 
 
 def capture(
@@ -116,7 +117,7 @@ def capture(
         stream = torch.cuda.Stream(priority=-1)
         stream.wait_stream(torch.cuda.current_stream())
         names = [name for name in inputs if name != "image_keys"]
-        with replaced_here([(DynamicLayer, "update", _first_as_given)]):
+        with replaced_here([(DynamicLayer, "update", _keeping_first(DynamicLayer.update))]):
             with torch.cuda.stream(stream):  # warm-up: library handles, not to be captured
                 first(**{name: inputs[name] for name in names})
             torch.cuda.current_stream().wait_stream(stream)

@@ -64,46 +64,77 @@ def _publish(place, values, mask):
 
 @triton.jit
 def _missing(table, covered):
-    """What rows (W, P, E, C) of a table have above what is covered (W, P, C): sums (W, E)."""
-    above = tl.maximum(table - covered[:, :, None, :], 0.0)
-    return tl.sum(tl.sum(above, axis=1), axis=2)
+    """What rows (P, E, W, C) of a table have above what is covered (P, W, C): sums (E, W)."""
+    above = tl.maximum(table - covered[:, None, :, :], 0.0)
+    return tl.sum(tl.sum(above, axis=0), axis=2)
 
 
 @triton.jit
-def _missing_in_parts(lines, best, covered, here, cols, width):
+def _columns(begin, PARTS: tl.constexpr, WARPS: tl.constexpr, COLS: tl.constexpr):
+    """Columns (P * W, C) of a table, from `begin` on."""
+    line = tl.arange(0, PARTS * WARPS)
+    return begin + (line // WARPS * COLS)[:, None] + tl.arange(0, COLS)[None, :]
+
+
+@triton.jit
+def _rows(
+    table, first, begin, size, width,
+    PARTS: tl.constexpr, EACH: tl.constexpr, WARPS: tl.constexpr, COLS: tl.constexpr,
+):  # fmt: skip
+    """Columns from `begin` on of a table's rows from `first` on, (P, E, W, C)."""
+    line = tl.arange(0, PARTS * EACH * WARPS)
+    row = first + line % WARPS * EACH + line // WARPS % EACH
+    columns = begin + (line // (EACH * WARPS) * COLS)[:, None] + tl.arange(0, COLS)[None, :]
+    known = (row < size)[:, None] & (columns < width)
+    values = tl.load(table + (row * width)[:, None] + columns, mask=known, other=0.0)
+    return tl.reshape(values, (PARTS, EACH, WARPS, COLS))
+
+
+@triton.jit
+def _missing_in_parts(
+    table, best, covered, first, size, width,
+    PARTS: tl.constexpr, EACH: tl.constexpr, WARPS: tl.constexpr, COLS: tl.constexpr,
+):  # fmt: skip
     """As `_missing`, from memory, once a pick's line has been added to what is covered."""
-    missing = tl.zeros(here.shape, dtype=tl.float32)
-    for start in range(0, width, cols.shape[1] * cols.shape[2]):
-        part = start + cols
-        known = part < width
-        most = tl.load(covered + part, mask=known, other=0.0)
-        most = tl.maximum(most, tl.load(best + part, mask=known, other=0.0))
-        tl.store(covered + part, most, mask=known)  # every warp the same
-        place = lines[:, None, :, None] + part[:, :, None, :]
-        known = here[:, None, :, None] & known[:, :, None, :]
-        missing += _missing(tl.load(place, mask=known, other=0.0), most)
+    missing = tl.zeros((EACH, WARPS), dtype=tl.float32)
+    for begin in range(0, width, PARTS * COLS):
+        columns = _columns(begin, PARTS, WARPS, COLS)
+        most = tl.load(covered + columns, mask=columns < width, other=0.0)
+        most = tl.maximum(most, tl.load(best + columns, mask=columns < width, other=0.0))
+        tl.store(covered + columns, most, mask=columns < width)  # every warp the same
+        values = _rows(table, first, begin, size, width, PARTS, EACH, WARPS, COLS)
+        missing += _missing(values, tl.reshape(most, (PARTS, WARPS, COLS)))
     return missing
 
 
 @triton.jit
-def _explain(
-    remains, factors, pivots, own, done, rest, shift, pick, number, node, cell, depth, nodes
+def _shaped(x, TURNS: tl.constexpr, EACH: tl.constexpr, WARPS: tl.constexpr, LANES: tl.constexpr):
+    """What was loaded in the order (T, W, E, L), as (T, E, W, L)."""
+    return tl.permute(tl.reshape(x, (TURNS, WARPS, EACH, LANES)), (0, 2, 1, 3))
+
+
+@triton.jit
+def _line(
+    TURNS: tl.constexpr, EACH: tl.constexpr, DEEP: tl.constexpr, WARPS: tl.constexpr,
+    LANES: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
-    """Add a pick, the block's `number`-th, to the factors and take it off the pivots of a program's
-    tokens; what is `own` of those in the factors. Shapes as in `_resident_kernel`."""
-    DEPTH: tl.constexpr = depth.shape[4] * depth.shape[5]
-    row = tl.load(remains, mask=cell, other=0.0)
-    known = node < nodes
-    pivot = tl.load(pivots + pick, mask=known, other=1.0)
-    theirs = factors + ((pick * nodes + node) * DEPTH)[:, :, :, :, None, None] + depth
-    theirs = _read(theirs, known[:, :, :, :, None, None], depth < number)
-    new = row - tl.sum(tl.sum(done * theirs, axis=5), axis=4)
+    """Node, a program's own token and first pick of the lines (T * E * D * W * L,) of factors."""
+    line = tl.arange(0, TURNS * EACH * DEEP * WARPS * LANES)
+    node = line // (EACH * DEEP * WARPS * LANES) * LANES + line % LANES
+    token = line // LANES % WARPS * EACH + line // (DEEP * WARPS * LANES) % EACH
+    return node, token, line // (WARPS * LANES) % DEEP * DEPTH
+
+
+@triton.jit
+def _explain(row, pivot, theirs, done, rest, shift, depth, number):
+    """Add a pick, the block's `number`-th, to the factors `done` (T, E, D, W, L, DEPTH) and take it
+    off the pivots `rest` of a program's tokens."""
+    new = row - tl.sum(tl.sum(done * theirs, axis=5), axis=2)
     # no eigenvalue of K_S + t is below t, so no pivot is
-    pivot = tl.maximum(pivot - tl.sum(tl.sum(theirs * theirs, axis=5), axis=4), shift)
+    pivot = tl.maximum(pivot - tl.sum(tl.sum(theirs * theirs, axis=5), axis=2), shift)
     new *= tl.rsqrt(pivot)
     new = tl.where(new == new, new, 0.0)  # what is no number would be waited for
-    done = tl.where(depth == number, new[:, :, :, :, None, None], done)
-    _publish(own, done, cell[:, :, :, :, None, None] & (depth == number))
+    done = tl.where(depth == number, new[:, :, None, :, :, None], done)
     return done, tl.maximum(rest - new * new, shift)
 
 
@@ -123,68 +154,75 @@ def _resident_kernel(
     covered (items, programs, width). WIDE: the table is read for every pick, PARTS * COLS columns
     at once.
 
-    A warp has EACH tokens, and what it works out of them needs no other: (LANES, WARPS, TURNS,
-    EACH, DEEP, DEPTH) are nodes, tokens and picks, (WARPS, PARTS, EACH, COLS) tokens and columns,
-    so ordered that Triton gives every warp its own.
+    A warp has EACH tokens, and works out what it needs of them alone: nodes are (T, E, W, L), turns
+    and lanes of them and tokens and warps, factors (T, E, D, W, L, DEPTH), tables (P, E, W, COLS).
+    So that Triton lays them out that way, in any release, all is loaded as lines, whose last ones
+    are the lanes of a warp and the warps, and shaped then.
     """
-    warp, each = tl.arange(0, WARPS), tl.arange(0, EACH)
-    rows = (tl.program_id(0) * WARPS + warp[:, None]) * EACH + each[None, :]
+    first = tl.program_id(0) * EACH * WARPS
+    rows = first + tl.arange(0, WARPS)[None, :] * EACH + tl.arange(0, EACH)[:, None]
     here = rows < size
     at = tl.arange(0, BLOCK)
     inside = at < size
-    # whole in the dimension of the warps: what they read alike each of them reads
-    spread = tl.zeros((1, WARPS, 1, 1), dtype=tl.int32)
-    lane, turn = tl.arange(0, LANES), tl.arange(0, TURNS)
-    node = lane[:, None, None, None] + LANES * turn[None, None, :, None] + spread
-    # no two numbers at once: a warp would have half of the nodes, and more of the tokens
-    token = tl.multiple_of(rows[None, :, None, :], [1, 1, 1, 1])
-    cell = (node < nodes) & here[None, :, None, :]
-    shift = tl.load(t + node, mask=node < nodes, other=1.0)
-    weight = tl.load(w + node, mask=node < nodes, other=0.0)
-    depth = tl.arange(0, DEEP)[:, None] * DEPTH + tl.arange(0, DEPTH)[None, :]
-    depth = depth[None, None, None, None, :, :]
-    cols = tl.arange(0, PARTS)[:, None] * COLS + tl.arange(0, COLS)[None, :]
-    cols = cols[None, :, :] + tl.zeros((WARPS, 1, 1), dtype=tl.int32)
-    more = tl.arange(0, MORE if MORE else 1)[:, None] * COLS + tl.arange(0, COLS)[None, :]
-    more = PARTS * COLS + more[None, :, :] + tl.zeros((WARPS, 1, 1), dtype=tl.int32)
+    # nodes in the order (T, W, E, L)
+    cell = tl.arange(0, TURNS * WARPS * EACH * LANES)
+    node = cell // (WARPS * EACH * LANES) * LANES + cell % LANES
+    token = first + cell // (EACH * LANES) % WARPS * EACH + cell // LANES % EACH
+    real = (node < nodes) & (token < size)
+    known = _shaped(real, TURNS, EACH, WARPS, LANES)
+    alike = tl.arange(0, TURNS)[:, None, None, None] * LANES + tl.arange(0, LANES)
+    alike += tl.zeros((1, 1, WARPS, 1), dtype=tl.int32)  # nodes of all tokens, once a warp
+    shift = tl.load(t + alike, mask=alike < nodes, other=1.0)
+    weight = tl.load(w + alike, mask=alike < nodes, other=0.0)
+    depth = tl.arange(0, DEPTH)[None, :]
+    my_node, my_token, my_pick = _line(TURNS, EACH, DEEP, WARPS, LANES, DEPTH)
+    my_cell = (my_node < nodes) & (first + my_token < size)
+    my_place = ((first + my_token) * nodes + my_node) * DEEP * DEPTH + my_pick
+    their_node, _, their_pick = _line(TURNS, 1, DEEP, WARPS, LANES, DEPTH)
+    their_place = their_node * DEEP * DEPTH + their_pick
+    number_of = (tl.arange(0, DEEP)[:, None] * DEPTH + depth)[None, None, :, None, None, :]
+    columns = _columns(0, PARTS, WARPS, COLS)
+    more = _columns(PARTS * COLS, MORE if MORE else 1, WARPS, COLS)
     # what a kind of choice has no use for is as small as can be
-    rest = tl.zeros((LANES, WARPS, TURNS, EACH), dtype=tl.float32)
+    rest = tl.zeros((TURNS, EACH, WARPS, LANES), dtype=tl.float32)
     whole = rest
-    done = tl.zeros((LANES, WARPS, TURNS, EACH, DEEP, DEPTH), dtype=tl.float32)
-    most = tl.zeros((WARPS, PARTS, COLS), dtype=tl.float32)
+    done = tl.zeros((TURNS, EACH, DEEP, WARPS, LANES, DEPTH), dtype=tl.float32)
+    most = tl.zeros((PARTS * WARPS, COLS), dtype=tl.float32)
     most_2 = tl.zeros(more.shape, dtype=tl.float32)
-    factor_of = tl.zeros((WARPS, EACH), dtype=tl.float32)
-    values = tl.zeros((WARPS, PARTS, EACH, COLS), dtype=tl.float32)
-    values_2 = tl.zeros((WARPS, MORE if MORE else 1, EACH, COLS), dtype=tl.float32)
+    factor_of = tl.zeros((EACH, WARPS), dtype=tl.float32)
+    values = tl.zeros((PARTS, EACH, WARPS, COLS), dtype=tl.float32)
+    values_2 = tl.zeros((MORE if MORE else 1, EACH, WARPS, COLS), dtype=tl.float32)
     item = tl.program_id(1).to(tl.int64)
     while item < items:
         published = gains + item * picks * size
         base = tl.load(own + item * size + rows, mask=here, other=0.0)
-        remains = left + item * tl.maximum(far * nodes, size * size) + node * far + token
+        remains = left + item * tl.maximum(far * nodes, size * size)
         factors = factor + item * size * nodes * DEEP * DEPTH
-        mine = factors + ((token * nodes + node) * DEEP * DEPTH)[:, :, :, :, None, None] + depth
-        before = pivots + item * nodes * size + node * size
+        mine = factors + my_place[:, None] + depth
+        before = pivots + item * nodes * size
         if SPECTRAL:
-            rest = tl.load(before + token, mask=cell, other=1.0)
+            rest = tl.load(before + node * size + token, mask=real, other=1.0)
+            rest = _shaped(rest, TURNS, EACH, WARPS, LANES)
             diagonal = matrix + item * size * size + token * (size + 1)
-            diagonal = tl.load(diagonal, mask=here[None, :, None, :], other=1.0)
+            diagonal = tl.load(diagonal, mask=real, other=1.0)
+            diagonal = _shaped(diagonal, TURNS, EACH, WARPS, LANES)
             # exactly one where nothing is explained: the outermost weight is some 10^7
-            whole = tl.where(cell, diagonal + shift, 1.0)
-            # absent, all of them: read for Triton to lay them out as it does those of others
-            done = tl.load(mine, mask=cell[:, :, :, :, None, None], other=0)
+            whole = tl.where(known, diagonal + shift, 1.0)
+            # absent, all of them: read to be laid out as those of others are
+            done = tl.load(mine, mask=my_cell[:, None], other=0)
             done = tl.where(done == _ABSENT, 0.0, _numbers(done))
+            done = tl.reshape(done, (TURNS, EACH, DEEP, WARPS, LANES, DEPTH))
         lines = table + item * size * width
         reached = covered + (item * tl.num_programs(0) + tl.program_id(0)) * width
         if COVER:
             factor_of = tl.load(scale + item * size + rows, mask=here, other=0.0)
             if not WIDE:
-                line = (lines + rows * width)[:, None, :, None]
-                known = here[:, None, :, None] & (cols < width)[:, :, None, :]
-                values = tl.load(line + cols[:, :, None, :], mask=known, other=0.0)
-                most = tl.load(reached + cols, mask=cols < width, other=0.0)
+                values = _rows(lines, first, 0, size, width, PARTS, EACH, WARPS, COLS)
+                most = tl.load(reached + columns, mask=columns < width, other=0.0)
                 if MORE:
-                    known = here[:, None, :, None] & (more < width)[:, :, None, :]
-                    values_2 = tl.load(line + more[:, :, None, :], mask=known, other=0.0)
+                    values_2 = _rows(
+                        lines, first, PARTS * COLS, size, width, MORE, EACH, WARPS, COLS
+                    )
                     most_2 = tl.load(reached + more, mask=more < width, other=0.0)
         free = inside & (tl.load(taken + item * size + at, mask=inside, other=1) == 0)
         for step in range(begin, end):
@@ -198,37 +236,48 @@ def _resident_kernel(
                 picked = most
                 picked_2 = most_2
                 if COVER and not WIDE:  # on its way while the entropy is worked out
-                    picked = tl.load(best + cols, mask=cols < width, other=0.0)
+                    picked = tl.load(best + columns, mask=columns < width, other=0.0)
                     if MORE:
                         picked_2 = tl.load(best + more, mask=more < width, other=0.0)
                 if SPECTRAL:
-                    done, rest = _explain(
-                        remains + pick * size, factors, before, mine, done, rest, shift, pick,
-                        step - begin, node, cell, depth, nodes,
-                    )  # fmt: skip
-                    share = tl.where(cell, tl.div_rn(rest, whole), 1.0)
-                    gain += tl.sum(tl.sum(weight * tl.log(share), axis=2), axis=0)
+                    number = step - begin
+                    row = tl.load(remains + node * far + pick * size + token, mask=real, other=0.0)
+                    row = _shaped(row, TURNS, EACH, WARPS, LANES)
+                    pivot = tl.load(before + alike * size + pick, mask=alike < nodes, other=1.0)
+                    theirs = factors + (pick * nodes * DEEP * DEPTH + their_place)[:, None] + depth
+                    needed = their_pick[:, None] + depth < number
+                    theirs = _read(theirs, (their_node < nodes)[:, None], needed)
+                    theirs = tl.reshape(theirs, (TURNS, 1, DEEP, WARPS, LANES, DEPTH))
+                    done, rest = _explain(row, pivot, theirs, done, rest, shift, number_of, number)
+                    now = tl.reshape(done, (TURNS * EACH * DEEP * WARPS * LANES, DEPTH))
+                    _publish(mine, now, my_cell[:, None] & (my_pick[:, None] + depth == number))
+                    share = tl.where(known, tl.div_rn(rest, whole), 1.0)
+                    gain += tl.sum(tl.sum(weight * tl.log(share), axis=3), axis=0)
                 if COVER:
                     if WIDE:
-                        uncovered = _missing_in_parts(lines + rows * width, best, reached, here,
-                                                      cols, width)  # fmt: skip
+                        uncovered = _missing_in_parts(
+                            lines, best, reached, first, size, width, PARTS, EACH, WARPS, COLS
+                        )
                     else:
                         most = tl.maximum(most, picked)
-                        uncovered = _missing(values, most)
+                        shaped = tl.reshape(most, (PARTS, WARPS, COLS))
+                        uncovered = _missing(values, shaped)
                         if MORE:
                             most_2 = tl.maximum(most_2, picked_2)
-                            uncovered += _missing(values_2, most_2)
+                            shaped = tl.reshape(most_2, (MORE, WARPS, COLS))
+                            uncovered += _missing(values_2, shaped)
                     gain += factor_of * uncovered
                 if step + 1 >= ahead:  # the first of the lanes that all have it
-                    then = published + (step + 1) * size + token + tl.zeros_like(node)
-                    least = tl.minimum(gain, _LARGEST)[None, :, None, :]
-                    _publish(then, tl.broadcast_to(least, then.shape), cell & (node == 0))
+                    least = tl.permute(tl.minimum(gain, _LARGEST), (1, 0))[None, :, :, None]
+                    least = tl.broadcast_to(least, (TURNS, WARPS, EACH, LANES))
+                    then = published + (step + 1) * size + token
+                    _publish(then, tl.reshape(least, cell.shape), real & (node == 0))
         if end < picks:  # the others may yet read what was before
             if SPECTRAL:
-                after = new_pivots + item * nodes * size + node * size + token
-                tl.store(after, rest, mask=cell)
+                after = tl.reshape(tl.permute(rest, (0, 2, 1, 3)), cell.shape)
+                tl.store(new_pivots + item * nodes * size + node * size + token, after, mask=real)
             if COVER and not WIDE:
-                tl.store(reached + cols, most, mask=cols < width)
+                tl.store(reached + columns, most, mask=columns < width)
                 if MORE:
                     tl.store(reached + more, most_2, mask=more < width)
             if tl.program_id(0) == 0:

@@ -25,13 +25,15 @@ class SelectionPrune(StatePruner, name="selection"):
     cover: float = 1.0
     random_state: int = 0
 
-    long = True  # picks come one after the other
-
     def __post_init__(self) -> None:
         super().__post_init__()
         self.one_of(strategy=tuple(STRATEGIES))
         if not self.cover >= 0:
             raise ValueError(f"cover must be at least 0, got {self.cover}")
+
+    @property
+    def long(self) -> bool:
+        return self.strategy in ("adaptive", "greedy", "dpp")  # whose picks take a round each
 
     def rank(self, states: list[Tensor]) -> Tensor:
         return self.rank_of(states, self.budget(states[-1].shape[-2]))

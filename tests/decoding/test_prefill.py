@@ -1,13 +1,14 @@
 """The cache of a captured prefill, which is not copied onto nothing."""
 
 import threading
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from lib.decoding.prefill import _first_as_given
-from lib.pruning.engine.hooks import replaced_here
+from lib.decoding.prefill import capture
 
 
 def states(length, seed):
@@ -16,19 +17,30 @@ def states(length, seed):
     return torch.randn(2, length, 3, 4, generator=generator).transpose(1, 2)
 
 
-def test_a_prompts_first_keys_and_values_are_kept_where_they_are():
-    usual, ours, first, then = DynamicCache(), DynamicCache(), states(5, 0), states(1, 1)
-    with replaced_here([(DynamicLayer, "update", _first_as_given)]):
-        keys, values = ours.update(first, -first, 0)
-        assert keys is first and torch.equal(values, -first)
-        assert ours.layers[0].keys is first and ours.get_seq_length() == 5
-        others = []
-        thread = threading.Thread(target=lambda: others.append(usual.update(first, -first, 0)))
+def test_a_captured_prompts_first_keys_and_values_are_kept_where_they_are(monkeypatch):
+    stream = SimpleNamespace(wait_stream=lambda other: None)
+    for name in ("CUDAGraph", "Stream", "current_stream"):
+        monkeypatch.setattr(torch.cuda, name, lambda **_: stream)
+    for name in ("stream", "graph"):
+        monkeypatch.setattr(torch.cuda, name, lambda *_, **__: nullcontext())
+    first, then, update = states(5, 0), states(1, 1), DynamicLayer.update
+    usual = DynamicCache()
+
+    def prefill(input_ids):
+        ours, others = DynamicCache(), []
+        keys, _ = ours.update(first, -first, 0)
+        assert keys is first and ours.layers[0].keys is first and ours.get_seq_length() == 5
+        thread = threading.Thread(
+            target=lambda: others.append(DynamicCache().update(first, -first, 0))
+        )
         thread.start()
         thread.join()
         assert others[0][0] is not first, "another thread's caches are as ever"
-        got = ours.update(then, -then, 0)
-    for one, other in zip(got, usual.update(then, -then, 0)):
+        return ours.update(then, -then, 0)
+
+    inner = SimpleNamespace(get_placeholder_mask=None)
+    captured = capture(prefill, SimpleNamespace(inner=inner), None, {"input_ids": then}, 1)
+    usual.update(first, -first, 0)
+    for one, other in zip(captured.output, usual.update(then, -then, 0), strict=True):
         assert torch.equal(one, other)
-    assert ours.get_seq_length() == usual.get_seq_length() == 6
-    assert DynamicLayer.update(DynamicLayer(), first, -first)[0] is not first
+    assert DynamicLayer.update is update

@@ -389,6 +389,23 @@ def test_choices_in_blocks_of_picks_and_pick_by_pick_on_a_gpu(monkeypatch, size,
 
 
 @needs_gpu
+@pytest.mark.parametrize("entropy", [0.0, 1.0])
+@pytest.mark.parametrize(
+    "rows, shape", [(8, (4, 255)), (16, (4, 168)), (16, (8, 128)), (32, (8, 255))]
+)
+def test_no_sum_depends_on_the_layout_on_a_gpu(monkeypatch, entropy, rows, shape):
+    tokens = make("themes", 576, items=2).float().cuda()
+
+    def order():
+        return weighted(tokens, 100, worth=Worth(entropy=entropy))
+
+    wanted = order()
+    monkeypatch.setattr("lib.kernels.blocks._ROWS", rows)
+    monkeypatch.setattr("lib.kernels.blocks._SHAPES", ((shape,), (shape,)))
+    assert torch.equal(order(), wanted)
+
+
+@needs_gpu
 def test_what_is_no_number_is_not_waited_for_on_a_gpu():
     tokens = make("themes", 100, items=2).float().cuda()
     tokens[0, 3], tokens[1, 5] = torch.nan, torch.inf

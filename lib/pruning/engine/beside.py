@@ -22,9 +22,9 @@ from .vision import VisionRecord, record_of
 if TYPE_CHECKING:
     from .passes import Current, Pass
 
-#: cores of the GPU that products leave to the choice, a long one's, and with how many positions at
-#: most: those of more are many rounds of blocks, which a few held cores do not double. All for an
-#: H200, which alone they were measured on (docs/speed.md)
+#: cores of the GPU that products leave to the choice, to a long one (as many as a greedy choice of
+#: 576 tokens has programs), and with how many positions at most: those of more are many rounds of
+#: blocks, which a few held cores do not double. Measured on an H200 alone (docs/speed.md)
 SPARED, _SPARED_LONG, _POSITIONS = 16, 36, 1024
 
 
