@@ -150,6 +150,8 @@ def test_the_kernels_compile_and_fit(monkeypatch, tmp_path, capability, shared_k
         assert not [line for line in copies if "isVolatile" in line], name
         if name == "_resident_kernel":  # a warp works alone between picks: its sums are its own
             assert compiled.asm["ptx"].count("bar.sync") < 30, constants
+            # four numbers at once of what all programs look at
+            assert "ld.volatile.global.b32" not in compiled.asm["ptx"], constants
         needed = {"_lloyd_kernel": lloyd._SHARED, "_resident_kernel": blocks._SHARED,
                   "_volume_kernel": volume._SHARED}  # fmt: skip
         assert compiled.metadata.shared <= needed.get(name, 1024 * shared_kib), name
