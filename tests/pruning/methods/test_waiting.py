@@ -76,9 +76,10 @@ def test_what_the_tower_alone_decides_is_begun_beside_the_language_model(model, 
     begun = []
     for module in ("tower_rule", "states"):
         monkeypatch.setattr(
-            f"lib.pruning.{module}.beside.ahead", lambda pruner, compute: begun.append(name)
+            f"lib.pruning.{module}.beside.ahead",
+            lambda pruner, compute, long=False: begun.append((name, long)),
         )
     with create(name)(model):
         pass
     alone = {"entropy", "fastervlm", "hired", "rollout", "scope", "selection", "vispruner"}
-    assert begun == ([name] if name in alone else [])
+    assert begun == ([(name, name == "selection")] if name in alone else [])
