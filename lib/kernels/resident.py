@@ -70,10 +70,10 @@ def _missing(table, covered):
 
 
 @triton.jit
-def _columns(begin, PARTS: tl.constexpr, WARPS: tl.constexpr, COLS: tl.constexpr):
-    """Columns (P * W, C) of a table, from `begin` on."""
-    line = tl.arange(0, PARTS * WARPS)
-    return begin + (line // WARPS * COLS)[:, None] + tl.arange(0, COLS)[None, :]
+def _columns(begin, PARTS: tl.constexpr, TIMES: tl.constexpr, COLS: tl.constexpr):
+    """Columns (P * TIMES, C) of a table, from `begin` on, each part of them so many times."""
+    line = tl.arange(0, PARTS * TIMES)
+    return begin + (line // TIMES * COLS)[:, None] + tl.arange(0, COLS)[None, :]
 
 
 @triton.jit
@@ -84,7 +84,7 @@ def _rows(
     """Columns from `begin` on of a table's rows from `first` on, (P, E, W, C)."""
     line = tl.arange(0, PARTS * EACH * WARPS)
     row = first + line % WARPS * EACH + line // WARPS % EACH
-    columns = begin + (line // (EACH * WARPS) * COLS)[:, None] + tl.arange(0, COLS)[None, :]
+    columns = _columns(begin, PARTS, EACH * WARPS, COLS)
     known = (row < size)[:, None] & (columns < width)
     values = tl.load(table + (row * width)[:, None] + columns, mask=known, other=0.0)
     return tl.reshape(values, (PARTS, EACH, WARPS, COLS))
@@ -156,7 +156,7 @@ def _resident_kernel(
 
     A warp has EACH tokens, and works out what it needs of them alone: nodes are (T, E, W, L), turns
     and lanes of them and tokens and warps, factors (T, E, D, W, L, DEPTH), tables (P, E, W, COLS).
-    So that Triton lays them out that way, in any release, all is loaded as lines, whose last ones
+    So that Triton lays them out that way (3.6 to 3.9 do), all is loaded as lines, whose last ones
     are the lanes of a warp and the warps, and shaped then.
     """
     first = tl.program_id(0) * EACH * WARPS
