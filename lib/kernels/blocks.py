@@ -19,9 +19,9 @@ from .resident import _ABSENT, _LARGEST, _left_kernel, _resident_kernel
 
 #: rows of a program
 _ROWS = 16
-#: warps of a program and registers of a thread, without the entropy and with it: the first with
+#: warps of a program and registers of a thread, by coverage, by entropy and by both: the first with
 #: which all items are at work at once, else the last. No token's sums depend on them, nor on rows
-_SHAPES = ((8, 128),), ((8, 255), (4, 255), (4, 168))
+_SHAPES = ((8, 128),), ((8, 255), (4, 255), (4, 128)), ((8, 255), (4, 255), (4, 168))
 #: bytes that the threads of a program share
 _SHARED = 4096
 #: columns of a table whose rows fit into them, how many of a wider one are read at once, and how
@@ -60,12 +60,12 @@ def _parts(columns: int) -> tuple[int, int]:
 
 
 def layout_of(
-    items: int, size: int, width: int, device: torch.device, *, spectral: bool
+    items: int, size: int, width: int, device: torch.device, *, shapes: int
 ) -> Layout | None:
     """The layout for items of so many tokens and columns, or None if they do not fit."""
     programs, layout = triton.cdiv(size, _ROWS), None
     columns = _parts(width) if width <= _HOLDS else (_AT_ONCE // _COLS, 0)
-    for warps, registers in _SHAPES[spectral]:
+    for warps, registers in _SHAPES[shapes]:
         together = common._room(warps, registers, _SHARED, device) // programs
         if together:
             layout = Layout(programs, min(items, together), columns, warps, registers)
@@ -102,10 +102,10 @@ def in_blocks(choice: Choice, k: int) -> Tensor | None:
     """As `lib.kernels.greedy.forward`; None if it does not fit."""
     items, size = choice.first.shape
     width = 1 if choice.table is None else choice.table.shape[-1]
-    spectral = choice.nodes is not None
     left = len(choice.nodes[0]) * size * size if choice.nodes else 0
     together = max(1, _HELD // (left + k * size))
-    layout = layout_of(min(items, together), size, width, choice.first.device, spectral=spectral)
+    shapes = (choice.nodes is not None) * (1 + (choice.table is not None))
+    layout = layout_of(min(items, together), size, width, choice.first.device, shapes=shapes)
     if layout is None:
         return None
     order = torch.empty(items, k, dtype=torch.int64, device=choice.first.device)
@@ -153,7 +153,7 @@ def _in_blocks(choice: Choice, k: int, layout: Layout, order: Tensor) -> None:
             num_warps=layout.warps, maxnreg=layout.registers, launch_cooperative_grid=True,
         )  # fmt: skip
         if end < k:
-            _left_kernel[(across * across, nodes, items)](
+            _left_kernel[(across * (across + 1) // 2, nodes, items)](
                 now, far, factors[old], factors[new], taken[new], left, size, nodes,
                 TILE=_TILE, DEPTH=block,
             )  # fmt: skip

@@ -13,7 +13,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .common import _first_tie
+from .common import _first_tie, _tile
 
 #: the bits of what has not been written: of no number, and of no NaN that arithmetic makes
 _ABSENT = tl.constexpr(-1)
@@ -128,14 +128,14 @@ def _line(
 @triton.jit
 def _explain(row, pivot, theirs, done, rest, shift, depth, number):
     """Add a pick, the block's `number`-th, to the factors `done` (T, E, D, W, L, DEPTH) and take it
-    off the pivots `rest` of a program's tokens."""
+    off the pivots `rest` of a program's tokens; the third is the column (T, E, W, L) they add."""
     new = row - tl.sum(tl.sum(done * theirs, axis=5), axis=2)
     # no eigenvalue of K_S + t is below t, so no pivot is
     pivot = tl.maximum(pivot - tl.sum(tl.sum(theirs * theirs, axis=5), axis=2), shift)
     new *= tl.rsqrt(pivot)
     new = tl.where(new == new, new, 0.0)  # what is no number would be waited for
     done = tl.where(depth == number, new[:, :, None, :, :, None], done)
-    return done, tl.maximum(rest - new * new, shift)
+    return done, tl.maximum(rest - new * new, shift), new
 
 
 @triton.jit(do_not_specialize=["far", "items", "begin", "end", "picks", "ahead"])
@@ -150,7 +150,8 @@ def _resident_kernel(
     """Picks begin … end - 1 of every `num_programs(1)`-th item.
 
     gains (items, picks, size) are those of every pick, at first the given ones; left (items, nodes
-    or 1, size, size), `far` from one node to the next; factor (items, size, nodes, DEEP * DEPTH);
+    or 1, size, size), `far` from one node to the next, of which what is on and below the diagonal
+    is read; factor (items, size, nodes, DEEP * DEPTH);
     covered (items, programs, width). WIDE: the table is read for every pick, PARTS * COLS columns
     at once.
 
@@ -178,6 +179,14 @@ def _resident_kernel(
     my_node, my_token, my_pick = _line(TURNS, EACH, DEEP, WARPS, LANES, DEPTH)
     my_cell = (my_node < nodes) & (first + my_token < size)
     my_place = ((first + my_token) * nodes + my_node) * DEEP * DEPTH + my_pick
+    # columns in lines, too, each once for every thread that has it: (T, E, W, L, DEPTH / 4)
+    HOLD: tl.constexpr = (DEPTH + 3) // 4
+    column = tl.arange(0, TURNS * EACH * WARPS * LANES * HOLD)
+    cell_of = column // HOLD
+    column_node = cell_of // (EACH * WARPS * LANES) * LANES + cell_of % LANES
+    column_token = first + cell_of // LANES % WARPS * EACH + cell_of // (WARPS * LANES) % EACH
+    in_column = (column_node < nodes) & (column_token < size) & (column % HOLD == 0)
+    column = (column_token * nodes + column_node) * DEEP * DEPTH
     their_node, _, their_pick = _line(TURNS, 1, DEEP, WARPS, LANES, DEPTH)
     their_place = their_node * DEEP * DEPTH + their_pick
     number_of = (tl.arange(0, DEEP)[:, None] * DEPTH + depth)[None, None, :, None, None, :]
@@ -200,7 +209,10 @@ def _resident_kernel(
         factors = factor + item * size * nodes * DEEP * DEPTH
         mine = factors + my_place[:, None] + depth
         before = pivots + item * nodes * size
+        still = real
         if SPECTRAL:
+            # what is left of others is not kept
+            still = real & (tl.load(taken + item * size + token, mask=real, other=1) == 0)
             rest = tl.load(before + node * size + token, mask=real, other=1.0)
             rest = _shaped(rest, TURNS, EACH, WARPS, LANES)
             diagonal = matrix + item * size * size + token * (size + 1)
@@ -241,16 +253,19 @@ def _resident_kernel(
                         picked_2 = tl.load(best + more, mask=more < width, other=0.0)
                 if SPECTRAL:
                     number = step - begin
-                    row = tl.load(remains + node * far + pick * size + token, mask=real, other=0.0)
+                    row = tl.maximum(pick, token) * size + tl.minimum(pick, token)
+                    row = tl.load(remains + node * far + row, mask=still, other=0.0)
                     row = _shaped(row, TURNS, EACH, WARPS, LANES)
                     pivot = tl.load(before + alike * size + pick, mask=alike < nodes, other=1.0)
                     theirs = factors + (pick * nodes * DEEP * DEPTH + their_place)[:, None] + depth
                     needed = their_pick[:, None] + depth < number
                     theirs = _read(theirs, (their_node < nodes)[:, None], needed)
                     theirs = tl.reshape(theirs, (TURNS, 1, DEEP, WARPS, LANES, DEPTH))
-                    done, rest = _explain(row, pivot, theirs, done, rest, shift, number_of, number)
-                    now = tl.reshape(done, (TURNS * EACH * DEEP * WARPS * LANES, DEPTH))
-                    _publish(mine, now, my_cell[:, None] & (my_pick[:, None] + depth == number))
+                    done, rest, new = _explain(
+                        row, pivot, theirs, done, rest, shift, number_of, number
+                    )
+                    new = tl.broadcast_to(new[:, :, :, :, None], (TURNS, EACH, WARPS, LANES, HOLD))
+                    _publish(factors + column + number, tl.reshape(new, column.shape), in_column)
                     share = tl.where(known, tl.div_rn(rest, whole), 1.0)
                     gain += tl.sum(tl.sum(weight * tl.log(share), axis=3), axis=0)
                 if COVER:
@@ -291,21 +306,22 @@ def _left_kernel(
     left, far, factor, other_factor, taken, new_left, size, nodes,
     TILE: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
-    """Take off what a block of picks explains, in the rows of tokens that may yet be picked; clear
-    the factors of the block before, for the next."""
+    """Take off what a block of picks explains, on and below the diagonal, where both tokens may yet
+    be picked; clear the factors of the block before, for the next."""
     item = tl.program_id(2).to(tl.int64)
     node = tl.program_id(1)
-    across = tl.cdiv(size, TILE)
-    rows = tl.program_id(0) // across * TILE + tl.arange(0, TILE)
-    cols = tl.program_id(0) % across * TILE + tl.arange(0, TILE)
+    down, across = _tile(tl.program_id(0))
+    rows = down * TILE + tl.arange(0, TILE)
+    cols = across * TILE + tl.arange(0, TILE)
     depth = tl.arange(0, DEPTH)
     needed = rows < size
     inside = cols < size
     start = (item * size * nodes + node) * DEPTH
-    if tl.program_id(0) % across == 0:
+    if across == 0:
         place = other_factor + start + rows[:, None] * nodes * DEPTH + depth[None, :]
         tl.store(place, tl.full((TILE, DEPTH), _ABSENT, tl.int32), mask=needed[:, None])
     needed = needed & (tl.load(taken + item * size + rows, mask=needed, other=1) == 0)
+    inside = inside & (tl.load(taken + item * size + cols, mask=inside, other=1) == 0)
     mine = factor + start + rows[:, None] * nodes * DEPTH + depth[None, :]
     mine = tl.load(mine, mask=needed[:, None], other=0).to(tl.float32, bitcast=True)
     theirs = factor + start + cols[None, :] * nodes * DEPTH + depth[:, None]

@@ -401,7 +401,7 @@ def test_no_sum_depends_on_the_layout_on_a_gpu(monkeypatch, entropy, rows, shape
 
     wanted = order()
     monkeypatch.setattr("lib.kernels.blocks._ROWS", rows)
-    monkeypatch.setattr("lib.kernels.blocks._SHAPES", ((shape,), (shape,)))
+    monkeypatch.setattr("lib.kernels.blocks._SHAPES", ((shape,),) * 3)
     assert torch.equal(order(), wanted)
 
 
