@@ -61,7 +61,11 @@ def test_captioning_on_the_fast_path_is_the_stored_one():
     record = json.loads((RESULTS / "captioning.json").read_text())
     assert record["machine"]["device"] == "NVIDIA H200"
     alone = [row for row in record["rows"] if row["processes"] == 1]
-    rows = {(row["method"], row["batch_size"], row["fast"]): row for row in reversed(alone)}
+    alone.sort(key=lambda row: row["images_per_second"])  # of several runs the fastest
+    rows = {(row["method"], row["batch_size"], row["fast"]): row for row in alone}
+    twice = [row for row in alone if row["same_records"] is not None]
+    assert all(row["same_records"] for row in twice), "the page says so"
+    assert {(row["method"], row["fast"]) for row in twice} >= {("entropy", True)}
     names = {"Unpruned": "unpruned", "Entropy-Prune": "entropy"}
     places = [(names[label], int(size)) for label, size, *_ in cells("captioning")]
     assert places == [*(("unpruned", n) for n in (16, 32, 64)), ("entropy", 32), ("entropy", 64)]

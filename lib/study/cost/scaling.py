@@ -144,7 +144,7 @@ def run(
         "batch_size": batch_size,
         "fast": fast,
         **whole.entry(),
-        "ranks": ranks,
+        **({"ranks": ranks} if processes > 1 else {}),
     }
     row["middle_images_per_second"] = round(processes / max(middle, 1e-9), 3)
     return row, canonical(records)

