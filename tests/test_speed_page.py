@@ -174,8 +174,12 @@ def test_what_the_page_calls_fused_is():
 def test_the_page_quotes_what_was_compared_with_random_tokens():
     record = json.loads((RESULTS / "benchmark.json").read_text())
     keys = ("method", "against", "batch", "way", "layer")
-    rows = {tuple(row.get(key) for key in keys): row["ratio"] for row in record["first_token"]}
+    rows = {tuple(row.get(key) for key in keys): row for row in record["first_token"]}
     text = " ".join(PAGE.split())
     for batch in (1, 8, 32):
-        found = rows["entropy", "random", batch, "captured", 2]
+        found = rows["entropy", "random", batch, "captured", 2]["ratio"]
         assert f"{found['median']:.3f} [{found['low']:.3f}, {found['high']:.3f}]" in text
+    entropy, unpruned = (rows[n, "fastv", 1, "captured", 2] for n in ("entropy", "unpruned"))
+    assert f"the unpruned first token comes after {ms(unpruned, 'seconds')} ms" in text
+    ours, fastv = (ms(entropy, part, 2) for part in ("seconds", "baseline"))
+    assert f"first token comes at {ours} ms, FastV's at {fastv}" in text

@@ -127,6 +127,18 @@ def test_weighted_choices(worth, first):
     assert torch.equal(order(), plainly(order))
 
 
+@pytest.mark.parametrize("strategy", ["adaptive", "greedy"])
+def test_of_a_matrix_that_is_not_quite_symmetric_all_read_the_same(monkeypatch, strategy):
+    monkeypatch.setattr(importlib.import_module("lib.kernels.blocks"), "_PICKS", (4, 4))
+    matrix = gram(make("gaussian", 40))
+    generator = torch.Generator().manual_seed(1)
+    matrix += 3e-3 * torch.rand(matrix.shape, generator=generator) * (1 - torch.eye(40))
+    ours = STRATEGIES[strategy](matrix, 20, gram=True)
+    assert torch.equal(ours, plainly(lambda: STRATEGIES[strategy](matrix, 20, gram=True)))
+    mirrored = STRATEGIES[strategy](matrix.mT.contiguous(), 20, gram=True)
+    assert torch.equal(mirrored, ours)
+
+
 @pytest.mark.parametrize("first, entropy", [(0, 0.0), (3, 1.0)])
 def test_choices_are_the_same_in_blocks_of_picks_and_pick_by_pick(monkeypatch, first, entropy):
     greedy, blocks, common = (

@@ -67,7 +67,7 @@ def test_programs_that_wait_for_each_other(monkeypatch, cover, entropy, first, h
     blocks, common = (importlib.import_module(f"lib.kernels.{n}") for n in ("blocks", "common"))
     kernel = AtOnce(blocks._resident_kernel)
     monkeypatch.setattr(common, "_room", lambda *_: 6)
-    patches = {"_resident_kernel": kernel, "_ROWS": 16, "_PICKS": (4, 4)}
+    patches = {"_resident_kernel": kernel, "_ROWS": 16, "_PICKS": (4, 4), "_TILE": 16}
     for name, value in {**patches, "_HOLDS": holds, "_AT_ONCE": 16, "_COLS": 8}.items():
         monkeypatch.setattr(blocks, name, value)
     # the programs of two items are at work, and one of the items is followed by a third
