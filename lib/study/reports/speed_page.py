@@ -172,7 +172,7 @@ def _captioning(found: Row) -> str:
     rows: dict[tuple[str, int, bool], Row] = {}
     for row in found["rows"]:
         key = row["method"], row["batch_size"], row["fast"]
-        # of several runs the fastest: the next finds on the disk what a machine's first compiled
+        # of several runs the fastest: a machine's first compiles what later ones find
         best = rows.get(key, row)
         if row["processes"] == 1 and row["images_per_second"] >= best["images_per_second"]:
             rows[key] = row
