@@ -19,9 +19,13 @@ from .resident import _ABSENT, _LARGEST, _left_kernel, _resident_kernel
 
 #: rows of a program
 _ROWS = 16
-#: warps of a program and registers of a thread, by coverage, by entropy and by both: the first with
-#: which all items are at work at once, else the last. No token's sums depend on them, nor on rows
-_SHAPES = ((8, 128),), ((8, 255), (4, 255), (4, 128)), ((8, 255), (4, 255), (4, 168))
+#: warps of a program and registers of a thread, by what tokens are chosen: the first with which all
+#: items are at work at once, else the last. No token's sums depend on them, nor on rows
+_SHAPES = {
+    "coverage": ((8, 128),),
+    "entropy": ((8, 255), (4, 255), (4, 128)),
+    "both": ((8, 255), (4, 255), (4, 168)),
+}
 #: bytes that the threads of a program share
 _SHARED = 4096
 #: columns of a table whose rows fit into them, how many of a wider one are read at once, and how
@@ -59,13 +63,11 @@ def _parts(columns: int) -> tuple[int, int]:
     return (whole // 2, rest) if rest < whole // 2 else (whole, 0)
 
 
-def layout_of(
-    items: int, size: int, width: int, device: torch.device, *, shapes: int
-) -> Layout | None:
+def layout_of(items: int, size: int, width: int, device: torch.device, *, by: str) -> Layout | None:
     """The layout for items of so many tokens and columns, or None if they do not fit."""
     programs, layout = triton.cdiv(size, _ROWS), None
     columns = _parts(width) if width <= _HOLDS else (_AT_ONCE // _COLS, 0)
-    for warps, registers in _SHAPES[shapes]:
+    for warps, registers in _SHAPES[by]:
         together = common._room(warps, registers, _SHARED, device) // programs
         if together:
             layout = Layout(programs, min(items, together), columns, warps, registers)
@@ -104,8 +106,8 @@ def in_blocks(choice: Choice, k: int) -> Tensor | None:
     width = 1 if choice.table is None else choice.table.shape[-1]
     left = len(choice.nodes[0]) * size * size if choice.nodes else 0
     together = max(1, _HELD // (left + k * size))
-    shapes = (choice.nodes is not None) * (1 + (choice.table is not None))
-    layout = layout_of(min(items, together), size, width, choice.first.device, shapes=shapes)
+    by = "coverage" if choice.nodes is None else "entropy" if choice.table is None else "both"
+    layout = layout_of(min(items, together), size, width, choice.first.device, by=by)
     if layout is None:
         return None
     order = torch.empty(items, k, dtype=torch.int64, device=choice.first.device)

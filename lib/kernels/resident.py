@@ -114,12 +114,11 @@ def _shaped(x, TURNS: tl.constexpr, EACH: tl.constexpr, WARPS: tl.constexpr, LAN
 
 
 @triton.jit
-def _line(
-    TURNS: tl.constexpr, EACH: tl.constexpr, DEEP: tl.constexpr, WARPS: tl.constexpr,
-    LANES: tl.constexpr, DEPTH: tl.constexpr,
+def _cells(
+    line, EACH: tl.constexpr, DEEP: tl.constexpr, WARPS: tl.constexpr, LANES: tl.constexpr,
+    DEPTH: tl.constexpr,
 ):  # fmt: skip
-    """Node, a program's own token and first pick of the lines (T * E * D * W * L,) of factors."""
-    line = tl.arange(0, TURNS * EACH * DEEP * WARPS * LANES)
+    """Node, a program's own token and first pick of some of the lines (T * E * D * W * L,)."""
     node = line // (EACH * DEEP * WARPS * LANES) * LANES + line % LANES
     token = line // LANES % WARPS * EACH + line // (DEEP * WARPS * LANES) % EACH
     return node, token, line // (WARPS * LANES) % DEEP * DEPTH
@@ -150,10 +149,9 @@ def _resident_kernel(
     """Picks begin … end - 1 of every `num_programs(1)`-th item.
 
     gains (items, picks, size) are those of every pick, at first the given ones; left (items, nodes
-    or 1, size, size), `far` from one node to the next, of which what is on and below the diagonal
-    is read; factor (items, size, nodes, DEEP * DEPTH);
-    covered (items, programs, width). WIDE: the table is read for every pick, PARTS * COLS columns
-    at once.
+    or 1, size, size), `far` from one node to the next, read on and below the diagonal; factor
+    (items, size, nodes, DEEP * DEPTH); covered (items, programs, width). WIDE: the table is read
+    for every pick, PARTS * COLS columns at once.
 
     A warp has EACH tokens, and works out what it needs of them alone: nodes are (T, E, W, L), turns
     and lanes of them and tokens and warps, factors (T, E, D, W, L, DEPTH), tables (P, E, W, COLS).
@@ -176,18 +174,18 @@ def _resident_kernel(
     shift = tl.load(t + alike, mask=alike < nodes, other=1.0)
     weight = tl.load(w + alike, mask=alike < nodes, other=0.0)
     depth = tl.arange(0, DEPTH)[None, :]
-    my_node, my_token, my_pick = _line(TURNS, EACH, DEEP, WARPS, LANES, DEPTH)
+    my_line = tl.arange(0, TURNS * EACH * DEEP * WARPS * LANES)
+    my_node, my_token, my_pick = _cells(my_line, EACH, DEEP, WARPS, LANES, DEPTH)
     my_cell = (my_node < nodes) & (first + my_token < size)
     my_place = ((first + my_token) * nodes + my_node) * DEEP * DEPTH + my_pick
-    # columns in lines, too, each once for every thread that has it: (T, E, W, L, DEPTH / 4)
+    # of a column, once for every thread that has it: (T, E, W, L, DEPTH / 4)
     HOLD: tl.constexpr = (DEPTH + 3) // 4
     column = tl.arange(0, TURNS * EACH * WARPS * LANES * HOLD)
-    cell_of = column // HOLD
-    column_node = cell_of // (EACH * WARPS * LANES) * LANES + cell_of % LANES
-    column_token = first + cell_of // LANES % WARPS * EACH + cell_of // (WARPS * LANES) % EACH
-    in_column = (column_node < nodes) & (column_token < size) & (column % HOLD == 0)
-    column = (column_token * nodes + column_node) * DEEP * DEPTH
-    their_node, _, their_pick = _line(TURNS, 1, DEEP, WARPS, LANES, DEPTH)
+    its_node, its_token, _ = _cells(column // HOLD, EACH, 1, WARPS, LANES, DEPTH)
+    in_column = (its_node < nodes) & (first + its_token < size) & (column % HOLD == 0)
+    column = ((first + its_token) * nodes + its_node) * DEEP * DEPTH
+    their_line = tl.arange(0, TURNS * DEEP * WARPS * LANES)
+    their_node, _, their_pick = _cells(their_line, 1, DEEP, WARPS, LANES, DEPTH)
     their_place = their_node * DEEP * DEPTH + their_pick
     number_of = (tl.arange(0, DEEP)[:, None] * DEPTH + depth)[None, None, :, None, None, :]
     columns = _columns(0, PARTS, WARPS, COLS)
