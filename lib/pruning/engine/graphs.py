@@ -15,21 +15,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Function = Callable[[list[Tensor]], Tensor]
+Function = Callable[[list[Tensor]], Any]  # of a tensor or a list of them
 
 
 @dataclass(eq=False)
 class Captured:
-    """A graph, the tensors it reads and the one it writes."""
+    """A graph, the tensors it reads and the one, or those, it writes."""
 
     graph: Any
     inputs: list[Tensor]
-    output: Tensor
+    output: Tensor | list[Tensor]
 
-    def __call__(self, tensors: Sequence[Tensor]) -> Tensor:
+    def __call__(self, tensors: Sequence[Tensor]) -> Any:
         torch._foreach_copy_(self.inputs, list(tensors))
         self.graph.replay()
-        return self.output.clone()
+        if isinstance(self.output, Tensor):
+            return self.output.clone()
+        copies = [torch.empty_like(tensor) for tensor in self.output]
+        torch._foreach_copy_(copies, self.output)
+        return copies
 
 
 def capture(function: Function, tensors: Sequence[Tensor], pool: Any) -> Captured:
@@ -75,7 +79,7 @@ class GraphCache:
         self._streams: dict[torch.device, Any] = {}  # of the last replays
         self._lock = threading.Lock()
 
-    def __call__(self, key: Hashable, function: Function, tensors: Sequence[Tensor]) -> Tensor:
+    def __call__(self, key: Hashable, function: Function, tensors: Sequence[Tensor]) -> Any:
         """`function(tensors)`, which must depend on nothing but `key` and the tensors."""
         if not self.enabled or not self._suits(tensors):
             return function(list(tensors))

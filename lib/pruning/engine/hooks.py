@@ -20,6 +20,10 @@ def _untraced() -> Callable:
     return torch.compiler.disable(lambda function, *args: function(*args))
 
 
+#: the attribute of what takes a method's place
+_OURS = "_of_a_pruner"
+
+
 class _Hook:
     """A forward hook that refuses to follow its module into a copy."""
 
@@ -60,10 +64,14 @@ class Hooks:
             )
         self._stack.callback(handle.remove)
 
-    def replace(self, owner: Any, attribute: str, value: Any) -> None:
-        """Set an instance attribute, such as a method, until the end of the block."""
-        if callable(value):
+    def replace(self, owner: Any, attribute: str, value: Any, *, traced: bool = False) -> None:
+        """Set an instance attribute, such as a method, until the end of the block.
+
+        traced: it is a method that a compiler may look into.
+        """
+        if callable(value) and not traced:
             value = torch.compiler.disable(value)
+            setattr(value, _OURS, True)
         if attribute in vars(owner):
             self._stack.callback(setattr, owner, attribute, vars(owner)[attribute])
         else:
@@ -76,6 +84,21 @@ class Hooks:
 
     def close(self) -> None:
         self._stack.close()
+
+
+def others_inside(modules: Iterable[nn.Module]) -> bool:
+    """True if a module has hooks, or a forward of its own, of anybody but `Hooks` and transformers,
+    which collects hidden states with some."""
+    return any(
+        ("forward" in vars(module) and not hasattr(module.forward, _OURS))
+        or not all(map(_known, module._forward_pre_hooks.values()))
+        or not all(map(_known, module._forward_hooks.values()))
+        for module in modules
+    )
+
+
+def _known(hook: Callable) -> bool:
+    return isinstance(hook, _Hook) or getattr(hook, "__module__", "").startswith("transformers.")
 
 
 _REPLACING = threading.RLock()

@@ -23,6 +23,7 @@ from .hooks import Hooks, forget_compiled
 from .images import ImageTokens
 from .passes import Current, Kept
 from .release import check
+from .replayed import replay_tower
 from .sequence import Chosen
 
 
@@ -345,6 +346,7 @@ class VisualPruner:
             self._renew()
             self._forward = Forward(self)
             self._forward.install()
+            replay_tower(self)
         except BaseException:
             self._leave(hooks)
             raise
