@@ -90,7 +90,7 @@ class StatePruner(VisualPruner):
         self._wanted = self._range(len(family.blocks()) + 1, default)
         tower.watch_hidden(self, self._wanted)
         if self.tower_alone and family.model_type == "llava":
-            beside.ahead(self, self._rank_record, long=self.long)
+            beside.ahead(self, self._rank_record, long=self.long, last=self._wanted[-1])
 
     def _rank_record(self, record: VisionRecord) -> Tensor:
         rows = [tower.patch_rows(self.family, record.hidden[layer]) for layer in self._wanted]

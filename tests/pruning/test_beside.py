@@ -33,6 +33,15 @@ class Noting(nn.Module):
         return hidden_states
 
 
+class Layer(nn.Module):
+    def __init__(self, said, name):
+        super().__init__()
+        self.mlp = Noting(said, name)
+
+    def forward(self, hidden_states):
+        return self.mlp(hidden_states=hidden_states)
+
+
 def carrying(record):
     features = SimpleNamespace()
     if record is not None:
@@ -65,21 +74,25 @@ def test_what_was_chosen_ahead_is_for_exactly_the_images_that_were_encoded(monke
     assert mine.waited == (other,)
 
 
-def model_of(said, record, layer, *, projector=True, mlps=2, keeps_all=False, long=False):
+def model_of(said, record, layer, *, projector=True, mlps=2, keeps_all=False, **options):
     """A pruner before a layer, and what runs its model: a record of the tower, or none."""
     family = SimpleNamespace(
         projector=Noting(said, "projector") if projector else None,
         language=Noting(said, "language"),
-        layers=[SimpleNamespace(mlp=Noting(said, f"mlp {i}")) for i in range(mlps)],
+        layers=[Layer(said, f"mlp {i}") for i in range(mlps)],
+        blocks=lambda: blocks,
     )
-    current = SimpleNamespace(record=record, pass_=None)
+    blocks = [Noting(said, f"block {i}") for i in range(2 * ("last" in options))]
+    current = SimpleNamespace(record=record, pass_=None, tower_alone=False)
     pruner = SimpleNamespace(
         family=family, hooks=Hooks(), _current=current, stages=lambda: (layer,), keeps_all=keeps_all
     )
-    beside.ahead(pruner, lambda given: said.append("chosen") or ("choice", given), long=long)
+    beside.ahead(pruner, lambda given: said.append("chosen") or ("choice", given), **options)
 
     def run(rows=600, records=(record,)):
         states = torch.zeros(1, rows, 3)
+        for block in blocks:
+            block(states)
         if projector:
             family.projector(states)
         current.record, current.pass_ = None, SimpleNamespace(
@@ -87,7 +100,7 @@ def model_of(said, record, layer, *, projector=True, mlps=2, keeps_all=False, lo
         )  # fmt: skip
         family.language(states)
         for one in family.layers:
-            one.mlp(hidden_states=states)
+            one(states)
         current.record, current.pass_ = record, None
 
     return pruner, run
@@ -142,6 +155,38 @@ def test_a_long_choice_begins_behind_the_projector_and_what_follows_knows_the_pl
     assert record.extra["ahead"] == (captured.made, ("choice", record))
     assert located == [(captured.main,)], "begun before the images are found"
     assert captured.made.waited == (captured.main,) * 2
+    assert captured.spared == [beside._SPARED_LONG, 0]
+
+
+@pytest.mark.parametrize("layer", [0, 2])
+@pytest.mark.parametrize("rows, last, begun", [(1024, 1, 1), (1025, 1, 3), (600, 2, 3)])
+def test_a_long_choice_of_few_positions_begins_with_the_last_state_it_reads(
+    layer, rows, last, begun, captured
+):
+    said, record = [], VisionRecord()
+    pruner, run = model_of(said, record, layer, long=True, last=last)
+    run(rows)
+    assert said.index("chosen") == begun and said.count("chosen") == 1
+    assert captured.made.waited == (captured.main,) * (2 if layer else 1)
+    record.extra.clear()
+    said.clear()
+    pruner._current.tower_alone = True  # the prefill is not captured: nobody would wait
+    pruner.family.blocks()[1](torch.zeros(1, 600, 3))
+    assert said == ["block 1"]
+
+
+def test_products_leave_a_long_choice_cores_from_the_first_layer_on(captured):
+    said = []
+    pruner, _ = model_of(said, VisionRecord(), 2, long=True)
+    pruner._current.record = None
+    record = VisionRecord(extra={"ahead": (captured.made, "choice")})
+    pruner._current.pass_ = SimpleNamespace(features=[("image", carrying(record))])
+    first, second = pruner.family.layers
+    first.mlp(torch.zeros(1, 600, 3))
+    assert captured.spared == []
+    first(torch.zeros(1, 600, 3))
+    assert captured.spared == [beside._SPARED_LONG]
+    second(torch.zeros(1, 600, 3))
     assert captured.spared == [beside._SPARED_LONG, 0]
 
 
@@ -216,7 +261,7 @@ def test_a_step_leaves_no_cores(captured):
 def test_layers_without_an_mlp_of_that_name_leave_none(captured):
     pruner, _ = model_of([], VisionRecord(), 2)
     pruner.hooks.close()
-    pruner.family.layers[1] = SimpleNamespace()
+    pruner.family.layers[1] = nn.Identity()
     beside.ahead(pruner, lambda given: None)
     pruner.family.layers[0].mlp(torch.zeros(1, 636, 3))
     assert captured.spared == []

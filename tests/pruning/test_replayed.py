@@ -70,7 +70,7 @@ def plainly(model, pruner, given):
         return features(model, given)
 
 
-OPTIONS = {"fastv": {"layer": 2}}
+OPTIONS = {"fastv": {"layer": 2}, "selection": {"layer": 2}}
 
 
 @pytest.mark.parametrize("method", ["entropy", "visionzip", "random", "fastv", "tome"])
@@ -80,6 +80,9 @@ def test_a_replayed_tower_says_what_a_plain_one_does(pretending, method):
         found = [features(model, pixels(seed)) for seed in range(4)]
     (graph,) = [captured.graph for captured in pretending._graphs.values()]
     assert graph.replays == 3
+    with create(method, keep=0.5, **options)(model):  # it serves later blocks, too
+        features(model, pixels(9))
+    assert graph.replays == 4
     for seed, one in enumerate(found):  # what a call leaves outlives the next
         assert_same(one, plainly(model, create(method, keep=0.5, **options), pixels(seed)))
     assert "forward" not in vars(model.model.vision_tower)
@@ -137,7 +140,7 @@ def test_where_it_might_change_something_the_tower_runs_plainly(pretending, monk
 
 
 @needs_gpu
-@pytest.mark.parametrize("method", ["entropy", "visionzip", "random", "fastv", "tome"])
+@pytest.mark.parametrize("method", ["entropy", "visionzip", "random", "fastv", "tome", "selection"])
 def test_on_a_gpu_a_replayed_tower_says_what_a_plain_one_does(monkeypatch, method):
     monkeypatch.setattr(replayed, "towers", GraphCache())
     model, options = tiny_llava().cuda(), OPTIONS.get(method, {})

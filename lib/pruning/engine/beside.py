@@ -28,13 +28,17 @@ if TYPE_CHECKING:
 SPARED, _SPARED_LONG, _POSITIONS = 16, 36, 1024
 
 
-def ahead(pruner: Any, compute: Callable[[VisionRecord], Any], *, long: bool = False) -> None:
+def ahead(
+    pruner: Any, compute: Callable[[VisionRecord], Any], *, long: bool = False,
+    last: int | None = None,
+) -> None:  # fmt: skip
     """In a captured prefill, choose on another stream once the tower has said all that it takes.
 
     Where the first layer waits for the choice, or it is long, it begins behind the projector, whose
     products fill a GPU at batch 1; else once the images are found in the prompt, whose small
     kernels it would hold up. From the first layer's MLP to the second's, products leave it some
-    cores. long: the choice takes about as long as two layers.
+    cores. long: the choice takes about as long as two layers; of few positions it begins with the
+    `last` hidden state that it reads, and the first layer's attention leaves it cores, too.
     """
     if pruner.keeps_all:  # nobody would wait for it
         return
@@ -46,9 +50,15 @@ def ahead(pruner: Any, compute: Callable[[VisionRecord], Any], *, long: bool = F
         with torch.cuda.stream(stream):
             record.extra["ahead"] = stream, compute(record)
 
-    def projected(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
-        if current.record is not None and capturing():
+    def read(module: nn.Module, args: tuple, kwargs: dict) -> None:
+        whole = capturing() and not current.tower_alone
+        if current.record is not None and whole and _few(args, kwargs):
             begin(current.record)
+
+    def projected(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
+        record = current.record
+        if record is not None and "ahead" not in record.extra and capturing():
+            begin(record)
 
     def embedded(module: nn.Module, args: tuple, kwargs: dict) -> None:
         record = _record(current.pass_)
@@ -61,24 +71,31 @@ def ahead(pruner: Any, compute: Callable[[VisionRecord], Any], *, long: bool = F
 
     def sparing(cores: int) -> Callable:
         def hook(module: nn.Module, args: tuple, kwargs: dict) -> None:
-            states: Tensor = args[0] if args else kwargs["hidden_states"]
             record = _record(current.pass_)  # a captured step has none
-            begun = record is not None and "ahead" in record.extra
-            if begun and states.shape[:-1].numel() <= _POSITIONS:
+            if record is not None and "ahead" in record.extra and _few(args, kwargs):
                 spare(cores)
 
         return hook
 
     family, hooks = pruner.family, pruner.hooks
     waits = pruner.stages()[0] == 0
+    if long and last is not None and last < len(family.blocks()):
+        hooks.add(family.blocks()[last], read, before=True)
     if (waits or long) and family.projector is not None:
         hooks.add(family.projector, projected, before=False)
     if not waits:
         hooks.add(family.language, embedded, before=True)
     mlps = [getattr(layer, "mlp", None) for layer in family.layers[:2]]
     if pruner.stages()[0] > 1 and None not in mlps:
-        hooks.add(mlps[0], sparing(_SPARED_LONG if long else SPARED), before=True)
+        sparer = family.layers[0] if long else mlps[0]
+        hooks.add(sparer, sparing(_SPARED_LONG if long else SPARED), before=True)
         hooks.add(mlps[1], sparing(0), before=True)
+
+
+def _few(args: tuple, kwargs: dict) -> bool:
+    """True if a module is called with the states of at most `_POSITIONS` positions."""
+    states: Tensor = args[0] if args else kwargs["hidden_states"]
+    return states.shape[:-1].numel() <= _POSITIONS
 
 
 def chosen_ahead(images: ImageTokens) -> Any:

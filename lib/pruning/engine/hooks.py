@@ -97,6 +97,17 @@ def others_inside(modules: Iterable[nn.Module]) -> bool:
     )
 
 
+def set_inside(modules: Iterable[nn.Module]) -> tuple[tuple[int, int], ...]:
+    """How many hooks `Hooks` has before and behind each of the modules."""
+    return tuple(
+        (
+            sum(isinstance(hook, _Hook) for hook in module._forward_pre_hooks.values()),
+            sum(isinstance(hook, _Hook) for hook in module._forward_hooks.values()),
+        )
+        for module in modules
+    )
+
+
 def _known(hook: Callable) -> bool:
     return isinstance(hook, _Hook) or getattr(hook, "__module__", "").startswith("transformers.")
 

@@ -269,3 +269,4 @@ class Current(threading.local):
         self.kept: Kept | None = None
         self.image_keys: Tensor | None = None
         self.images_each: int | None = None
+        self.tower_alone = False  # what is captured is not a whole prefill

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
 from .graphs import GraphCache
-from .hooks import others_inside
+from .hooks import others_inside, set_inside
 
 if TYPE_CHECKING:
     from .pruner import VisualPruner
@@ -39,15 +39,15 @@ def replay_tower(pruner: VisualPruner) -> None:
     A graph is kept beyond the block, for others with the same options. What it leaves is copied, so
     that the outputs and records of several calls stay apart. The tower runs plainly where gradients
     are wanted, in training, under a compiler or another capture, for more than `_REPLAYED` numbers,
-    and where anybody else has hooks inside or has given one of its modules another forward.
+    and where anybody else has hooks inside or has given one of its modules another forward; always
+    with `towers.enabled = False`.
     """
     family, current = pruner.family, pruner._current
     tower = family.tower
     if pruner.keeps_all or family.tokens_each() is None or "forward" in vars(tower):
         return
     inside, original = [m for m in tower.modules() if m is not tower], tower.forward
-    hooked = tuple((len(m._forward_pre_hooks), len(m._forward_hooks)) for m in inside)
-    about = weakref.ref(tower), type(pruner), repr(pruner), hooked
+    about = weakref.ref(tower), type(pruner), repr(pruner), set_inside(inside)
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         if torch.compiler.is_dynamo_compiling() or current.record is None:
@@ -64,12 +64,13 @@ def replay_tower(pruner: VisualPruner) -> None:
         def run(inputs: list[Tensor]) -> list[Tensor]:
             outer = current.record
             current.record = dataclasses.replace(record, **{name: {} for name in _WRITTEN})
+            current.tower_alone = True
             try:
                 positional, named = _put_together(given, inputs)
                 output = original(*positional, **dict(named))
                 written = {name: getattr(current.record, name) for name in _WRITTEN}
             finally:
-                current.record = outer
+                current.record, current.tower_alone = outer, False
             left, form = _taken_apart((output, written))
             _keep(key, form)
             return left
@@ -85,12 +86,13 @@ def replay_tower(pruner: VisualPruner) -> None:
 
 
 def _on_gpu(tensors: Sequence[Tensor]) -> bool:
-    return bool(tensors) and tensors[0].is_cuda
+    return bool(tensors) and tensors[0].is_cuda and not torch.cuda.is_current_stream_capturing()
 
 
 def _suits(tower: nn.Module, inside: Sequence[nn.Module], tensors: Sequence[Tensor]) -> bool:
     return (
         _on_gpu(tensors)
+        and all(tensor.is_contiguous() for tensor in tensors)
         and sum(tensor.numel() for tensor in tensors) <= _REPLAYED
         and not torch.is_grad_enabled()
         and not tower.training

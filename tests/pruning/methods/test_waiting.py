@@ -77,7 +77,7 @@ def test_what_the_tower_alone_decides_is_begun_beside_the_language_model(model, 
     for module in ("tower_rule", "states"):
         monkeypatch.setattr(
             f"lib.pruning.{module}.beside.ahead",
-            lambda pruner, compute, long=False: begun.append((name, long)),
+            lambda pruner, compute, long=False, last=None: begun.append((name, long)),
         )
     with create(name)(model):
         pass
