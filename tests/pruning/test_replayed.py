@@ -88,6 +88,10 @@ def test_a_replayed_tower_says_what_a_plain_one_does(pretending, method):
     assert "forward" not in vars(model.model.vision_tower)
 
 
+class Adapted(torch.nn.Linear):
+    """A module of somebody else's."""
+
+
 def graphs_after(pretending, model, given, *, keep=0.5):
     pretending.clear()
     with create("entropy", keep=keep)(model):
@@ -107,6 +111,17 @@ def test_other_calls_have_other_graphs(pretending):
     assert graphs_after(pretending, model, [pixels(0), pixels(1)]) == 1
     assert graphs_after(pretending, model, [pixels(0), pixels(0, rows=2)] * 2) == 2
     assert graphs_after(pretending, model, [pixels(0), moved]) == 0
+
+    def attending():
+        model.model.vision_tower.config._attn_implementation = "eager"
+        return pixels(0)
+
+    assert graphs_after(pretending, model, [pixels(0), attending]) == 0
+    pretending.clear()
+    for method in ("random", "fastv"):  # neither looks into the tower
+        with create(method, layer=2)(model):
+            features(model, pixels(0))
+    assert len(pretending) == 1
     pretending.clear()
     for keep, graphs in ((0.5, 0), (0.25, 0), (0.5, 1), (0.25, 2)):  # later blocks use the same
         with create("entropy", keep=keep)(model):
@@ -129,6 +144,18 @@ def test_where_it_might_change_something_the_tower_runs_plainly(pretending, monk
     tower.train()
     assert graphs_after(pretending, model, given) == 0
     tower.eval()
+    old = block.mlp.fc1
+    block.mlp.fc1 = Adapted(old.in_features, old.out_features)  # could be switched off
+    assert graphs_after(pretending, model, given) == 0
+    block.mlp.fc1 = old
+
+    def exchanged():
+        block.mlp.fc1 = torch.nn.Linear(old.in_features, old.out_features)
+        return pixels(0)
+
+    assert graphs_after(pretending, model, [exchanged, *given]) == 0
+    block.mlp.fc1 = old
+    assert graphs_after(pretending, model, [given[0].mT.contiguous().mT] * 3) == 0
     monkeypatch.setattr(replayed, "_REPLAYED", pixels(0).numel() - 1)
     assert graphs_after(pretending, model, given) == 0
     monkeypatch.undo()

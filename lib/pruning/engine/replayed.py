@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 #: numbers of a batch of pixels up to which it is replayed: those of three pictures of 336 x 336
 _REPLAYED = 1 << 20
+#: whose modules do the same at every call, but for the settings of their configuration
+_PLAIN = ("torch.", "transformers.")
+_SETTINGS = ("_attn_implementation", "output_attentions", "output_hidden_states", "return_dict")
 #: what a method's hooks write into a record while the tower works
 _WRITTEN = ("hidden", "projections", "context", "extra")
 
@@ -39,21 +42,25 @@ def replay_tower(pruner: VisualPruner) -> None:
     A graph is kept beyond the block, for others with the same options. What it leaves is copied, so
     that the outputs and records of several calls stay apart. The tower runs plainly where gradients
     are wanted, in training, under a compiler or another capture, for more than `_REPLAYED` numbers,
-    and where anybody else has hooks inside or has given one of its modules another forward; always
-    with `towers.enabled = False`.
+    and where anybody else has hooks inside, or modules, such as adapters that can be switched off,
+    or has given one another forward, or has quantised its weights; always with
+    `towers.enabled = False`.
     """
     family, current = pruner.family, pruner._current
     tower = family.tower
-    if pruner.keeps_all or family.tokens_each() is None or "forward" in vars(tower):
-        return
     inside, original = [m for m in tower.modules() if m is not tower], tower.forward
-    about = weakref.ref(tower), type(pruner), repr(pruner), set_inside(inside)
+    if pruner.keeps_all or family.tokens_each() is None or not _plain(tower, inside):
+        return
+    about: tuple = (weakref.ref(tower),)
+    if any(map(any, hooks := set_inside(inside))) or any("forward" in vars(m) for m in inside):
+        about += type(pruner), repr(pruner), hooks  # else it is the same for all pruners
+    parts = _parts(tower, inside)
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         if torch.compiler.is_dynamo_compiling() or current.record is None:
             return original(*args, **kwargs)
         tensors, given = _taken_apart((args, tuple(sorted(kwargs.items()))))
-        if not _suits(tower, inside, tensors):
+        if not _suits(inside, tensors) or _parts(tower, inside) != parts:
             return original(*args, **kwargs)
         record, key = current.record, (about, given, _state(tower, inside))
         try:
@@ -89,13 +96,28 @@ def _on_gpu(tensors: Sequence[Tensor]) -> bool:
     return bool(tensors) and tensors[0].is_cuda and not torch.cuda.is_current_stream_capturing()
 
 
-def _suits(tower: nn.Module, inside: Sequence[nn.Module], tensors: Sequence[Tensor]) -> bool:
+def _plain(tower: nn.Module, inside: Sequence[nn.Module]) -> bool:
+    """True if all that a tower computes with is told by `_state`."""
+    weights = (*tower.parameters(), *tower.buffers())
+    return (
+        "forward" not in vars(tower)
+        and all(type(one) in (Tensor, nn.Parameter) for one in weights)
+        and all(type(module).__module__.startswith(_PLAIN) for module in inside)
+    )
+
+
+def _parts(tower: nn.Module, inside: Sequence[nn.Module]) -> list[int]:
+    """What tells a tower from one with other modules in it."""
+    return [id(part) for module in (tower, *inside) for part in module._modules.values()]
+
+
+def _suits(inside: Sequence[nn.Module], tensors: Sequence[Tensor]) -> bool:
     return (
         _on_gpu(tensors)
         and all(tensor.is_contiguous() for tensor in tensors)
         and sum(tensor.numel() for tensor in tensors) <= _REPLAYED
         and not torch.is_grad_enabled()
-        and not tower.training
+        and not any(module.training for module in inside)
         and not torch._C._len_torch_dispatch_stack()  # somebody counts operations
         and not others_inside(inside)
     )
@@ -112,7 +134,8 @@ def _state(tower: nn.Module, inside: Sequence[nn.Module]) -> Hashable:
     )
     automatic = torch.is_autocast_enabled("cuda") and torch.get_autocast_dtype("cuda")
     precision = torch.get_float32_matmul_precision()
-    return weights, tower.config._attn_implementation, automatic, precision
+    settings = tuple(getattr(tower.config, name, None) for name in _SETTINGS)
+    return weights, settings, automatic, precision
 
 
 def _keep(key: Hashable, form: Any) -> None:
