@@ -51,9 +51,9 @@ def ahead(
             record.extra["ahead"] = stream, compute(record)
 
     def read(module: nn.Module, args: tuple, kwargs: dict) -> None:
-        whole = capturing() and not current.tower_alone
-        if current.record is not None and whole and _few(args, kwargs):
-            begin(current.record)
+        record, whole = current.record, capturing() and not current.tower_alone
+        if record is not None and "ahead" not in record.extra and whole and _few(args, kwargs):
+            begin(record)
 
     def projected(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
         record = current.record

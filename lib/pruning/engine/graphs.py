@@ -15,25 +15,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Function = Callable[[list[Tensor]], Any]  # of a tensor or a list of them
+Function = Callable[[list[Tensor]], Any]  # of a tensor, or of what else can be cloned
 
 
 @dataclass(eq=False)
 class Captured:
-    """A graph, the tensors it reads and the one, or those, it writes."""
+    """A graph, the tensors it reads and what it writes, a tensor or what else can be cloned."""
 
     graph: Any
     inputs: list[Tensor]
-    output: Tensor | list[Tensor]
+    output: Any
 
     def __call__(self, tensors: Sequence[Tensor]) -> Any:
         torch._foreach_copy_(self.inputs, list(tensors))
         self.graph.replay()
-        if isinstance(self.output, Tensor):
-            return self.output.clone()
-        copies = [torch.empty_like(tensor) for tensor in self.output]
-        torch._foreach_copy_(copies, self.output)
-        return copies
+        return self.output.clone()
 
 
 def capture(function: Function, tensors: Sequence[Tensor], pool: Any) -> Captured:
@@ -52,9 +48,13 @@ def capture(function: Function, tensors: Sequence[Tensor], pool: Any) -> Capture
         with torch.cuda.stream(stream):
             function(inputs)
         torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
-            output = function(inputs)
+        graph, before = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+        options = {"pool": pool, "stream": stream, "capture_error_mode": "thread_local"}
+        try:  # on a stream that no other thread captures on
+            with torch.cuda.graph(graph, **options):
+                output = function(inputs)
+        finally:  # a capture that fails at its end leaves its stream the current one
+            torch.cuda.set_stream(before)
     return Captured(graph, inputs, output)
 
 

@@ -86,30 +86,29 @@ class Hooks:
         self._stack.close()
 
 
-def others_inside(modules: Iterable[nn.Module]) -> bool:
-    """True if a module has hooks, or a forward of its own, of anybody but `Hooks` and transformers,
-    which collects hidden states with some."""
-    return any(
-        ("forward" in vars(module) and not hasattr(module.forward, _OURS))
-        or not all(map(_known, module._forward_pre_hooks.values()))
-        or not all(map(_known, module._forward_hooks.values()))
-        for module in modules
-    )
+def hooks_inside(modules: Iterable[nn.Module]) -> tuple[tuple[int, int], ...] | None:
+    """How many hooks `Hooks` has before and behind each of the modules.
 
-
-def set_inside(modules: Iterable[nn.Module]) -> tuple[tuple[int, int], ...]:
-    """How many hooks `Hooks` has before and behind each of the modules."""
-    return tuple(
-        (
-            sum(isinstance(hook, _Hook) for hook in module._forward_pre_hooks.values()),
-            sum(isinstance(hook, _Hook) for hook in module._forward_hooks.values()),
-        )
-        for module in modules
-    )
-
-
-def _known(hook: Callable) -> bool:
-    return isinstance(hook, _Hook) or getattr(hook, "__module__", "").startswith("transformers.")
+    None if somebody else has any, or has given a module another forward or compiled it; not so for
+    transformers, which collects hidden states with some.
+    """
+    everywhere, found = nn.modules.module, []
+    if everywhere._global_forward_pre_hooks or everywhere._global_forward_hooks:
+        return None
+    for module in modules:
+        forward, ours = vars(module).get("forward"), [0, 0]
+        if forward is not None and not hasattr(forward, _OURS):
+            return None
+        if module._compiled_call_impl is not None:
+            return None
+        for behind, hooks in enumerate((module._forward_pre_hooks, module._forward_hooks)):
+            for hook in hooks.values():
+                if isinstance(hook, _Hook):
+                    ours[behind] += 1
+                elif not (getattr(hook, "__module__", None) or "").startswith("transformers."):
+                    return None
+        found.append((ours[0], ours[1]))
+    return tuple(found)
 
 
 _REPLACING = threading.RLock()
