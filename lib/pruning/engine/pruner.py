@@ -123,7 +123,11 @@ class VisualPruner:
         raise NotImplementedError
 
     def attach(self, model: nn.Module) -> None:
-        """Register the method's own hooks with `self.hook`; called on entering the context."""
+        """Register the method's own hooks with `self.hook`; called on entering the context.
+
+        Inside the vision tower they write into the record of the call alone, since on a GPU the
+        tower may be replayed (`lib.pruning.engine.replayed`).
+        """
 
     def stages(self) -> tuple[int, ...]:
         """The language layers before which tokens are chosen, in order; by default `layer`."""
