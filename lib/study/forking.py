@@ -62,8 +62,11 @@ _SERVER = {
 }
 _OWN = _SERVER.keys() - {"MPLBACKEND"}
 #: what the server does first: it searches nothing it imports for garbage, nor takes it apart as it
-#: ends
-_QUICKLY = "import atexit, gc, os; gc.disable(); atexit.register(os._exit, 0); "
+#: ends. Ctrl-C ends it, and what it has just forked, without a word: whoever asked has one to say.
+_QUICKLY = (
+    "import atexit, gc, os, signal; gc.disable(); atexit.register(os._exit, 0); "
+    "signal.signal(signal.SIGINT, signal.SIG_DFL); "
+)
 
 _LOCK = threading.RLock()
 _born: dict[str, str] = {}
@@ -167,18 +170,24 @@ def warmed(environment: Mapping[str, str]) -> bool:
 
 
 def start(
-    function: Callable[..., Any], *args: Any, environment: Mapping[str, str], folder: Path
+    function: Callable[..., Any],
+    *args: Any,
+    environment: Mapping[str, str],
+    folder: Path,
+    interrupted: bool = True,
 ) -> Forked | None:
     """Call a function of a module in a forked process; None where it has to be a new one.
 
     environment: all variables of the process. folder: where it works. It ends with this process.
+    interrupted: Ctrl-C interrupts the function, as any of Python's; or it is let alone.
     """
     if not warm(environment):
         return None
     path = list(dict.fromkeys([*_own_path(environment), *_interpreter_path()]))
     child = _Process(
         {"sys_path": path, "dir": str(folder)},
-        target=_become, args=(dict(environment), str(paths.ROOT), function, args), daemon=True,
+        target=_become, args=(dict(environment), str(paths.ROOT), interrupted, function, args),
+        daemon=True,
     )  # fmt: skip
     with _LOCK:
         child.start()
@@ -241,7 +250,11 @@ def _set_variables(environment: Mapping[str, str]) -> None:
 
 
 def _become(
-    environment: dict[str, str], root: str, function: Callable[..., Any], args: tuple[Any, ...]
+    environment: dict[str, str],
+    root: str,
+    interrupted: bool,
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
 ) -> None:
     """Go on as the process that was asked for."""
     gc.freeze()  # what the server imported is no garbage, and its memory is shared while untouched
@@ -254,6 +267,7 @@ def _become(
     _reseed()
     # which may start others
     process.current_process().daemon = False
+    signal.signal(signal.SIGINT, signal.default_int_handler if interrupted else signal.SIG_IGN)
     sys.exit(function(*args))
 
 

@@ -122,7 +122,7 @@ def test_where_libraries_must_not_be_forked_none_is(monkeypatch, environment, tm
 #: what somebody else may have done to the process that asks: options of its own, another server
 #: that has imported other things, changed filters, a path, an argument
 CHANGED = """
-import multiprocessing, os, sys, time, warnings
+import multiprocessing, os, signal, sys, time, warnings
 from pathlib import Path
 from lib.study import forking
 from tests.study.forked import say
@@ -142,6 +142,13 @@ sys.path.insert(0, str(folder / "inserted"))
 given = {"environment": os.environ, "folder": folder}
 print(forking.start(say, folder / "forked", **given).wait(), flush=True)
 print(forking.start(print, "forked", **given).wait(), flush=True)
+codes = set()
+for number in range(16):
+    child = forking.start(time.sleep, 0.1, interrupted=False, **given)
+    time.sleep(number / 1000)
+    child.send_signal(signal.SIGINT)
+    codes.add(child.wait())
+print(*sorted(codes), flush=True)
 print(forking.start(time.sleep, 600, **given).pid, flush=True)
 time.sleep(600)
 """
@@ -172,10 +179,13 @@ def script(tmp_path_factory):
     folder = tmp_path_factory.mktemp("script")
     (folder / "script.py").write_text(CHANGED)
     command = [sys.executable, *OPTIONS, str(folder / "script.py"), str(folder)]
-    with subprocess.Popen(
-        command, env=elsewhere(folder), stdout=subprocess.PIPE, text=True
-    ) as process:
-        said = [line for _ in range(6) if (line := process.stdout.readline().strip())]
+    with (
+        open(folder / "errors", "w") as errors,
+        subprocess.Popen(
+            command, env=elsewhere(folder), stdout=subprocess.PIPE, stderr=errors, text=True
+        ) as process,
+    ):
+        said = [line for _ in range(7) if (line := process.stdout.readline().strip())]
         yield folder, process, said
         process.kill()
 
@@ -194,9 +204,16 @@ def test_nothing_that_was_done_to_the_process_that_asks_reaches_what_is_forked(s
 
 
 @ONLY_LINUX
+def test_ctrl_c_ends_a_process_that_has_not_begun_without_a_word(script):
+    folder, _, said = script
+    assert set(said[4].split()) <= {"0", str(-signal.SIGINT)}
+    assert "Traceback" not in (folder / "errors").read_text()
+
+
+@ONLY_LINUX
 def test_of_a_script_nothing_is_run_again_and_what_is_forked_ends_with_it(script):
     _, process, said = script
-    assert said[:-1] == ["once", "0", "forked", "0"]
+    assert [*said[:4], *said[5:-1]] == ["once", "0", "forked", "0"]
     child = int(said[-1])
     assert alive(child)
     process.kill()

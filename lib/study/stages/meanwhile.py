@@ -5,7 +5,6 @@ Each of the two keeps one core busy: see `lib.study.stages.stage.Stage`.
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -38,7 +37,9 @@ class Meanwhile:
         if study.workers < 2 or not forking.warmed(environment):
             return None
         folder = Path(__file__).parents[3]
-        process = forking.start(_make, make, study.profile, environment=environment, folder=folder)
+        # Ctrl-C ends this process, and the other one with it
+        given = {"environment": environment, "folder": folder, "interrupted": False}
+        process = forking.start(_make, make, study.profile, **given)
         return process and cls(make, process)
 
     def finished(self, study: Study) -> bool:
@@ -48,8 +49,6 @@ class Meanwhile:
 
 
 def _make(make: Make, profile: Profile) -> int:
-    # Ctrl-C ends the process that asked, and this one with it
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         return MADE if make(Study(profile, progress=False)) else NOTHING
     except Exception:

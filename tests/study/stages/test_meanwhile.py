@@ -26,8 +26,9 @@ def never(study):
 def test_another_process_scores(study, monkeypatch, code, made):
     asked = []
 
-    def start(function, *args, environment, folder):
+    def start(function, *args, environment, folder, interrupted):
         asked.append((function, args))
+        assert not interrupted
         return SimpleNamespace(wait=lambda: code)
 
     monkeypatch.setattr(forking, "warmed", lambda environment: True)
@@ -45,7 +46,6 @@ def test_no_process_is_started_for_it(study, monkeypatch, workers, warm):
 
 @pytest.mark.parametrize("result, code", [(True, meanwhile.MADE), (False, meanwhile.NOTHING)])
 def test_the_other_process_says_whether_anything_was_missing(study, monkeypatch, result, code):
-    monkeypatch.setattr(meanwhile.signal, "signal", lambda *_: None)
     asked = []
 
     def make(other):
@@ -60,7 +60,6 @@ def test_what_fails_there_says_here_why(study, monkeypatch):
     def fail(study):
         raise ValueError("no records")
 
-    monkeypatch.setattr(meanwhile.signal, "signal", lambda *_: None)
     code = meanwhile._make(fail, study.profile)
     with pytest.raises(ValueError, match="no records"):
         meanwhile.Meanwhile(fail, SimpleNamespace(wait=lambda: code)).finished(study)
