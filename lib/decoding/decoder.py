@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from ..pruning.engine.graphs import recording
 from ..pruning.engine.release import cache_name, cache_of
 from ..pruning.families import Family, resolve
 from .buffers import BufferPool, Buffers, Slot
@@ -252,7 +253,7 @@ class StaticDecoder:
                         tensor.copy_(value)
             torch.cuda.current_stream().wait_stream(stream)
             buffers.graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(buffers.graph):
+            with recording(buffers.graph, stream):
                 self._step(buffers)
         buffers.graph.replay()
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers.cache_utils import DynamicLayer
 
 from ..pruning.engine.beside import spare
+from ..pruning.engine.graphs import recording
 from ..pruning.engine.hooks import Hooks, replaced_here
 from ..pruning.engine.release import CACHE_NAMES, causal_without_mask
 from ..pruning.families import Family
@@ -121,7 +122,7 @@ def capture(
             with torch.cuda.stream(stream):  # warm-up: library handles, not to be captured
                 first(**{name: inputs[name] for name in names})
             torch.cuda.current_stream().wait_stream(stream)
-            with causal_without_mask(), torch.cuda.graph(graph, stream=stream):
+            with causal_without_mask(), recording(graph, stream):
                 output = first(**{name: inputs[name] for name in names})
         kept = None if pruner is None else pruner._current.kept
         return CapturedPrefill(graph, inputs, output, kept)

@@ -21,7 +21,7 @@ def test_a_captured_prompts_first_keys_and_values_are_kept_where_they_are(monkey
     stream = SimpleNamespace(wait_stream=lambda other: None)
     for name in ("CUDAGraph", "Stream", "current_stream"):
         monkeypatch.setattr(torch.cuda, name, lambda **_: stream)
-    for name in ("stream", "graph"):
+    for name in ("stream", "set_stream", "graph"):
         monkeypatch.setattr(torch.cuda, name, lambda *_, **__: nullcontext())
     first, then, update = states(5, 0), states(1, 1), DynamicLayer.update
     usual = DynamicCache()

@@ -1,11 +1,13 @@
 """Captured graphs: on a CPU the cache, with a capture that only pretends; on a GPU the graphs."""
 
+from contextlib import contextmanager, nullcontext
+
 import pytest
 import torch
 
 from lib.pruning import EntropyPrune, SelectionPrune
 from lib.pruning import entropy_prune as entropy_module
-from lib.pruning.engine.graphs import Captured, GraphCache
+from lib.pruning.engine.graphs import Captured, GraphCache, recording
 from lib.selection import STRATEGIES
 from tests.kernels.kinds import make, needs_gpu
 
@@ -114,6 +116,28 @@ def test_the_graphs_used_longest_ago_go_first(cache):
 
     use("a", "a", "b", "b", "a", "c", "c")  # b was used before a was
     assert [key for (key, _) in cache._graphs] == ["a", "c"]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_capture_that_fails_at_its_end_does_not_keep_its_stream(monkeypatch, fails):
+    streams, asked = ["caller's"], []
+
+    @contextmanager
+    def captured(graph, stream, **options):
+        asked.append((graph, options))
+        streams.append(stream)
+        yield
+        if fails:  # before the caller's stream is put back, as PyTorch does
+            raise RuntimeError("capture invalidated")
+        streams.append("caller's")
+
+    monkeypatch.setattr(torch.cuda, "graph", captured)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: streams[-1])
+    monkeypatch.setattr(torch.cuda, "set_stream", streams.append)
+    raised = pytest.raises(RuntimeError, match="invalidated") if fails else nullcontext()
+    with raised, recording("graph", "own", pool=7):
+        assert streams[-1] == "own"
+    assert streams[-1] == "caller's" and asked == [("graph", {"pool": 7})]
 
 
 def test_a_key_is_remembered_until_many_others_came(cache):

@@ -38,7 +38,7 @@ def pretend(function, tensors, pool):
 
 @pytest.fixture
 def pretending(monkeypatch):
-    """A cache whose captures pretend, and a list of the towers' runs."""
+    """A cache of towers whose captures pretend."""
     monkeypatch.setattr(GraphCache, "_suits", staticmethod(lambda tensors: True))
     monkeypatch.setattr(GraphCache, "_pool", lambda self, device: None)
     monkeypatch.setattr(GraphCache, "_follow", lambda self, device: None)

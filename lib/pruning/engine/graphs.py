@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +33,20 @@ class Captured:
         return self.output.clone()
 
 
+@contextmanager
+def recording(graph: Any, stream: Any, **options: Any) -> Iterator[None]:
+    """As `torch.cuda.graph`, on a stream that no other thread captures on.
+
+    It does not stay the current one where a capture fails at its end.
+    """
+    before = torch.cuda.current_stream()
+    try:
+        with torch.cuda.graph(graph, stream=stream, **options):
+            yield
+    finally:
+        torch.cuda.set_stream(before)
+
+
 def capture(function: Function, tensors: Sequence[Tensor], pool: Any) -> Captured:
     """Warm up and capture `function` of tensors on one CUDA device; raises what capturing raises.
 
@@ -48,13 +63,9 @@ def capture(function: Function, tensors: Sequence[Tensor], pool: Any) -> Capture
         with torch.cuda.stream(stream):
             function(inputs)
         torch.cuda.current_stream().wait_stream(stream)
-        graph, before = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
-        options = {"pool": pool, "stream": stream, "capture_error_mode": "thread_local"}
-        try:  # on a stream that no other thread captures on
-            with torch.cuda.graph(graph, **options):
-                output = function(inputs)
-        finally:  # a capture that fails at its end leaves its stream the current one
-            torch.cuda.set_stream(before)
+        graph = torch.cuda.CUDAGraph()
+        with recording(graph, stream, pool=pool, capture_error_mode="thread_local"):
+            output = function(inputs)
     return Captured(graph, inputs, output)
 
 

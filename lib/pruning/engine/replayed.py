@@ -51,11 +51,13 @@ def replay_tower(pruner: VisualPruner) -> None:
     tower = family.tower
     inside, original = [m for m in tower.modules() if m is not tower], tower.forward
     hooks = hooks_inside(inside)
-    if pruner.keeps_all or family.tokens_each() is None or not _plain(tower, inside):
+    if pruner.keeps_all or family.tokens_each() is None:
+        return
+    if hooks is None or not _plain(tower, inside):
         return
     about: tuple = tuple(map(weakref.ref, (tower, *inside)))
     parts = _parts(tower, inside)
-    if any(map(any, hooks or ())) or any("forward" in vars(module) for module in inside):
+    if any(map(any, hooks)) or any("forward" in vars(module) for module in inside):
         if type(pruner).__module__.partition(".")[0] != __name__.partition(".")[0]:
             return
         about += type(pruner), repr(pruner), hooks  # else it is the same for all pruners
@@ -67,7 +69,7 @@ def replay_tower(pruner: VisualPruner) -> None:
         record, given = current.record, left.form
         if not _suits(inside, left.tensors) or not _simple(given):
             return original(*args, **kwargs)
-        if hooks is None or hooks_inside(inside) != hooks or _parts(tower, inside) != parts:
+        if hooks_inside(inside) != hooks or _parts(tower, inside) != parts:
             return original(*args, **kwargs)
 
         def run(inputs: list[Tensor]) -> Left:
